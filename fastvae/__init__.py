@@ -1,0 +1,45 @@
+"""The scVI variational autoencoder, fast.
+
+Importing this package loads nothing heavy: each public name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from . import datasets, distributions, functional, nn
+    from .errors import InputError
+    from .model import Model
+    from .vae import LDVAE, VAE
+
+__all__ = [
+    "LDVAE",
+    "VAE",
+    "InputError",
+    "Model",
+    "datasets",
+    "distributions",
+    "functional",
+    "nn",
+]
+
+_HOME = {"VAE": "vae", "LDVAE": "vae", "Model": "model", "InputError": "errors"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    elif name in __all__:
+        value = importlib.import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module 'fastvae' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""Kernels behind ``fastvae.functional``; no public API."""
