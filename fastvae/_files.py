@@ -19,7 +19,9 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     is removed and `target` is untouched.
     """
     target = Path(target)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+    handle, name = tempfile.mkstemp(
+        prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent
+    )
     os.close(handle)
     temporary = Path(name)
     try:

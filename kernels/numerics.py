@@ -1,0 +1,251 @@
+"""Accurate elementwise pieces of the count likelihoods, in torch.
+
+All of them hold the input dtype (float32 or float64) and avoid the differences of large
+numbers that the textbook form is made of; README.md beside this file derives them.
+Symbols: ``u = log mu - log theta``, ``rho = theta / (theta + mu)``, ``v = mu / (theta + mu)``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+LOG_THETA_MAX = 88.0  # |log theta| beyond this is clamped: exp(+-88) is finite and > 0 in float32
+LOG_MU_MAX = 80.0  # log mu above this is clamped; there is no lower bound
+SMALL_COUNT = 8  # whole counts up to here use a product, others the saddle-point form
+
+_STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
+_DIGAMMA = (-1 / 12, 1 / 120, -1 / 252, 1 / 240, -1 / 132, 691 / 32760)
+
+
+class _Depth(NamedTuple):
+    """How far each series is taken for one dtype."""
+
+    atanh: int  # terms of the atanh series, |s| <= 1/3
+    shift: int  # asymptotic series are used from here on
+    asymptotic: int  # their number of terms
+
+
+def _depth(dtype: torch.dtype) -> _Depth:
+    return _Depth(17, 16, 6) if dtype == torch.float64 else _Depth(8, 4, 3)
+
+
+def _horner(coefficients: tuple[float, ...], y: Tensor) -> Tensor:
+    total = torch.full_like(y, coefficients[-1])
+    for c in reversed(coefficients[:-1]):
+        total = total * y + c
+    return total
+
+
+def log1pmx_series(t: Tensor) -> Tensor:
+    """log(1 + t) - t for |t| <= 1/2, without cancellation (atanh series)."""
+    s = t / (2 + t)
+    series = _horner(tuple(1 / (2 * k + 3) for k in range(_depth(t.dtype).atanh)), s * s)
+    return s * (2 * s * s * series - t)
+
+
+def log1pmx(t: Tensor) -> Tensor:
+    """log(1 + t) - t for any t > -1."""
+    return torch.where(t.abs() <= 0.5, log1pmx_series(t), torch.log1p(t) - t)
+
+
+def _log_shift(z: Tensor, log_z: Tensor, k: int) -> Tensor:
+    """log((z + k) / z), also where 1/z would overflow."""
+    return torch.where(z < 1, torch.log(z + k) - log_z, torch.log1p(k / z))
+
+
+def stirling_error(z: Tensor, log_z: Tensor) -> Tensor:
+    """lgamma(z + 1) - [(z + 1/2) log z - z + log(2 pi)/2] for z > 0, given log z."""
+    depth = _depth(z.dtype)
+    k = depth.shift
+    far = z >= k
+    w = torch.where(far, z, z + k)
+    series = _horner(_STIRLING[: depth.asymptotic], 1 / (w * w)) / w
+    near = torch.where(far, 1, z)  # keeps the unused branch finite
+    ratio = torch.ones_like(z)
+    for j in range(1, k):
+        ratio = ratio * ((near + j) / (near + k))
+    shifted = (near + 0.5) * _log_shift(near, log_z, k) - k - torch.log(ratio)
+    return torch.where(far, series, series + shifted)
+
+
+def z_digamma_minus_log(z: Tensor, log_z: Tensor) -> Tensor:
+    """z (digamma(z) - log z) for z > 0, given log z: -1 at z -> 0, -1/2 at infinity."""
+    depth = _depth(z.dtype)
+    k = depth.shift
+    far = z >= k
+    w = torch.where(far, z, z + k)
+    y = 1 / (w * w)
+    w_phi = -0.5 + w * y * _horner(_DIGAMMA[: depth.asymptotic], y)
+    near = torch.where(far, 1, z)
+    recurrence = near * (w_phi / w + _log_shift(near, log_z, k)) - 1
+    for j in range(1, k):
+        recurrence = recurrence - near / (near + j)
+    return torch.where(far, w_phi, recurrence)
+
+
+class PoissonPieces(NamedTuple):
+    """Parameters of Poisson entries."""
+
+    log_mu: Tensor
+    mu: Tensor
+
+
+class NBPieces(NamedTuple):
+    """What value and gradients of one negative-binomial entry share."""
+
+    log_mu: Tensor
+    mu: Tensor
+    log_theta: Tensor
+    theta: Tensor
+    u: Tensor
+    tail: Tensor  # log1p(exp(-|u|))
+    e: Tensor  # exp(-|u|)
+
+    @property
+    def softplus_u(self) -> Tensor:
+        """log(1 + mu/theta)."""
+        return self.u.clamp(min=0) + self.tail
+
+    @property
+    def v(self) -> Tensor:
+        """mu / (theta + mu)."""
+        return torch.where(self.u > 0, 1, self.e) / (1 + self.e)
+
+    @property
+    def rho(self) -> Tensor:
+        """theta / (theta + mu)."""
+        return torch.where(self.u > 0, self.e, 1) / (1 + self.e)
+
+
+def nb_pieces(log_mu: Tensor, mu: Tensor, log_theta: Tensor, theta: Tensor) -> NBPieces:
+    """Broadcast and precompute; all four describe the same entries."""
+    u = log_mu - log_theta
+    e = torch.exp(-u.abs())
+    if log_theta.shape != u.shape:
+        log_theta, theta = log_theta.expand_as(u), theta.expand_as(u)
+    return NBPieces(log_mu, mu, log_theta, theta, u, torch.log1p(e), e)
+
+
+def nb_zero(p: NBPieces) -> Tensor:
+    """log NB(0) = -theta softplus(u)."""
+    return -p.theta * p.softplus_u
+
+
+def nb_zero_dispersion_grad(p: NBPieces) -> Tensor:
+    """-d log NB(0) / d log theta = theta (softplus(u) - v) >= 0."""
+    v = p.v
+    # log1p(-v) = -softplus(u), so the bracket is -log1pmx(-v).
+    bracket = torch.where(v < 0.5, -log1pmx_series(-v.clamp(max=0.5)), p.softplus_u - v)
+    return p.theta * bracket
+
+
+def is_small(x: Tensor) -> Tensor:
+    """Whole counts that take the product form."""
+    return (x <= SMALL_COUNT) & (x == torch.floor(x))
+
+
+def log_factorial_small(x: Tensor) -> Tensor:
+    """log x! for whole x <= SMALL_COUNT."""
+    product = torch.ones_like(x)
+    for i in range(2, SMALL_COUNT + 1):
+        product = product * torch.where(x >= i, i, 1)
+    return torch.log(product)
+
+
+def nb_small(x: Tensor, p: NBPieces) -> Tensor:
+    """log NB(x) for whole 1 <= x <= SMALL_COUNT."""
+    big_theta = p.theta >= 1
+    product = torch.ones_like(p.u)
+    for i in range(1, SMALL_COUNT):
+        factor = torch.where(big_theta, 1 + i / p.theta.clamp(min=1), p.theta + i) / (i + 1)
+        product = product * torch.where(x > i, factor, 1)
+    # x log(mu theta / (mu + theta)), or x log(mu / (mu + theta)) + log theta
+    shared = torch.where(
+        big_theta,
+        x * (torch.minimum(p.log_mu, p.log_theta) - p.tail),
+        x * (p.u.clamp(max=0) - p.tail) + p.log_theta,
+    )
+    return shared - p.theta * p.softplus_u + torch.log(product)
+
+
+def nb_small_dispersion_grad(x: Tensor, p: NBPieces) -> Tensor:
+    """-d log NB(x) / d log theta for whole 1 <= x <= SMALL_COUNT."""
+    q = torch.zeros_like(p.u)
+    for i in range(1, SMALL_COUNT):
+        q = q + torch.where(x > i, i / (p.theta + i), 0)
+    return q - x * p.v + nb_zero_dispersion_grad(p)
+
+
+def _saddle_theta(x: Tensor, p: NBPieces) -> tuple[Tensor, Tensor]:
+    """theta [log(1 + d) - d] with d = (x - mu)/(theta + mu); and 1 + d."""
+    total = p.theta + p.mu
+    d = (x - p.mu) / total
+    ratio = (p.theta + x) / total
+    # 1 + d loses digits near d = -1, the quotient does not; both overflow where theta underflows.
+    log_ratio = torch.where(d > -0.5, torch.log1p(d), torch.log(ratio))
+    log_ratio = torch.where(d < 1e30, log_ratio, torch.log(p.theta + x) - torch.log(total))
+    far = p.theta * log_ratio - (p.theta / total) * (x - p.mu)
+    near = p.theta * log1pmx_series(d.clamp(-0.5, 0.5))
+    return torch.where(d.abs() <= 0.5, near, far), ratio
+
+
+def _saddle_fit(x: Tensor, fit: Tensor, log_mu: Tensor, mu: Tensor, ratio: Tensor) -> Tensor:
+    """x [log(1 + fit) - fit] where 1 + fit = ratio mu / x is the fitted mean over x."""
+    one_plus = (mu / x) * ratio
+    safe = (mu > 1e-30 * x) & (ratio < 1e30)
+    log_fit = torch.where(
+        safe, torch.log(torch.where(safe, one_plus, 1)), log_mu - torch.log(x) + torch.log(ratio)
+    )
+    log_fit = torch.where(fit > -0.5, torch.log1p(fit), log_fit)
+    near = log1pmx_series(fit.clamp(-0.5, 0.5))
+    return x * torch.where(fit.abs() <= 0.5, near, log_fit - fit)
+
+
+def nb_saddle(x: Tensor, p: NBPieces) -> Tensor:
+    """log NB(x) for any x > 0 by Loader's saddle-point form."""
+    n = x + p.theta
+    log_n = torch.log(n)
+    theta_term, ratio = _saddle_theta(x, p)
+    fit = (p.theta / (p.theta + p.mu)) * ((p.mu - x) / x)
+    log_n_over_theta = torch.where(
+        p.theta > x, torch.log1p(x / p.theta.clamp(min=1e-30)), log_n - p.log_theta
+    )
+    stirling = stirling_error(n, log_n) - stirling_error(p.theta, p.log_theta)
+    return (
+        -0.5 * (torch.log(2 * math.pi * x) + log_n_over_theta)
+        + (stirling - stirling_error(x, torch.log(x)))
+        + theta_term
+        + _saddle_fit(x, fit, p.log_mu, p.mu, ratio)
+    )
+
+
+def nb_saddle_dispersion_grad(x: Tensor, p: NBPieces) -> Tensor:
+    """-d log NB(x) / d log theta for any x > 0."""
+    n = x + p.theta
+    at_theta = z_digamma_minus_log(p.theta, p.log_theta)
+    at_n = z_digamma_minus_log(n, torch.log(n))
+    return at_theta - (p.theta / n) * at_n - _saddle_theta(x, p)[0]
+
+
+def poisson_small(x: Tensor, p: PoissonPieces) -> Tensor:
+    """log Poisson(x) for whole 1 <= x <= SMALL_COUNT."""
+    return x * p.log_mu - p.mu - log_factorial_small(x)
+
+
+def poisson_saddle(x: Tensor, p: PoissonPieces) -> Tensor:
+    """log Poisson(x) for any x > 0 by Loader's saddle-point form."""
+    half = -0.5 * torch.log(2 * math.pi * x) - stirling_error(x, torch.log(x))
+    return half + _saddle_fit(x, (p.mu - x) / x, p.log_mu, p.mu, torch.ones_like(x))
+
+
+def zero_inflate(log_p0: Tensor, zi_logits: Tensor) -> Tensor:
+    """log[sigmoid(pi) + sigmoid(-pi) p0] = softplus(log p0 - pi) - softplus(-pi)."""
+    a = -zi_logits
+    b = a + log_p0
+    # The larger parts are subtracted exactly; only the log1p tails are rounded.
+    linear = torch.where(b > 0, log_p0, -a.clamp(min=0))
+    return linear + (torch.log1p(torch.exp(-b.abs())) - torch.log1p(torch.exp(-a.abs())))

@@ -1,0 +1,192 @@
+"""Every operation in pure torch: the fallback on any device, and what other backends answer to.
+
+Operations come in forward / backward pairs on plain tensors; ``autograd.py`` joins them. Counts
+arrive as `Counts` (dense or CSR); all other tensors share one dtype, float32 or float64.
+The mathematics is derived in README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import numerics as nm
+from .entries import Counts, Entries, log_prob, log_prob_grads, make_entries
+
+LOG_VAR_MAX = 80.0  # log-variance heads above this are clamped, so that exp stays finite
+
+
+def _from_logits(
+    scale_logits: Tensor,
+    log_library: Tensor,
+    log_theta: Tensor | None,
+    zi_logits: Tensor | None,
+    theta_index: Tensor | None,
+    norm: Tensor,
+) -> Entries:
+    # The row maximum is taken off first: logits of 1e4 would otherwise cost log mu its digits.
+    shift, log_sum = norm[:, :1], norm[:, 1:]
+    log_mu = ((scale_logits - shift) + (log_library - log_sum)).clamp(max=nm.LOG_MU_MAX)
+    if log_theta is not None and theta_index is not None:
+        log_theta = log_theta[theta_index]
+    return make_entries(log_mu, torch.exp(log_mu), log_theta, zi_logits)
+
+
+def nll_forward(
+    x: Counts,
+    scale_logits: Tensor,
+    log_library: Tensor,
+    log_theta: Tensor | None,
+    zi_logits: Tensor | None,
+    theta_index: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood per cell (N,), and the row statistics (N, 2) backward needs.
+
+    The statistics are the maximum of the scale logits and log sum exp of what lies below it.
+    """
+    shift = scale_logits.amax(dim=1, keepdim=True)
+    log_sum = torch.exp(scale_logits - shift).sum(dim=1, keepdim=True).log()
+    norm = torch.cat([shift, log_sum], dim=1)
+    p = _from_logits(scale_logits, log_library, log_theta, zi_logits, theta_index, norm)
+    return -log_prob(x, p).sum(dim=1), norm
+
+
+def nll_backward(
+    grad: Tensor,
+    x: Counts,
+    scale_logits: Tensor,
+    log_library: Tensor,
+    log_theta: Tensor | None,
+    zi_logits: Tensor | None,
+    theta_index: Tensor | None,
+    norm: Tensor,
+    needs: tuple[bool, bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients by scale logits, log library, log theta and zi logits, where `needs` says so."""
+    p = _from_logits(scale_logits, log_library, log_theta, zi_logits, theta_index, norm)
+    by_scale, by_library, by_theta, by_zi = needs
+    grads = log_prob_grads(x, p, by_theta)
+    grad = grad[:, None]
+    d_scale = d_library = d_theta = d_zi = None
+    if by_scale or by_library:
+        d = grads.log_mu * grad
+        d_library = d.sum(dim=1, keepdim=True)
+        if by_scale:
+            softmax = torch.exp((scale_logits - norm[:, :1]) - norm[:, 1:])
+            d_scale = torch.addcmul(d, softmax, d_library, value=-1)
+    if by_theta and grads.log_theta is not None and log_theta is not None:
+        d = grads.log_theta * grad
+        if theta_index is not None:
+            d_theta = torch.zeros_like(log_theta).index_add_(0, theta_index, d)
+        else:
+            d_theta = d.sum(dim=0) if log_theta.dim() == 1 else d
+    if by_zi and grads.zi_logits is not None:
+        d_zi = grads.zi_logits * grad
+    return d_scale, d_library if by_library else None, d_theta, d_zi
+
+
+def _from_mean(mu: Tensor, theta: Tensor | None, zi_logits: Tensor | None, eps: float) -> Entries:
+    mu = mu + eps
+    if theta is None:
+        return make_entries(torch.log(mu), mu, None, None)
+    mu = mu.clamp(max=math.exp(nm.LOG_MU_MAX))
+    return make_entries(torch.log(mu), mu, torch.log(theta), zi_logits)
+
+
+def log_prob_forward(
+    x: Counts, mu: Tensor, theta: Tensor | None, zi_logits: Tensor | None, eps: float
+) -> Tensor:
+    """Elementwise log probability (N, G) from mean and inverse dispersion.
+
+    ``theta log1p(eps/theta) <= eps`` is what the textbook's other two eps add; it is left out.
+    """
+    return log_prob(x, _from_mean(mu, theta, zi_logits, eps))
+
+
+def log_prob_backward(
+    grad: Tensor,
+    x: Counts,
+    mu: Tensor,
+    theta: Tensor | None,
+    zi_logits: Tensor | None,
+    eps: float,
+    want_theta: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients by mu, theta and zi logits."""
+    p = _from_mean(mu, theta, zi_logits, eps)
+    grads = log_prob_grads(x, p, want_theta)
+    d_mu = -grad * (grads.log_mu / p.pieces.mu)
+    d_theta = d_zi = None
+    if grads.log_theta is not None and isinstance(p.pieces, nm.NBPieces):
+        d_theta = -grad * (grads.log_theta / p.pieces.theta)
+    if grads.zi_logits is not None:
+        d_zi = -grad * grads.zi_logits
+    return d_mu, d_theta, d_zi
+
+
+def kl_forward(q_mean: Tensor, q_var: Tensor, p_mean: Tensor, p_var: Tensor) -> Tensor:
+    """KL(N(q_mean, q_var) || N(p_mean, p_var)), summed over the last dimension."""
+    excess = (q_var - p_var) / p_var
+    return 0.5 * ((q_mean - p_mean).square() / p_var - nm.log1pmx(excess)).sum(dim=-1)
+
+
+def kl_backward(
+    grad: Tensor, q_mean: Tensor, q_var: Tensor, p_mean: Tensor, p_var: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by all four."""
+    grad = grad.unsqueeze(-1)
+    shift = (q_mean - p_mean) / p_var
+    d_q_var = 0.5 * (q_var - p_var) / (q_var * p_var)
+    d_p_var = 0.5 * ((p_var - q_var) / p_var.square() - shift.square())
+    return grad * shift, grad * d_q_var, -grad * shift, grad * d_p_var
+
+
+def sample_forward(
+    q_mean: Tensor, q_log_var: Tensor, var_eps: float, softmax: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample, variance and the standard normal noise behind the sample."""
+    q_var = torch.exp(q_log_var.clamp(max=LOG_VAR_MAX)) + var_eps
+    noise = torch.randn_like(q_mean)
+    z = q_mean + q_var.sqrt() * noise
+    return (torch.softmax(z, dim=-1) if softmax else z), q_var, noise
+
+
+def sample_backward(
+    grad_z: Tensor,
+    grad_q_var: Tensor,
+    z: Tensor,
+    q_log_var: Tensor,
+    q_var: Tensor,
+    noise: Tensor,
+    softmax: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients by mean and log-variance head."""
+    if softmax:
+        grad_z = z * (grad_z - (grad_z * z).sum(dim=-1, keepdim=True))
+    d_var = grad_z * noise / (2 * q_var.sqrt()) + grad_q_var
+    return grad_z, d_var * torch.exp(q_log_var.clamp(max=LOG_VAR_MAX))
+
+
+def linear_forward(x: Counts, weight: Tensor, bias: Tensor | None, log1p: bool) -> Tensor:
+    """``[log1p](x) @ weight.T + bias`` for CSR x: weighted sums of the weight's columns."""
+    assert x.col is not None
+    assert x.values is not None
+    values = x.values.to(weight.dtype)
+    out = F.embedding_bag(
+        x.col,
+        weight.t().contiguous(),
+        x.crow,
+        mode="sum",
+        per_sample_weights=torch.log1p(values) if log1p else values,
+        include_last_offset=True,
+    )
+    return out if bias is None else out + bias
+
+
+def linear_weight_grad(grad: Tensor, x: Counts, log1p: bool) -> Tensor:
+    """Gradient by the weight (H, G); one dense product beats scattering on the CPUs tried."""
+    dense = x.to_dense(grad.dtype)
+    return grad.t() @ (dense.log1p_() if log1p else dense)
