@@ -1,0 +1,70 @@
+"""The fast way through ``VAE.forward``: from decoder logits straight to the loss of each cell.
+
+The cells by genes matrices of the rate and of the dispersion are never made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from . import functional
+from ._inputs import prior
+from ._parts import as_column, decoder_batch, encoder_input, log_dispersion
+from .nn import VARIANCE_FLOOR, Encoder, identity
+
+if TYPE_CHECKING:
+    from .vae import VAE
+
+
+def forward(
+    model: VAE, x: Tensor, local_l_mean: Any, local_l_var: Any, batch_index: Any, y: Any
+) -> tuple[Tensor, Tensor, float]:
+    """What ``VAE.forward`` returns, for checked counts and a model without replaced parts."""
+    x_ = encoder_input(model, x)
+    y = as_column(y)
+    z, kl_z = _encode(model.z_encoder, x_, y)
+    if model.use_observed_lib_size:
+        library, kl_l = functional.log_library_size(x).to(z.dtype), None
+    else:
+        library, kl_l = _encode(model.l_encoder, x_, local_l=(local_l_mean, local_l_var))
+
+    likelihood = model.reconstruction_loss
+    with_theta = likelihood != "poisson" or model.dispersion != "gene-cell"
+    batch = decoder_batch(model, batch_index, None, x)
+    scale_logits, head, zi_logits = model.decoder.logits(
+        model.dispersion if with_theta else "gene",
+        z,
+        batch,
+        y,
+        zero_inflation=likelihood == "zinb",
+    )
+    if with_theta:  # also for poisson, so that missing covariates are refused alike
+        log_theta, codes = log_dispersion(model, head, batch, y, x)
+    if likelihood == "poisson":
+        nll = functional.poisson_nll(x, scale_logits, library)
+    elif likelihood == "nb":
+        nll = functional.nb_nll(x, scale_logits, library, log_theta, theta_index=codes)
+    else:
+        nll = functional.zinb_nll(x, scale_logits, library, log_theta, zi_logits, theta_index=codes)
+    return (nll if kl_l is None else nll + kl_l), kl_z, 0.0
+
+
+def _encode(
+    encoder: Encoder, x: Tensor, *cat_list: Any, local_l: tuple[Any, Any] | None = None
+) -> tuple[Tensor, Tensor]:
+    """A latent sample (N, L) and the KL divergence of each cell (N,) from its prior."""
+    q_m, q_log_v = encoder.moments(x, *cat_list)
+    p_m, p_v = None, None
+    if local_l is not None:
+        p_m, p_v = prior(local_l[0], "local_l_mean", q_m), prior(local_l[1], "local_l_var", q_m)
+    sample, _, _, kl = functional.sample_and_kl(
+        q_m,
+        q_log_v,
+        p_m,
+        p_v,
+        var_eps=VARIANCE_FLOOR,
+        latent_distribution="normal" if encoder.z_transformation is identity else "ln",
+    )
+    return sample, kl

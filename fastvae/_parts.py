@@ -1,0 +1,104 @@
+"""Steps that ``VAE.inference`` and the fused forward share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from . import functional
+from ._inputs import category, check_counts, check_matrix, codes_of, one_of
+from ._overrides import decoder_batches, stock_encoder, takes_sparse
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .vae import VAE
+
+DISPERSIONS = ("gene", "gene-batch", "gene-label", "gene-cell")
+LIKELIHOODS = ("zinb", "nb", "poisson")
+LATENTS = ("normal", "ln")
+
+
+def check_input(model: VAE, x: Tensor, counts: bool) -> None:
+    """Check the shape of `x` and, where `counts` are expected, its values."""
+    check_matrix(x, model._n_input if stock_encoder(model.z_encoder) else None)
+    if counts or model.check_counts:
+        check_counts(x, model.check_counts)
+
+
+def encoder_input(model: VAE, x: Tensor) -> Tensor:
+    """What the encoders see: log(1 + x) or x, in their dtype; CSR stays CSR where they allow."""
+    sparse = x.layout == torch.sparse_csr
+    if sparse and not (takes_sparse(model.z_encoder) and takes_sparse(model.l_encoder)):
+        x, sparse = x.to_dense(), False
+    weight = next(model.z_encoder.parameters(), None)
+    dtype = torch.get_default_dtype() if weight is None else weight.dtype
+    if not sparse:
+        return (torch.log1p(x) if model.log_variational else x).to(dtype)
+    values = torch.log1p(x.values()) if model.log_variational else x.values()
+    return torch.sparse_csr_tensor(
+        x.crow_indices(), x.col_indices(), values.to(dtype), x.shape, check_invariants=False
+    )
+
+
+def as_column(value: Any) -> Any:
+    """(N,) tensors as (N, 1); anything else untouched."""
+    return value.unsqueeze(1) if isinstance(value, Tensor) and value.dim() == 1 else value
+
+
+def decoder_batch(model: VAE, batch_index: Any, transform_batch: Any, x: Tensor) -> Any:
+    """The batch the decoder is told: codes (N, 1), one-hot (N, K), or as given if it takes none."""
+    n_cat, name = decoder_batches(model.decoder), "batch_index"
+    if transform_batch is not None:
+        name = "transform_batch"
+        try:
+            batch_index = torch.as_tensor(transform_batch, device=x.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"transform_batch={transform_batch!r} is not a batch code; pass an int, or one "
+                "code per cell."
+            ) from error
+        if batch_index.numel() == 1:
+            batch_index = batch_index.reshape(1, 1).expand(x.shape[0], 1)
+    if n_cat > 1:
+        return category(
+            batch_index, n_cat, x.shape[0], name, device=x.device, force=model.check_counts
+        )
+    return as_column(batch_index)
+
+
+def log_dispersion(
+    model: VAE, head: Tensor | None, batch: Any, y: Any, x: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """log theta as (G,) or (N, G) and None, or as a (K, G) table and the row of each cell."""
+    one_of("dispersion", model.dispersion, DISPERSIONS)
+    if model.dispersion == "gene":
+        return model.px_r, None
+    if model.dispersion == "gene-cell":
+        if head is None:
+            raise InputError(
+                "dispersion='gene-cell' needs a decoder with a dispersion head, which "
+                f"{type(model.decoder).__name__} has not; choose another dispersion."
+            )
+        return head, None
+    by_batch = model.dispersion == "gene-batch"
+    name, option, rows = ("batch_index", "n_batch", batch) if by_batch else ("y", "n_labels", y)
+    n_cat = getattr(model, option)
+    if n_cat < 1 or model.px_r.shape[1] != n_cat:
+        raise InputError(
+            f"dispersion={model.dispersion!r} with {option}={n_cat} has "
+            f"{model.px_r.shape[1]} columns of dispersions; build the model with the number of "
+            f"categories in {option} (at least 1), or choose dispersion='gene'."
+        )
+    if rows is None and by_batch and n_cat == 1:
+        rows = torch.zeros(x.shape[0], 1, dtype=torch.int64, device=x.device)
+    rows = category(rows, n_cat, x.shape[0], name, device=x.device, force=model.check_counts)
+    return model.px_r.t(), codes_of(rows, name)
+
+
+def draws(mean: Tensor, variance: Tensor, n_samples: int) -> Tensor:
+    """`n_samples` draws of N(mean, variance) without gradient, stacked in front."""
+    shape = (int(n_samples), *mean.shape)
+    with torch.no_grad():
+        return functional.reparameterize(mean.expand(shape), variance.expand(shape))
