@@ -1,0 +1,51 @@
+"""The one place where torch CSR tensors are made."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+import numpy as np
+import torch
+
+
+def csr_tensor(
+    crow: np.ndarray,
+    col: np.ndarray,
+    values: np.ndarray,
+    size: tuple[int, int],
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Wrap CSR arrays as a ``torch.sparse_csr`` tensor; on the CPU nothing is copied.
+
+    Parameters
+    ----------
+    crow, col, values
+        Row starts (N+1,), columns (nnz,), values (nnz,). Row starts and columns share one
+        integer dtype: int32 halves the traffic of int64, and torch's sparse matmul on the CPU
+        computes with it directly.
+    size
+        (N, G).
+    device
+        Where the tensor lives.
+
+    Returns
+    -------
+    torch.Tensor
+        (N, G) ``torch.sparse_csr``, dtype of `values`.
+    """
+    _silence_beta_warning()
+    parts = [torch.from_numpy(part).to(device) for part in (crow, col, values)]
+    return torch.sparse_csr_tensor(parts[0], parts[1], parts[2], size=size, check_invariants=False)
+
+
+@functools.cache
+def _silence_beta_warning() -> None:
+    """Spend torch's once-per-process notices about CSR tensors where nobody sees them.
+
+    Cheaper than a filter around every minibatch, and no other warning is touched.
+    """
+    with warnings.catch_warnings():
+        for notice in ("Sparse CSR tensor support is in beta", "Sparse invariant checks are"):
+            warnings.filterwarnings("ignore", message=notice)
+        torch.sparse_csr_tensor([0, 0], [], [], size=(1, 1))

@@ -1,0 +1,106 @@
+"""Opening HDF5 files: tell the kinds apart, and say what is wrong with a file."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+# What h5py, gzip and scipy's matrix-market reader raise on damaged files.
+_READ_FAULTS = (OSError, KeyError, RuntimeError, EOFError, ValueError, zlib.error)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Yield the ``h5py.File`` at `path`, read-only.
+
+    Raises
+    ------
+    InputError
+        It is empty, compressed, not HDF5 or truncated.
+    """
+    import h5py
+
+    check_file(path)
+    if not h5py.is_hdf5(path):
+        with path.open("rb") as handle:
+            compressed = handle.read(2) == b"\x1f\x8b"
+        hint = (
+            f"it is gzip-compressed; unpack it first (gunzip {path.name})"
+            if compressed
+            else "expected .h5ad, 10x .h5, or a folder with matrix.mtx; "
+            "if it came by download, check that it is complete"
+        )
+        raise InputError(f"{path} is not an HDF5 file; {hint}")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(
+            f"{path} is damaged or truncated ({error}); copy or download it again"
+        ) from error
+    with file:
+        yield file
+
+
+@contextmanager
+def reporting_damage(path: Path) -> Iterator[None]:
+    """Turn low-level read errors into one that names the file.
+
+    Raises
+    ------
+    InputError
+        Something inside could not be read.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except _READ_FAULTS as error:
+        raise InputError(
+            f"{path} cannot be read: it is damaged or incomplete ({error}); "
+            "copy or download it again"
+        ) from error
+
+
+def check_file(path: Path) -> None:
+    """Check that `path` can be opened and is not empty.
+
+    Raises
+    ------
+    InputError
+        Says which it is.
+    """
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} cannot be opened: no permission to read it")
+    if path.is_file() and path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes); copy or download it again")
+
+
+def kind_of(file: Any) -> str:
+    """Return ``h5ad``, ``10x v3``, ``10x v2``, ``loom``, ``h5mu`` or ``unknown``."""
+    import h5py
+
+    top = set(file)
+    if "mod" in top and "obs" in top:
+        return "h5mu"
+    if "obs" in top and "var" in top:
+        return "h5ad"
+    if "matrix" in top:
+        return "10x v3" if isinstance(file["matrix"], h5py.Group) else "loom"
+    return "10x v2" if genomes_v2(file) else "unknown"
+
+
+def genomes_v2(file: Any) -> list[str]:
+    """Names of the groups of a 10x v2 file that hold a matrix."""
+    import h5py
+
+    return [
+        name
+        for name, group in file.items()
+        if isinstance(group, h5py.Group) and {"data", "indptr", "barcodes"} <= set(group)
+    ]

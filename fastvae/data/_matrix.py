@@ -1,0 +1,254 @@
+"""Any matrix of counts, in memory or in an HDF5 file, copied to CSR float32 in bounded memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from ..errors import InputError
+from ._memory import require_memory
+
+_BLOCK_BYTES = 64 << 20
+_SPARSE_ENTRY = 8  # float32 value + int32 column
+
+
+def to_csr(matrix: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
+    """Copy `matrix` as CSR float32; nothing dense of its full size is ever made.
+
+    Parameters
+    ----------
+    matrix
+        scipy sparse, ndarray, dense h5py dataset, h5py group of a CSR or CSC matrix (as .h5ad
+        stores them), or anything with ``shape`` whose row slices are dense or scipy sparse.
+    shape
+        What it must have: (cells, genes).
+    where
+        Names it in messages ("X of atlas.h5ad").
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix
+        float32 (N, G), never sharing memory with `matrix`; indices may be unsorted.
+
+    Raises
+    ------
+    InputError
+        Wrong shape, not numbers, a damaged group, or too large for the memory available.
+    """
+    if _is_group(matrix):
+        layout, found = _stored_layout(matrix, where)
+    else:
+        layout = "sparse" if sp.issparse(matrix) else "rows"
+        found = _shape_of(matrix, where)
+    if found != shape:
+        raise InputError(
+            f"{where} is {found[0]} x {found[1]}, but there are {shape[0]} cell names and "
+            f"{shape[1]} gene names; the file or object is inconsistent, write it again"
+        )
+    if layout == "csr":
+        return read_compressed(matrix, shape, where)
+    if layout == "csc":
+        return _read_transposed(matrix, shape, where)
+    if layout == "sparse":
+        return _from_sparse(matrix, where)
+    return _from_rows(matrix, shape, where)
+
+
+def read_compressed(group: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
+    """Read the arrays ``data``, ``indices``, ``indptr`` of an HDF5 group, rows compressed.
+
+    Raises
+    ------
+    InputError
+        As `to_csr`.
+    """
+    indptr, data, indices = _open_arrays(group, shape[0], where)
+    n_values = int(indptr[-1])
+    require_memory(n_values * _SPARSE_ENTRY + 2 * indptr.nbytes, _reading(where, shape, n_values))
+    values = np.empty(n_values, dtype=np.float32)
+    columns = np.empty(n_values, dtype=np.int32)
+    for start, stop in _spans(n_values, 8):
+        columns[start:stop] = _read_indices(indices, start, stop, shape[1], where)
+        values[start:stop] = _as_float32(data[start:stop])
+    return sp.csr_matrix((values, columns, indptr), shape=shape)
+
+
+def sample(matrix: Any, limit: int = 20_000) -> np.ndarray:
+    """Return up to `limit` entries (stored ones where sparse) from the start of a matrix."""
+    if _is_group(matrix):
+        return np.asarray(matrix["data"][:limit])
+    if sp.issparse(matrix):
+        return np.asarray(matrix.tocoo(copy=False).data[:limit])
+    rows = matrix[: max(1, limit // max(1, matrix.shape[1]))]
+    return np.asarray(rows.data if sp.issparse(rows) else rows).reshape(-1)[:limit]
+
+
+def _from_sparse(matrix: Any, where: str) -> sp.csr_matrix:
+    _check_kind(matrix.dtype, where)
+    n_values = matrix.nnz
+    if matrix.format != "csr":
+        # The conversion keeps the source's dtype, and the cast follows.
+        entry = matrix.dtype.itemsize + 2 * _SPARSE_ENTRY
+        require_memory(n_values * entry, _copying(where, matrix.shape, n_values))
+        matrix = matrix.tocsr()
+    else:
+        require_memory(n_values * _SPARSE_ENTRY, _copying(where, matrix.shape, n_values))
+    values = np.array(_as_float32(matrix.data), copy=matrix.dtype == np.float32)
+    parts = (values, matrix.indices.copy(), matrix.indptr.copy())
+    try:
+        csr = sp.csr_matrix(parts, shape=matrix.shape)
+        csr.check_format(full_check=True)
+    except ValueError as error:
+        raise InputError(f"{where} is not a sound sparse matrix: {error}") from error
+    return csr
+
+
+def _from_rows(matrix: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
+    n_rows, n_columns = shape
+    dtype = getattr(matrix, "dtype", None)
+    if dtype is not None:
+        _check_kind(dtype, where)
+    step = max(1, _BLOCK_BYTES // max(1, n_columns * (dtype.itemsize if dtype else 4)))
+    chunks = getattr(matrix, "chunks", None)
+    if chunks and chunks[0] <= 4 * step:
+        # Whole HDF5 chunks, so that none is decompressed twice.
+        step = -(-step // chunks[0]) * chunks[0]
+    parts: list[sp.csr_matrix] = []
+    n_values = 0
+    for start in range(0, n_rows, step):
+        part = _block_to_csr(matrix[start : start + step])
+        parts.append(part)
+        n_values += part.nnz
+        done = min(1.0, (start + step) / n_rows)
+        expected = int(n_values / done)
+        # The parts that are still to come, and the joined copy of all of them.
+        needed = (2 * expected - n_values) * _SPARSE_ENTRY
+        require_memory(needed, _reading(where, shape, expected))
+    joined = sp.csr_matrix(shape, dtype=np.float32) if not parts else sp.vstack(parts, "csr")
+    return sp.csr_matrix(joined)
+
+
+def _block_to_csr(block: Any) -> sp.csr_matrix:
+    if sp.issparse(block):
+        part = sp.csr_matrix(block)
+        _check_kind(part.dtype, "matrix")
+        return sp.csr_matrix((_as_float32(part.data), part.indices, part.indptr), part.shape)
+    block = np.asarray(block)
+    columns = np.nonzero(block)[1].astype(np.int32)
+    indptr = np.zeros(len(block) + 1, dtype=np.int64)
+    np.cumsum(np.count_nonzero(block, axis=1), out=indptr[1:])
+    return sp.csr_matrix((_as_float32(block[block != 0]), columns, indptr), shape=block.shape)
+
+
+def _read_transposed(group: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
+    """Read a stored CSC matrix: count per row first, then place blocks of columns."""
+    n_rows, n_columns = shape
+    indptr, data, indices = _open_arrays(group, n_columns, where)
+    n_values = int(indptr[-1])
+    require_memory(n_values * _SPARSE_ENTRY + n_rows * 24, _reading(where, shape, n_values))
+    lengths = np.zeros(n_rows, dtype=np.int64)
+    for start, stop in _spans(n_values, 8):
+        rows = _read_indices(indices, start, stop, n_rows, where)
+        lengths += np.bincount(rows, minlength=n_rows)
+    row_starts = np.zeros(n_rows + 1, dtype=np.int64)
+    np.cumsum(lengths, out=row_starts[1:])
+    cursor = row_starts[:-1].copy()
+    values = np.empty(n_values, dtype=np.float32)
+    columns = np.empty(n_values, dtype=np.int32)
+    first = 0
+    while first < n_columns:
+        limit = indptr[first] + _BLOCK_BYTES // 16
+        last = max(first + 1, int(np.searchsorted(indptr, limit, side="right")) - 1)
+        start, stop = int(indptr[first]), int(indptr[last])
+        block = sp.csc_matrix(
+            (_as_float32(data[start:stop]), indices[start:stop], indptr[first : last + 1] - start),
+            shape=(n_rows, last - first),
+        ).tocsr()
+        block_lengths = np.diff(block.indptr)
+        target = np.arange(block.nnz) + np.repeat(cursor - block.indptr[:-1], block_lengths)
+        values[target] = block.data
+        columns[target] = block.indices + first
+        cursor += block_lengths
+        first = last
+    return sp.csr_matrix((values, columns, row_starts), shape=shape)
+
+
+def _open_arrays(group: Any, n_major: int, where: str) -> tuple[np.ndarray, Any, Any]:
+    missing = [name for name in ("data", "indices", "indptr") if name not in group]
+    if missing:
+        raise InputError(f"{where} is damaged: it has no {missing[0]!r}; write the file again")
+    data, indices = group["data"], group["indices"]
+    _check_kind(data.dtype, where)
+    indptr = np.asarray(group["indptr"][:], dtype=np.int64)
+    if (
+        len(indptr) != n_major + 1
+        or indptr[0] != 0
+        or np.any(np.diff(indptr) < 0)
+        or not indptr[-1] == len(data) == len(indices)
+    ):
+        raise InputError(
+            f"{where} is damaged: its row pointers do not fit its {len(data)} values; "
+            "write or download the file again"
+        )
+    return indptr, data, indices
+
+
+def _read_indices(indices: Any, start: int, stop: int, bound: int, where: str) -> np.ndarray:
+    found = indices[start:stop]
+    if len(found) and (found.min() < 0 or found.max() >= bound):
+        raise InputError(
+            f"{where} is damaged: an index lies outside 0..{bound - 1}; "
+            "write or download the file again"
+        )
+    return found
+
+
+def _check_kind(dtype: np.dtype, where: str) -> None:
+    if dtype.kind not in "biuf":
+        raise InputError(f"{where} holds {dtype} values; counts must be integers or real numbers")
+
+
+def _as_float32(values: np.ndarray) -> np.ndarray:
+    # A float64 beyond float32's range becomes inf here, which validation then reports.
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32, copy=False)
+
+
+def _is_group(matrix: Any) -> bool:
+    import h5py
+
+    return isinstance(matrix, h5py.Group)
+
+
+def _stored_layout(group: Any, where: str) -> tuple[str, tuple[int, int]]:
+    kind = str(group.attrs.get("encoding-type", group.attrs.get("h5sparse_format", "")))
+    layout = kind.removesuffix("_matrix")
+    shape = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
+    if layout not in ("csr", "csc") or shape is None:
+        raise InputError(
+            f"{where} is stored as {kind or 'an unknown kind of group'}; "
+            "expected a CSR, CSC or dense matrix"
+        )
+    return layout, (int(shape[0]), int(shape[1]))
+
+
+def _shape_of(matrix: Any, where: str) -> tuple[int, int]:
+    shape = tuple(matrix.shape)
+    if len(shape) != 2:
+        raise InputError(f"{where} has shape {shape}; expected two dimensions, cells x genes")
+    return int(shape[0]), int(shape[1])
+
+
+def _spans(n_values: int, entry_bytes: int) -> list[tuple[int, int]]:
+    step = _BLOCK_BYTES // entry_bytes
+    return [(start, min(start + step, n_values)) for start in range(0, n_values, step)]
+
+
+def _reading(where: str, shape: tuple[int, int], n_values: int) -> str:
+    return f"reading {where} ({shape[0]} cells x {shape[1]} genes, {n_values} non-zero values)"
+
+
+def _copying(where: str, shape: tuple[int, int], n_values: int) -> str:
+    return f"copying {where} ({shape[0]} cells x {shape[1]} genes, {n_values} stored values)"

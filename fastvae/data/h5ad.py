@@ -1,0 +1,194 @@
+"""Reading AnnData: .h5ad files without loading what is not asked for, and objects in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError
+from ._h5 import reporting_damage
+from ._matrix import to_csr
+from ._slots import Slots
+from .validate import Origin, canonicalise, check_axes, check_counts
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import scipy.sparse as sp
+    from anndata import AnnData
+
+
+def read_h5ad(file: Any, path: Path, layer: str | None, use_raw: bool) -> AnnData:
+    """Read one matrix, ``obs`` and ``var`` of an open .h5ad file; nothing else is loaded.
+
+    Parameters
+    ----------
+    file
+        Open ``h5py.File``.
+    path
+        Its name, for messages.
+    layer, use_raw
+        Which matrix.
+
+    Returns
+    -------
+    AnnData
+        Checked counts.
+
+    Raises
+    ------
+    InputError
+        The matrix is not there, damaged, or not counts.
+    """
+    import h5py
+
+    if isinstance(file["obs"], h5py.Dataset):
+        # Written by anndata before 0.7: the library itself knows that layout.
+        import anndata
+
+        with reporting_damage(path):
+            return from_object(anndata.read_h5ad(path), str(path), layer, use_raw)
+    raw = "raw/X" if "raw/X" in file else None
+    slots = Slots(
+        source=str(path),
+        x=file.get("X"),
+        layers=file.get("layers", {}),
+        raw=None if raw is None else lambda: file[raw],
+    )
+    slot, matrix = slots.choose(layer, use_raw)
+    obs = _read_frame(file, "obs", path)
+    var = _read_frame(file, "raw/var" if use_raw else "var", path)
+    with reporting_damage(path):
+        return assemble(matrix, obs, var, str(path), slot, lambda: slots.count_like(slot))
+
+
+def from_object(adata: AnnData, source: str, layer: str | None, use_raw: bool) -> AnnData:
+    """Copy one matrix, ``obs`` and ``var`` out of an AnnData, backed or not.
+
+    Parameters
+    ----------
+    adata
+        Not modified; the result shares no memory with it.
+    source
+        What messages call it.
+    layer, use_raw
+        Which matrix.
+
+    Returns
+    -------
+    AnnData
+        Checked counts.
+
+    Raises
+    ------
+    InputError
+        The matrix is not there, or not counts.
+    """
+
+    def raw() -> Any:
+        return _stored(adata, "raw/X", lambda: adata.raw.X)
+
+    x: Any
+    if adata.isbacked:
+        x = _stored(adata, "X", lambda: _ViewRows(adata))
+    else:
+        x = adata.X
+    slots = Slots(
+        source=source, x=x, layers=adata.layers, raw=raw if adata.raw is not None else None
+    )
+    slot, matrix = slots.choose(layer, use_raw)
+    var = adata.raw.var if use_raw else adata.var
+    return assemble(
+        matrix, adata.obs.copy(), var.copy(), source, slot, lambda: slots.count_like(slot)
+    )
+
+
+def assemble(
+    matrix: Any,
+    obs: pd.DataFrame,
+    var: pd.DataFrame,
+    source: str,
+    slot: str,
+    candidates: Callable[[], list[str]] = list,
+) -> AnnData:
+    """Check names, read the matrix, check the counts, and join the three.
+
+    Raises
+    ------
+    InputError
+        As `check_axes`, `to_csr` and `check_counts`.
+    """
+    origin = Origin(source, slot, obs.index, var.index, candidates)
+    check_axes(origin)
+    if not (hasattr(matrix, "shape") or hasattr(matrix, "attrs")):
+        raise InputError(
+            f"{origin.where} is a {type(matrix).__name__}; expected a scipy sparse matrix or "
+            "a numpy array"
+        )
+    return checked(to_csr(matrix, origin.shape, origin.where), obs, var, origin)
+
+
+def checked(counts: sp.csr_matrix, obs: pd.DataFrame, var: pd.DataFrame, origin: Origin) -> AnnData:
+    """Bring `counts` (owned by the caller) to canonical form, check them, wrap them.
+
+    Raises
+    ------
+    InputError
+        As `check_counts`.
+    """
+    import warnings
+
+    from anndata import AnnData
+
+    canonicalise(counts)
+    check_counts(counts, origin)
+    with warnings.catch_warnings():
+        # Repeated barcodes (joined samples) do no harm here: cells are addressed by position.
+        warnings.filterwarnings("ignore", message="Observation names are not unique")
+        return AnnData(X=counts, obs=obs, var=var)
+
+
+class _ViewRows:
+    """Row slices of a view of a backed AnnData, read when asked for."""
+
+    dtype = None
+
+    def __init__(self, adata: AnnData) -> None:
+        self.adata = adata
+        self.shape: tuple[int, int] = adata.shape
+
+    def __getitem__(self, rows: slice) -> Any:
+        return self.adata[rows].X
+
+
+def _stored(adata: AnnData, key: str, otherwise: Callable[[], Any]) -> Any:
+    """The matrix `key` in the file behind a backed AnnData, else what `otherwise` returns."""
+    if not adata.isbacked or adata.is_view:
+        return otherwise()
+    if not adata.file.is_open:
+        adata.file.open()
+    try:
+        return adata.file[key]
+    except KeyError:
+        return otherwise()
+
+
+def _read_frame(file: Any, key: str, path: Path) -> pd.DataFrame:
+    try:
+        from anndata.io import read_elem
+    except ImportError:  # anndata < 0.11
+        from anndata.experimental import read_elem
+
+    try:
+        frame = read_elem(file[key])
+    except Exception as error:  # anndata wraps what its readers raise in types of its own
+        raise InputError(
+            f"{path}: {key} cannot be read ({error}); the file is damaged or was written by a "
+            "newer anndata: write it again, or update anndata"
+        ) from error
+    frame.index = frame.index.astype(str)
+    if not isinstance(frame.index.dtype, np.dtype):
+        frame.index = frame.index.astype(object)
+    return frame

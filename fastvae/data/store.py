@@ -1,0 +1,221 @@
+"""The store: counts, codes and names of one data set, ready to be cut into minibatches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from ..errors import InputError
+from ._matrix import to_csr
+from ._names import a_few
+from .categories import encode
+from .validate import Origin, canonicalise, check_axes, check_counts
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+# The local encoder cannot express less (its variance head adds this much), and a batch whose
+# cells all have one depth would otherwise give an infinite KL divergence.
+_MIN_VARIANCE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class CountStore:
+    """Counts of N cells x G genes in memory, with batch and label codes.
+
+    Minibatches use `rows`, the codes and the library statistics only: another residence
+    (device, disk) has to provide these and nothing else.
+
+    Attributes
+    ----------
+    counts
+        scipy CSR float32 (N, G), columns sorted, no duplicates, no stored zeros.
+    gene_names, cell_names
+        (G,) and (N,) arrays of str (object dtype).
+    batch_codes, label_codes
+        (N,) int64; zeros where there is no key.
+    batch_categories, label_categories
+        Names of the codes; empty where there is no key.
+    log_library_mean, log_library_var
+        (max(n_batch, 1),) float32: mean and population variance, per batch, of the log of the
+        total count per cell. Cells without counts are left out; a batch with no other cells has
+        the values of the whole data set; the variance is at least 1e-4.
+    """
+
+    counts: sp.csr_matrix
+    gene_names: np.ndarray
+    cell_names: np.ndarray
+    batch_codes: np.ndarray
+    batch_categories: tuple[str, ...]
+    label_codes: np.ndarray
+    label_categories: tuple[str, ...]
+    log_library_mean: np.ndarray
+    log_library_var: np.ndarray
+
+    @classmethod
+    def from_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        batch_categories: Sequence[str] | None = None,
+        label_categories: Sequence[str] | None = None,
+        gene_names: Sequence[str] | None = None,
+    ) -> CountStore:
+        """Build the store from what `read` returns.
+
+        Parameters
+        ----------
+        adata
+            Counts in ``X``. They are shared, not copied, if they are in the form that `read`
+            gives and no gene selection is asked for; any other form is converted.
+        batch_key, labels_key
+            Columns of ``obs``, or None.
+        batch_categories, label_categories, gene_names
+            Those of a saved model: codes and the order of genes follow it, other genes are
+            left out.
+
+        Returns
+        -------
+        CountStore
+            Everything of `adata` that training needs.
+
+        Raises
+        ------
+        InputError
+            Values that are not counts, a missing column or value, a category the model does not
+            know, a gene of the model that is not there.
+        """
+        origin = Origin("the data", "X", adata.obs_names, adata.var_names)
+        check_axes(origin)
+        batch_codes, batches = encode(adata.obs, batch_key, batch_categories, "batch")
+        label_codes, labels = encode(adata.obs, labels_key, label_categories, "label")
+        counts = adata.X
+        if counts is None:
+            raise InputError("the data has no X; pass a layer to fastvae.data.read(layer=...)")
+        if not _is_canonical(counts):
+            counts = to_csr(counts, origin.shape, origin.where)
+            canonicalise(counts)
+        check_counts(counts, origin, warn=False)
+        genes = np.asarray(adata.var_names, dtype=object)
+        if gene_names is not None:
+            counts = _select_genes(counts, genes, gene_names, adata.var)
+            genes = np.asarray(gene_names, dtype=object)
+        mean, variance = log_library_statistics(counts, batch_codes, max(len(batches), 1))
+        return cls(
+            counts=counts,
+            gene_names=genes,
+            cell_names=np.asarray(adata.obs_names, dtype=object),
+            batch_codes=batch_codes,
+            batch_categories=batches,
+            label_codes=label_codes,
+            label_categories=labels,
+            log_library_mean=mean,
+            log_library_var=variance,
+        )
+
+    @property
+    def n_cells(self) -> int:
+        """N."""
+        return self.counts.shape[0]
+
+    @property
+    def n_genes(self) -> int:
+        """G."""
+        return self.counts.shape[1]
+
+    @property
+    def n_batch(self) -> int:
+        """Number of batch categories; 0 without a batch key."""
+        return len(self.batch_categories)
+
+    @property
+    def n_labels(self) -> int:
+        """Number of label categories; 0 without a label key."""
+        return len(self.label_categories)
+
+    @property
+    def n_empty_cells(self) -> int:
+        """Cells without a single count; they are kept, and every result for them is finite."""
+        return int(np.count_nonzero(np.diff(self.counts.indptr) == 0))
+
+    def rows(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Gather rows as CSR arrays.
+
+        Parameters
+        ----------
+        cells
+            (B,) row numbers, any order.
+
+        Returns
+        -------
+        crow, col, values
+            (B+1,) int32, (nnz,) int32, (nnz,) float32; fresh arrays.
+        """
+        block = self.counts[cells]
+        crow = block.indptr.astype(np.int32, copy=False)
+        return crow, block.indices.astype(np.int32, copy=False), block.data
+
+
+def log_library_statistics(
+    counts: sp.csr_matrix, batch_codes: np.ndarray, n_groups: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and population variance of log total counts per batch, as float32 (n_groups,).
+
+    Cells without counts are left out. A batch with no other cells has the overall values. The
+    variance is at least 1e-4.
+    """
+    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    filled = totals > 0
+    logs, groups = np.log(totals[filled]), batch_codes[filled]
+    overall = (logs.mean(), logs.var()) if len(logs) else (0.0, 0.0)
+    sizes = np.bincount(groups, minlength=n_groups)
+    means = np.bincount(groups, weights=logs, minlength=n_groups) / np.maximum(sizes, 1)
+    squares = np.bincount(groups, weights=(logs - means[groups]) ** 2, minlength=n_groups)
+    variances = squares / np.maximum(sizes, 1)
+    means[sizes == 0], variances[sizes == 0] = overall
+    return means.astype(np.float32), np.maximum(variances, _MIN_VARIANCE).astype(np.float32)
+
+
+def _is_canonical(matrix: Any) -> bool:
+    return bool(
+        isinstance(matrix, (sp.csr_matrix, sp.csr_array))
+        and matrix.dtype == np.float32
+        and matrix.has_canonical_format
+        and np.all(matrix.data)
+    )
+
+
+def _select_genes(
+    counts: sp.csr_matrix, genes: np.ndarray, wanted: Sequence[str], var: pd.DataFrame
+) -> sp.csr_matrix:
+    if len(genes) == len(wanted) and all(a == b for a, b in zip(genes, wanted, strict=True)):
+        return counts
+    position = {name: column for column, name in enumerate(genes)}
+    missing = [name for name in wanted if name not in position]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of the model's {len(wanted)} genes are not in the data: "
+            f"{a_few(missing)}{_other_names(missing, var)}"
+        )
+    selected = counts[:, np.array([position[name] for name in wanted])]
+    selected.sort_indices()
+    return selected
+
+
+def _other_names(missing: Sequence[str], var: pd.DataFrame) -> str:
+    """Hint at a column of var that holds the names the model was trained with."""
+    wanted = set(missing)
+    for column in var.columns:
+        if len(wanted.intersection(var[column].astype(str))) > len(wanted) / 2:
+            return (
+                f"; var[{column!r}] has them: set adata.var_names = adata.var[{column!r}] "
+                "and try again"
+            )
+    return "; use the data it was trained on, or data aligned to the same annotation"

@@ -1,0 +1,196 @@
+"""Counts are checked once, when they are read: what is wrong, where it is, what to do."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+from ..errors import InputError
+from ._names import a_few
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_CHUNK = 1 << 22
+# log1p of counts per million stays below 14, log2 of them below 20.
+_LARGEST_LOG = 20.0
+
+
+def _no_candidates() -> list[str]:
+    return []
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where counts come from: what every message about them names.
+
+    Attributes
+    ----------
+    source
+        The file, folder or object.
+    slot
+        The matrix in it: ``X``, ``layers['counts']``, ``raw.X``, ``matrix``.
+    cells, genes
+        Names of rows and columns.
+    candidates
+        Finds other matrices of the source that look like counts, as instructions to the user.
+    """
+
+    source: str
+    slot: str
+    cells: pd.Index
+    genes: pd.Index
+    candidates: Callable[[], list[str]] = _no_candidates
+
+    @property
+    def where(self) -> str:
+        """``"X of atlas.h5ad"``."""
+        return f"{self.slot} of {self.source}"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(cells, genes)."""
+        return len(self.cells), len(self.genes)
+
+    def advice(self) -> str:
+        """Say which matrix to use instead, if the source has one."""
+        found = self.candidates()
+        if found:
+            return "; ".join(found)
+        return "pass the raw counts (nothing else in it looks like counts)"
+
+
+def check_axes(origin: Origin) -> None:
+    """Check cell and gene names before the matrix is read.
+
+    Raises
+    ------
+    InputError
+        No or one cell, no or one gene, duplicate gene names.
+    """
+    n_cells, n_genes = origin.shape
+    if n_cells == 0 or n_genes == 0:
+        raise InputError(
+            f"{origin.where} is empty ({n_cells} cells x {n_genes} genes); "
+            "check the filtering that came before"
+        )
+    if n_cells == 1:
+        raise InputError(
+            f"{origin.where} has one cell; at least two are needed. "
+            "Rows are cells and columns are genes: is it transposed?"
+        )
+    if n_genes == 1:
+        raise InputError(
+            f"{origin.where} has one gene; at least two are needed. "
+            "Rows are cells and columns are genes: is it transposed?"
+        )
+    if not origin.genes.is_unique:
+        repeated = origin.genes[origin.genes.duplicated()].unique()
+        raise InputError(
+            f"{origin.source} has duplicate genes: {len(repeated)} names occur more than once "
+            f"({a_few(repeated)}). Genes are matched by name, so names must be unique: "
+            "call adata.var_names_make_unique(), or use the gene ids as names"
+        )
+
+
+def canonicalise(counts: sp.csr_matrix) -> None:
+    """Sort columns within rows, sum duplicate entries (as scipy does), drop stored zeros."""
+    counts.sum_duplicates()
+    counts.eliminate_zeros()
+
+
+def check_counts(counts: sp.csr_matrix, origin: Origin, *, warn: bool = True) -> None:
+    """Check values, in chunks; cells without any count are allowed.
+
+    Parameters
+    ----------
+    counts
+        Canonical CSR float32 (N, G).
+    origin
+        For the messages.
+    warn
+        Whether a few values that are not whole numbers give a ``UserWarning``.
+
+    Raises
+    ------
+    InputError
+        A negative, NaN or infinite value (first one, with its cell and gene); nothing but zeros;
+        values that look log-normalised (most are not whole numbers and none is above 20) or
+        scaled to a common total per cell.
+    """
+    values = counts.data
+    n_fractional = 0
+    first_fractional = -1
+    largest = 0.0
+    for start in range(0, len(values), _CHUNK):
+        chunk = values[start : start + _CHUNK]
+        low, high = float(chunk.min()), float(chunk.max())
+        if not (low >= 0 and high < np.inf):  # NaN fails every comparison
+            bad = start + int(np.flatnonzero(~(np.isfinite(chunk) & (chunk >= 0)))[0])
+            _refuse_value(counts, bad, origin)
+        largest = max(largest, high)
+        fractional = chunk != np.rint(chunk)
+        n_here = int(np.count_nonzero(fractional))
+        if n_here and first_fractional < 0:
+            first_fractional = start + int(np.argmax(fractional))
+        n_fractional += n_here
+    if len(values) == 0:
+        raise InputError(f"{origin.where} holds nothing but zeros; {origin.advice()}")
+    if n_fractional == 0:
+        return
+    share = n_fractional / len(values)
+    if share > 0.5:
+        _refuse_normalised(counts, largest, share, origin)
+    if warn:
+        warnings.warn(
+            f"{origin.where}: {n_fractional} of {len(values)} values "
+            f"({100 * share:.2g} %) are not whole numbers, first "
+            f"{_describe(counts, first_fractional, origin)}; they are used as they are, but "
+            "counts are expected",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _refuse_value(counts: sp.csr_matrix, position: int, origin: Origin) -> None:
+    value = float(counts.data[position])
+    if value < 0:
+        kind, hint = "a negative value", "counts cannot be negative; was it scaled or centred?"
+    elif np.isnan(value):
+        kind, hint = "a NaN", "every entry must be a number"
+    else:
+        kind, hint = "an infinite value", "every entry must be finite"
+    raise InputError(
+        f"{origin.where} holds {kind}: {_describe(counts, position, origin)}; {hint} "
+        f"{origin.advice()}"
+    )
+
+
+def _refuse_normalised(counts: sp.csr_matrix, largest: float, share: float, origin: Origin) -> None:
+    described = f"{100 * share:.0f} % of its non-zero values are not whole numbers"
+    if largest < _LARGEST_LOG:
+        raise InputError(
+            f"{origin.where} looks log-normalised: {described} and the largest is {largest:.4g}. "
+            f"Raw counts are needed: {origin.advice()}"
+        )
+    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    totals = totals[totals > 0]
+    if len(totals) > 1 and np.ptp(totals) < 1e-3 * totals.mean():
+        raise InputError(
+            f"{origin.where} looks normalised: {described} and every cell sums to "
+            f"{totals.mean():.6g}. Raw counts are needed: {origin.advice()}"
+        )
+
+
+def _describe(counts: sp.csr_matrix, position: int, origin: Origin) -> str:
+    row = int(np.searchsorted(counts.indptr, position, side="right")) - 1
+    column = int(counts.indices[position])
+    return (
+        f"{float(counts.data[position]):.6g} at cell {str(origin.cells[row])!r} (row {row}), "
+        f"gene {str(origin.genes[column])!r} (column {column})"
+    )
