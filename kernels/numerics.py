@@ -180,8 +180,8 @@ def nb_small_dispersion_grad(x: Tensor, p: NBPieces) -> Tensor:
     return q - x * p.v + nb_zero_dispersion_grad(p)
 
 
-def _saddle_theta(x: Tensor, p: NBPieces) -> tuple[Tensor, Tensor]:
-    """theta [log(1 + d) - d] with d = (x - mu)/(theta + mu); and 1 + d."""
+def _saddle_theta(x: Tensor, p: NBPieces) -> tuple[Tensor, Tensor, Tensor]:
+    """theta [log(1 + d) - d] with d = (x - mu)/(theta + mu); then 1 + d and its log."""
     total = p.theta + p.mu
     d = (x - p.mu) / total
     ratio = (p.theta + x) / total
@@ -190,16 +190,16 @@ def _saddle_theta(x: Tensor, p: NBPieces) -> tuple[Tensor, Tensor]:
     log_ratio = torch.where(d < 1e30, log_ratio, torch.log(p.theta + x) - torch.log(total))
     far = p.theta * log_ratio - (p.theta / total) * (x - p.mu)
     near = p.theta * log1pmx_series(d.clamp(-0.5, 0.5))
-    return torch.where(d.abs() <= 0.5, near, far), ratio
+    return torch.where(d.abs() <= 0.5, near, far), ratio, log_ratio
 
 
-def _saddle_fit(x: Tensor, fit: Tensor, log_mu: Tensor, mu: Tensor, ratio: Tensor) -> Tensor:
+def _saddle_fit(
+    x: Tensor, fit: Tensor, p: PoissonPieces | NBPieces, ratio: Tensor, log_ratio: Tensor
+) -> Tensor:
     """x [log(1 + fit) - fit] where 1 + fit = ratio mu / x is the fitted mean over x."""
-    one_plus = (mu / x) * ratio
-    safe = (mu > 1e-30 * x) & (ratio < 1e30)
-    log_fit = torch.where(
-        safe, torch.log(torch.where(safe, one_plus, 1)), log_mu - torch.log(x) + torch.log(ratio)
-    )
+    safe = (p.mu > 1e-30 * x) & (ratio < 1e30)
+    quotient = torch.log(torch.where(safe, (p.mu / x) * ratio, 1))
+    log_fit = torch.where(safe, quotient, p.log_mu - torch.log(x) + log_ratio)
     log_fit = torch.where(fit > -0.5, torch.log1p(fit), log_fit)
     near = log1pmx_series(fit.clamp(-0.5, 0.5))
     return x * torch.where(fit.abs() <= 0.5, near, log_fit - fit)
@@ -209,7 +209,7 @@ def nb_saddle(x: Tensor, p: NBPieces) -> Tensor:
     """log NB(x) for any x > 0 by Loader's saddle-point form."""
     n = x + p.theta
     log_n = torch.log(n)
-    theta_term, ratio = _saddle_theta(x, p)
+    theta_term, *ratios = _saddle_theta(x, p)
     fit = (p.theta / (p.theta + p.mu)) * ((p.mu - x) / x)
     log_n_over_theta = torch.where(
         p.theta > x, torch.log1p(x / p.theta.clamp(min=1e-30)), log_n - p.log_theta
@@ -219,7 +219,7 @@ def nb_saddle(x: Tensor, p: NBPieces) -> Tensor:
         -0.5 * (torch.log(2 * math.pi * x) + log_n_over_theta)
         + (stirling - stirling_error(x, torch.log(x)))
         + theta_term
-        + _saddle_fit(x, fit, p.log_mu, p.mu, ratio)
+        + _saddle_fit(x, fit, p, *ratios)
     )
 
 
@@ -239,7 +239,7 @@ def poisson_small(x: Tensor, p: PoissonPieces) -> Tensor:
 def poisson_saddle(x: Tensor, p: PoissonPieces) -> Tensor:
     """log Poisson(x) for any x > 0 by Loader's saddle-point form."""
     half = -0.5 * torch.log(2 * math.pi * x) - stirling_error(x, torch.log(x))
-    return half + _saddle_fit(x, (p.mu - x) / x, p.log_mu, p.mu, torch.ones_like(x))
+    return half + _saddle_fit(x, (p.mu - x) / x, p, torch.ones_like(x), torch.zeros_like(x))
 
 
 def zero_inflate(log_p0: Tensor, zi_logits: Tensor) -> Tensor:
