@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from types import ModuleType
 
 from .errors import InputError
+from .kernels import reference
 
 NAMES = ("auto", "triton", "cpu", "torch")
-_MODULES = {"torch": "fastvae.kernels.reference"}
+_MODULES = {"torch": reference}
 
-_forced: ContextVar[str | None] = ContextVar("fastvae_backend", default=None)
+_forced: str | None = None  # a plain global, which torch.compile can guard on
 
 
 def _check(name: str, origin: str) -> str:
@@ -27,6 +26,8 @@ def _check(name: str, origin: str) -> str:
 def use_backend(name: str) -> Iterator[None]:
     """Force a backend inside a ``with`` block; it outranks ``FASTVAE_BACKEND``.
 
+    The choice holds for the whole process, as the environment variable does.
+
     Parameters
     ----------
     name : {"auto", "triton", "cpu", "torch"}
@@ -38,11 +39,12 @@ def use_backend(name: str) -> Iterator[None]:
     InputError
         For any other name.
     """
-    token = _forced.set(_check(name, "backend"))
+    global _forced
+    before, _forced = _forced, _check(name, "backend")
     try:
         yield
     finally:
-        _forced.reset(token)
+        _forced = before
 
 
 def select() -> ModuleType:
@@ -53,7 +55,7 @@ def select() -> ModuleType:
     InputError
         If the forced backend is unknown or not part of this version.
     """
-    name = _forced.get()
+    name = _forced
     if name is None:
         name = _check(os.environ.get("FASTVAE_BACKEND") or "auto", "FASTVAE_BACKEND")
     if name == "auto":
@@ -63,4 +65,4 @@ def select() -> ModuleType:
             f"backend {name!r} is not part of this version of fastvae, which has: "
             f"{', '.join(_MODULES)}; use one of those or 'auto'"
         )
-    return importlib.import_module(_MODULES[name])
+    return _MODULES[name]

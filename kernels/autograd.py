@@ -6,18 +6,34 @@ O(N) statistics, and recomputes the rest in backward.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .entries import Counts
 
 
 def _parts(x: Counts) -> tuple[Tensor | None, ...]:
     return x.dense, x.crow, x.col, x.values
+
+
+def _first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse ``create_graph=True``: silently constant gradients would be wrong ones."""
+
+    @functools.wraps(backward)
+    def checked(ctx: Any, *grads: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "fastvae operations have first derivatives only; call backward or autograd.grad "
+                "without create_graph=True"
+            )
+        return backward(ctx, *grads)
+
+    return checked
 
 
 class CountNLL(torch.autograd.Function):
@@ -46,7 +62,7 @@ class CountNLL(torch.autograd.Function):
         return nll
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # noqa: D102
         saved = ctx.saved_tensors
         x = Counts(ctx.shape, *saved[:4])
@@ -73,7 +89,7 @@ class CountLogProb(torch.autograd.Function):
         return backend.log_prob_forward(Counts(shape, x), mu, theta, zi_logits, eps)
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # noqa: D102
         x, mu, theta, zi_logits = ctx.saved_tensors
         _, _, by_mu, by_theta, by_zi, _ = ctx.needs_input_grad
@@ -95,7 +111,7 @@ class KLNormal(torch.autograd.Function):
         return backend.kl_forward(q_mean, q_var, p_mean, p_var)
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # noqa: D102
         grads = ctx.backend.kl_backward(grad, *ctx.saved_tensors)
         needed = zip(grads, ctx.needs_input_grad[1:], strict=True)
@@ -122,7 +138,7 @@ class SampleAndKL(torch.autograd.Function):
         return z, q_var, backend.kl_forward(q_mean, q_var, p_mean, p_var)
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative_only
     def backward(  # noqa: D102
         ctx: Any, grad_z: Tensor, grad_q_var: Tensor, grad_kl: Tensor
     ) -> tuple[Any, ...]:
@@ -156,7 +172,7 @@ class CountLinear(torch.autograd.Function):
         return backend.linear_forward(Counts(shape, None, crow, col, values), weight, bias, log1p)
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # noqa: D102
         by_weight, by_bias = ctx.needs_input_grad[5:7]
         x = Counts(ctx.shape, None, *ctx.saved_tensors)

@@ -42,9 +42,7 @@ def test_nll_meets_the_target(backend, family, dtype, sparse):
         rounding = 0.0
         if name == "log_mu":
             rounding = log_mu_rounding(exact["curvature"], points["log_mu"], numpy_dtype)
-        of_gradient = share(
-            -gradient[:, 0].numpy(), exact[name], GRADIENT[numpy_dtype], rounding
-        )
+        of_gradient = share(-gradient[:, 0].numpy(), exact[name], GRADIENT[numpy_dtype], rounding)
         assert of_gradient.max() <= 1, (name, worst(of_gradient, points))
 
 
@@ -90,12 +88,12 @@ def test_extremes_are_finite(backend, family):
             for pi in (-1e4, 0.0, 1e4):
                 for library in (-1e4, -50.0, 0.0, 11.0, 88.0, 1e4):
                     logits = (torch.randn(6, genes) * size).clamp(-1e4, 1e4).requires_grad_()
-                    l = torch.full((6, 1), library, requires_grad=True)
+                    scale = torch.full((6, 1), library, requires_grad=True)
                     rest = [torch.full((genes,), r, requires_grad=True)] if log_theta else []
                     if family == "zinb":
                         rest.append(torch.full((6, genes), pi, requires_grad=True))
-                    nll = NLL[family](x, logits, l, *rest)
-                    grads = torch.autograd.grad(nll.sum(), [logits, l, *rest])
+                    nll = NLL[family](x, logits, scale, *rest)
+                    grads = torch.autograd.grad(nll.sum(), [logits, scale, *rest])
                     where = (family, size, r, pi, library)
                     assert torch.isfinite(nll).all(), where
                     assert all(torch.isfinite(g).all() for g in grads), where

@@ -1,0 +1,254 @@
+"""The operations against float64 textbook formulas under autograd, on odd shapes and layouts."""
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from torch.nn import functional as F
+
+from fastvae import InputError
+from fastvae import functional as fn
+
+SHAPES = [(1, 1), (7, 1), (1, 7), (5, 257), (3, 2001), (0, 4)]
+LAYOUTS = ["gene", "table", "full"]
+FAMILIES = ["poisson", "nb", "zinb"]
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR")
+
+
+def textbook(family, x, logits, library, log_theta=None, zi_logits=None):
+    """-sum_g log p, by the formulas as they stand in the literature."""
+    mu = library.exp() * logits.softmax(dim=1)
+    if family == "poisson":
+        return -(torch.xlogy(x, mu) - mu - torch.lgamma(x + 1)).sum(dim=1)
+    theta = log_theta.exp()
+    nb = (
+        torch.lgamma(x + theta)
+        - torch.lgamma(theta)
+        - torch.lgamma(x + 1)
+        + theta * (theta / (theta + mu)).log()
+        + x * (mu / (theta + mu)).log()
+    )
+    if family == "nb":
+        return -nb.sum(dim=1)
+    at_zero = torch.logaddexp(zi_logits, nb) - F.softplus(zi_logits)
+    return -torch.where(x == 0, at_zero, nb - F.softplus(zi_logits)).sum(dim=1)
+
+
+def problem(family, shape, layout="gene", dtype=torch.float64):
+    """Random counts, parameters as leaves, and the call's keyword arguments."""
+    n, g = shape
+    x = torch.poisson(torch.rand(n, g).pow(3) * 30) * (torch.rand(n, g) < 0.3)
+    leaves = {"scale_logits": torch.randn(n, g), "log_library": 2 + torch.randn(n, 1)}
+    keywords = {}
+    if family != "poisson":
+        rows = {"gene": (g,), "table": (3, g), "full": (n, g)}[layout]
+        leaves["log_theta"] = 2 * torch.randn(*rows)
+        if layout == "table":
+            keywords["theta_index"] = torch.randint(0, 3, (n,))
+    if family == "zinb":
+        leaves["zi_logits"] = torch.randn(n, g)
+    leaves = {k: v.to(dtype).requires_grad_() for k, v in leaves.items()}
+    return x.to(dtype), leaves, keywords
+
+
+def call(family, x, leaves, keywords):
+    return getattr(fn, f"{family}_nll")(x, *leaves.values(), **keywords)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nll_and_gradients(backend, family, layout, shape, sparse, dtype):
+    x, leaves, keywords = problem(family, shape, layout, dtype)
+    nll = call(family, x.to_sparse_csr() if sparse else x, leaves, keywords)
+    exact = {k: v.detach().double().requires_grad_() for k, v in leaves.items()}
+    rows = dict(exact)
+    if keywords:
+        rows["log_theta"] = exact["log_theta"][keywords["theta_index"]]
+    expected = textbook(family, x.double(), *rows.values())
+    upstream = torch.randn(shape[0], dtype=torch.float64)
+    got = torch.autograd.grad(nll, list(leaves.values()), upstream.to(dtype))
+    want = torch.autograd.grad(expected, list(exact.values()), upstream)
+
+    tolerance = {"rtol": 2e-5, "atol": 1e-5} if dtype == torch.float32 else {}
+    assert nll.shape == (shape[0],)
+    assert nll.dtype == dtype
+    torch.testing.assert_close(nll.double(), expected, **tolerance)
+    for name, a, b in zip(leaves, got, want, strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(
+            a.double(), b, **tolerance, msg=lambda m, name=name: f"{name}: {m}"
+        )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradcheck(backend, family, layout):
+    x, leaves, keywords = problem(family, (4, 6), layout)
+    x[0, :3] = torch.tensor([1.0, 40.0, 2.5])
+
+    def f(*values):
+        return call(family, x, dict(zip(leaves, values, strict=True)), keywords)
+
+    assert torch.autograd.gradcheck(f, list(leaves.values()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_values_against_scipy(backend, family):
+    x = np.arange(60.0)
+    mu, theta, pi = 7.3, 2.4, -0.6
+    nb = scipy.stats.nbinom.logpmf(x, theta, theta / (theta + mu))
+    zero = 1 / (1 + np.exp(-pi))
+    expected = {
+        "poisson": scipy.stats.poisson.logpmf(x, mu),
+        "nb": nb,
+        "zinb": np.log((x == 0) * zero + (1 - zero) * np.exp(nb)),
+    }[family]
+    parameters = {"poisson": [mu], "nb": [mu, theta], "zinb": [mu, theta, pi]}[family]
+    tensors = [torch.tensor(v, dtype=torch.float64) for v in parameters]
+    got = getattr(fn, f"{family}_log_prob")(torch.tensor(x), *tensors)
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-7)  # eps = 1e-8 in the mean
+    # The probabilities of all counts sum to one.
+    many = getattr(fn, f"{family}_log_prob")(torch.arange(0.0, 2000.0), *tensors)
+    assert many.exp().sum().item() == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_parameters(backend, dtype):
+    x, leaves, keywords = problem("zinb", (4, 33), dtype=dtype)
+    x[0, 0] = 257  # not a bfloat16 number: counts must not pass through the parameters' dtype
+    x = x.float()
+    x[0, 0] = 257
+    got = call("zinb", x, leaves, keywords)
+    upstream = torch.randn(4)
+    exact = {k: v.detach().float().requires_grad_() for k, v in leaves.items()}
+    want = call("zinb", x, exact, keywords)
+    torch.testing.assert_close(got, want)
+    grads = torch.autograd.grad(got, list(leaves.values()), upstream)
+    for a, b in zip(grads, torch.autograd.grad(want, list(exact.values()), upstream), strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a, b.to(dtype))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layouts_of_the_input_do_not_matter(backend, family):
+    x, leaves, keywords = problem(family, (6, 10))
+    want = call(family, x, leaves, keywords)
+    strided = {k: v.detach().repeat_interleave(2, dim=-1)[..., ::2] for k, v in leaves.items()}
+    strided["log_library"] = strided["log_library"][:, 0]  # (N,) is taken as (N, 1)
+    torch.testing.assert_close(call(family, x.t().contiguous().t(), strided, keywords), want)
+    torch.testing.assert_close(call(family, x.to(torch.int16), leaves, keywords), want)
+    csr = x.to_sparse_csr()
+    with_zeros = torch.sparse_csr_tensor(  # explicit zeros stored
+        torch.arange(0, 61, 10),
+        torch.arange(10).repeat(6),
+        x.flatten(),
+        x.shape,
+        check_invariants=True,
+    )
+    torch.testing.assert_close(call(family, csr, leaves, keywords), want)
+    torch.testing.assert_close(call(family, with_zeros, leaves, keywords), want)
+
+
+def test_only_needed_gradients_are_made(backend):
+    x, leaves, keywords = problem("zinb", (5, 8))
+    full = torch.autograd.grad(call("zinb", x, leaves, keywords).sum(), list(leaves.values()))
+    for wanted, expected in zip(leaves, full, strict=True):
+        some = {k: v if k == wanted else v.detach() for k, v in leaves.items()}
+        call("zinb", x, some, keywords).sum().backward()
+        torch.testing.assert_close(leaves[wanted].grad, expected)
+
+
+def test_second_derivatives_raise(backend):
+    x, leaves, keywords = problem("zinb", (2, 3))
+    nll = call("zinb", x, leaves, keywords).sum()
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad(nll, [leaves["scale_logits"]], create_graph=True)
+
+
+def test_nan_counts_are_not_taken_for_zeros(backend):
+    x, leaves, keywords = problem("zinb", (3, 4))
+    x[1, 2] = torch.nan
+    assert call("zinb", x, leaves, keywords).isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_log_prob_broadcasts_and_agrees_with_nll(backend, family):
+    x, leaves, keywords = problem(family, (4, 9))
+    mu = (leaves["log_library"] + leaves["scale_logits"].log_softmax(1)).exp()
+    rest = [v.exp() if k == "log_theta" else v for k, v in list(leaves.items())[2:]]
+    many = getattr(fn, f"{family}_log_prob")(x, mu.expand(2, 3, 4, 9), *rest, eps=0.0)
+    assert many.shape == (2, 3, 4, 9)
+    nll = call(family, x, leaves, keywords)
+    torch.testing.assert_close(-many.sum(-1), nll.expand(2, 3, 4))
+    grads = torch.autograd.grad(many.sum(), list(leaves.values()))
+    want = torch.autograd.grad(-6 * nll.sum(), list(leaves.values()))
+    for a, b in zip(grads, want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_log_prob_keeps_the_legacy_eps(backend):
+    # A mean of zero stays finite, as the textbook form with eps inside each logarithm.
+    mu, theta = torch.tensor(0.0, dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)
+    got = fn.nb_log_prob(torch.tensor([0.0, 3.0]), mu, theta)
+    eps = 1e-8
+    a, b = np.log(2 + eps), np.log(2 + eps)
+    at_3 = 2 * (a - b) + 3 * (np.log(eps) - b) + np.log(2 * 3 * 4) - np.log(6)
+    np.testing.assert_allclose(got.numpy(), [0.0, at_3], atol=2e-8, rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_compiles_as_one_graph(backend):
+    x, leaves, keywords = problem("zinb", (5, 12), dtype=torch.float32)
+    x[0, 0] = 30.0
+    compiled = torch.compile(fn.zinb_nll, fullgraph=True, backend="aot_eager")
+    got = compiled(x, *leaves.values())
+    want = call("zinb", x, leaves, keywords)
+    torch.testing.assert_close(got, want)
+    a = torch.autograd.grad(got.sum(), list(leaves.values()))
+    b = torch.autograd.grad(want.sum(), list(leaves.values()))
+    for one, other in zip(a, b, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_autocast_leaves_the_likelihood_in_float32(backend):
+    x, leaves, keywords = problem("zinb", (5, 12), dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = call("zinb", x, leaves, keywords)
+    torch.testing.assert_close(got, call("zinb", x, leaves, keywords), rtol=0, atol=0)
+
+
+BAD = [
+    ({"x": torch.ones(3)}, "x has shape"),
+    ({"x": torch.ones(3, 4, dtype=torch.bool)}, "x has dtype"),
+    ({"x": torch.ones(3, 4).to_sparse_coo()}, "to_sparse_csr"),
+    ({"x": [[1, 2]]}, "x is a list"),
+    ({"scale_logits": torch.ones(3, 5)}, r"scale_logits has shape \(3, 5\); expected \(3, 4\)"),
+    ({"log_library": torch.ones(2, 1)}, "log_library has shape"),
+    ({"log_theta": torch.ones(5)}, "log_theta has shape"),
+    ({"log_theta": torch.ones(2, 4)}, "give theta_index"),
+    ({"log_theta": torch.ones(2, 4), "theta_index": torch.tensor([0, 1, 2])}, "from 0 to 2"),
+    ({"log_theta": torch.ones(2, 4), "theta_index": torch.tensor([0.0, 1, 1])}, "integers"),
+    ({"theta_index": torch.tensor([0, 0, 0])}, "expected a table"),
+    ({"zi_logits": torch.ones(4)}, "zi_logits has shape"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD, ids=[m for _, m in BAD])
+def test_bad_arguments(change, message):
+    good = {
+        "x": torch.ones(3, 4),
+        "scale_logits": torch.zeros(3, 4),
+        "log_library": torch.zeros(3, 1),
+        "log_theta": torch.zeros(4),
+        "zi_logits": torch.zeros(3, 4),
+    }
+    with pytest.raises(InputError, match=message):
+        fn.zinb_nll(**{**good, **change})
+
+
+def test_log_prob_of_shapes_that_do_not_fit():
+    with pytest.raises(InputError, match="do not broadcast"):
+        fn.nb_log_prob(torch.ones(3), torch.ones(4), torch.ones(1))
