@@ -1,0 +1,147 @@
+"""Error of the likelihoods against 50 digits, beside the textbook form: tables for kernels/README.
+
+python bench/accuracy.py           prints the tables
+python bench/accuracy.py --write   also puts them between the markers in kernels/README.md
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastvae import functional as fn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+from oracle import PI, grid  # noqa: E402
+from tolerance import GRADIENT, VALUE, log_mu_rounding, share  # noqa: E402
+
+START, END = "<!-- accuracy: start -->", "<!-- accuracy: end -->"
+Columns = dict[str, np.ndarray]
+
+
+def textbook(
+    x: Tensor, log_mu: Tensor, log_theta: Tensor | None, zi: Tensor | None, eps: float = 0.0
+) -> Tensor:
+    """The usual elementwise form, a difference of lgammas.
+
+    Its eps, 1e-8 in scvi, is left out here: it would move the function itself where mu is small.
+    """
+    mu = log_mu.exp()
+    if log_theta is None:
+        return torch.xlogy(x, mu) - mu - torch.lgamma(x + 1)
+    theta = log_theta.exp()
+    log_total = torch.log(theta + mu + eps)
+    zero = theta * (torch.log(theta + eps) - log_total)
+    nb = zero + x * (torch.log(mu + eps) - log_total)
+    nb = nb + torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+    if zi is None:
+        return nb
+    case_zero = F.softplus(zero - zi) - F.softplus(-zi)
+    return torch.where(x <= eps, case_zero, nb - zi - F.softplus(-zi))
+
+
+def ours(x: Tensor, log_mu: Tensor, log_theta: Tensor | None, zi: Tensor | None) -> Tensor:
+    """The package's operations: cells of one gene, so that log mu is the log library."""
+    logits = torch.zeros_like(x)
+    if log_theta is None:
+        return -fn.poisson_nll(x, logits, log_mu)[:, None]
+    if zi is None:
+        return -fn.nb_nll(x, logits, log_mu, log_theta)[:, None]
+    return -fn.zinb_nll(x, logits, log_mu, log_theta, zi)[:, None]
+
+
+def evaluate(function: Callable[..., Tensor], points: Columns, dtype: torch.dtype) -> Columns:
+    """Value and gradients of `function` on the grid."""
+    columns = {k: torch.tensor(v[:, None], dtype=dtype) for k, v in points.items()}
+    leaves = {k: v.requires_grad_() for k, v in columns.items() if k != "x"}
+    value = function(
+        columns["x"], leaves["log_mu"], leaves.get("log_theta"), leaves.get("zi_logits")
+    )
+    grads = torch.autograd.grad(value.sum(), list(leaves.values()))
+    out = {"log_p": value, **dict(zip(leaves, grads, strict=True))}
+    return {k: v.detach()[:, 0].double().numpy() for k, v in out.items()}
+
+
+def by_theta() -> list[str]:
+    """Largest error of log NB and of its gradient by log theta, in float32."""
+    points, exact = grid("nb")
+    runs = [evaluate(f, points, torch.float32) for f in (textbook, ours)]
+    lines = [
+        "| theta | log NB, x <= 8: textbook | fastvae "
+        "| gradient by log theta, x <= 100: textbook | fastvae |",
+        "|---|---|---|---|---|",
+    ]
+    theta = np.round(np.exp(points["log_theta"].astype(np.float64)), 6)
+    for value in np.unique(points["log_theta"]):
+        rows = points["log_theta"] == value
+        label = f"{theta[rows][0]:.0e}"
+        cells = []
+        for name, most in (("log_p", 8), ("log_theta", 100)):
+            chosen = rows & (points["x"] <= most) & (points["log_mu"] <= np.log(101))
+            cells += [worst_error(run[name][chosen], exact[name][chosen]) for run in runs]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return lines
+
+
+def worst_error(got: np.ndarray, exact: np.ndarray) -> str:
+    return f"{(np.abs(got - exact) / np.maximum(1, np.abs(exact))).max():.1e}"
+
+
+def against_target() -> list[str]:
+    """Worst share of the allowed error over the whole grid: at most 1 meets the target."""
+    lines = [
+        "| family | quantity | points | textbook float32 | fastvae float32 | fastvae float64 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for family in ("poisson", "nb", "zinb"):
+        points, exact = grid(family)
+        runs = [
+            (np.dtype(np.float32), evaluate(textbook, points, torch.float32)),
+            (np.dtype(np.float32), evaluate(ours, points, torch.float32)),
+            (np.dtype(np.float64), evaluate(ours, points, torch.float64)),
+        ]
+        for name in runs[0][1]:
+            label = "log p" if name == "log_p" else f"gradient by {name}"
+            cells = []
+            for dtype, run in runs:
+                relative = (VALUE if name == "log_p" else GRADIENT)[dtype]
+                sensitivity = {"log_p": "log_mu", "log_mu": "curvature"}.get(name)
+                rounding = 0.0
+                if sensitivity:
+                    rounding = log_mu_rounding(exact[sensitivity], points["log_mu"], dtype)
+                shares = share(run[name], exact[name], relative, rounding)
+                bad = int(np.isnan(shares).sum())
+                cells.append(f"{np.nanmax(shares):.2g}" + (f" ({bad} NaN)" if bad else ""))
+            lines.append(f"| {family} | {label} | {len(points['x'])} | {' | '.join(cells)} |")
+    return lines
+
+
+def main() -> None:
+    text = "\n".join(
+        [
+            "Largest error over max(1, |exact|) in float32, mu up to 100:",
+            "",
+            *by_theta(),
+            "",
+            "Worst error over the whole grid as a share of what the target allows"
+            f" ({len(PI)} values of pi for ZINB; at most 1 meets it):",
+            "",
+            *against_target(),
+        ]
+    )
+    print(text)
+    if "--write" in sys.argv[1:]:
+        page = ROOT / "kernels" / "README.md"
+        before, rest = page.read_text().split(START)
+        page.write_text(f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}")
+
+
+if __name__ == "__main__":
+    main()
