@@ -1,0 +1,209 @@
+"""`Model.fit` and what it leaves behind."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ._state import State
+from .data import Minibatches
+from .errors import InputError
+from .train import (
+    History,
+    NonFiniteError,
+    TrainSettings,
+    default_max_epochs,
+    resolve_device,
+    split_cells,
+    train_vae,
+)
+from .train.settings import whole_number
+from .train.step import seeded
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Fitting(State):
+    """The part of `Model` that trains."""
+
+    def fit(
+        self,
+        max_epochs: int | None = None,
+        batch_size: int = 128,
+        train_size: float = 0.9,
+        *,
+        early_stopping: bool = False,
+        device: str | torch.device = "auto",
+        seed: int | None = None,
+        progress: bool = True,
+        early_stopping_patience: int = 45,
+        early_stopping_min_delta: float = 0.0,
+        learning_rate: float = 1e-3,
+        eps: float = 0.01,
+        weight_decay: float = 1e-6,
+        n_epochs_kl_warmup: int | None = 400,
+        n_steps_kl_warmup: int | None = None,
+        max_grad_norm: float | None = None,
+    ) -> Self:
+        """Train; called again, train further from where the weights are.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the training cells; None takes ``min(round(20000 / n_cells * 400), 400)``.
+        batch_size
+            Cells per minibatch; a last one of a single cell joins the one before it.
+        train_size
+            Share of the cells to train on; the others are for validation.
+        early_stopping
+            Stop when the validation ELBO has not improved by more than
+            `early_stopping_min_delta` for `early_stopping_patience` epochs, and go back to the
+            best weights.
+        device
+            "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". The network stays there.
+        seed
+            Decides first weights, split, order and noise: on a CPU the same seed gives the same
+            losses. None takes that of an earlier `fit`, so that its validation cells stay
+            unseen, or else draws one from torch's generator.
+        progress
+            Show a progress bar (plain lines where standard error is not a terminal).
+        learning_rate, eps, weight_decay
+            Of Adam.
+        n_epochs_kl_warmup, n_steps_kl_warmup
+            Epochs, or else minibatches, over which the KL weight grows from 0 to 1. With fewer
+            epochs than that it ends below 1, as in scvi-tools.
+        max_grad_norm
+            Clip the norm of the gradient; None does not.
+
+        Returns
+        -------
+        Model
+            Itself. Ctrl-C ends the training early and keeps what was learned.
+
+        Raises
+        ------
+        InputError
+            An option out of range, an unavailable device, too few cells, or a model loaded
+            without data.
+        NonFiniteError
+            A NaN or an infinity appeared; the model keeps the last good weights.
+        """
+        settings = TrainSettings(
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            train_size=train_size,
+            early_stopping=early_stopping,
+            early_stopping_patience=early_stopping_patience,
+            early_stopping_min_delta=early_stopping_min_delta,
+            learning_rate=learning_rate,
+            eps=eps,
+            weight_decay=weight_decay,
+            n_epochs_kl_warmup=n_epochs_kl_warmup,
+            n_steps_kl_warmup=n_steps_kl_warmup,
+            max_grad_norm=max_grad_norm,
+        )
+        store = self._own_store()
+        if settings.max_epochs is None:
+            settings = replace(settings, max_epochs=default_max_epochs(store.n_cells))
+        where = resolve_device(device)
+        if seed is None:
+            seed = self.training.get("seed", int(torch.randint(2**31, ())))
+        seed = whole_number("seed", seed, minimum=0)
+        train_cells, validation_cells = split_cells(store.n_cells, settings.train_size, seed)
+        size = settings.batch_size
+        batches = Minibatches(
+            store, train_cells, batch_size=size, shuffle=True, seed=seed, device=where
+        )
+        validation = None
+        if len(validation_cells):
+            validation = Minibatches(store, validation_cells, batch_size=size, device=where)
+        with seeded(torch.device("cpu"), seed):
+            module = self.module.to(where)
+        steps = self.training.get("steps", 0)
+        before = len(self._history["epoch"])
+        summary = {
+            "n_cells": store.n_cells,
+            "n_train": len(train_cells),
+            "n_validation": len(validation_cells),
+            "seed": seed,
+            "device": str(where),
+            "settings": settings.as_dict(),
+        }
+        try:
+            result = train_vae(
+                module,
+                batches,
+                validation,
+                settings,
+                self._history,
+                seed=seed,
+                n_train=len(train_cells),
+                n_validation=len(validation_cells),
+                completed_steps=steps,
+                progress=progress,
+            )
+        except NonFiniteError:
+            steps += (len(self._history["epoch"]) - before) * len(batches)
+            self._summarise(summary, "non-finite", steps, None)
+            raise
+        self._summarise(summary, result.ending, steps + result.steps, result.best_epoch)
+        return self
+
+    def _summarise(
+        self, summary: dict[str, Any], ending: str, steps: int, best_epoch: int | None
+    ) -> None:
+        history = self._history
+        kept = -1 if best_epoch is None else history["epoch"].index(best_epoch)
+        self.training = {
+            **summary,
+            "ending": ending,
+            "steps": steps,
+            "epochs": len(history["epoch"]),
+            "best_epoch": best_epoch,
+            "seconds": sum(history["seconds"]),
+        }
+        for name in ("train_elbo", "validation_elbo"):
+            value = history[name][kept] if history[name] else math.nan
+            self.training[name] = None if math.isnan(value) else value
+        self.is_trained = self.is_trained or steps > 0
+
+    @property
+    def history(self) -> History:
+        """One list per column of ``history.csv``, one entry per epoch.
+
+        The columns ``*_elbo`` hold the negative ELBO per cell: lower is better.
+        """
+        return {name: list(values) for name, values in self._history.items()}
+
+    @property
+    def train_cells(self) -> np.ndarray:
+        """Rows of the training data that the last `fit` trained on."""
+        return self._split()[0]
+
+    @property
+    def validation_cells(self) -> np.ndarray:
+        """Rows of the training data that the last `fit` kept for validation."""
+        return self._split()[1]
+
+    def _split(self) -> tuple[np.ndarray, np.ndarray]:
+        if not self.training:
+            raise InputError("the model has not been trained yet; call fit() first")
+        done = self.training
+        return split_cells(done["n_cells"], done["settings"]["train_size"], done["seed"])
+
+    def _training_line(self) -> str:
+        if not self.is_trained:
+            return "not trained: call fit()"
+        done = self.training
+        if not done:
+            return "marked as trained"
+        line = f"trained for {done['epochs']} epochs ({done['ending']})"
+        for name, label in (("train_elbo", "training"), ("validation_elbo", "validation")):
+            if done[name] is not None:
+                line += f", {label} -ELBO {done[name]:.2f}"
+        return line

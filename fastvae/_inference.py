@@ -1,0 +1,201 @@
+"""Answers of a trained model, streamed in minibatches into arrays made beforehand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import functional
+from ._parts import decoder_batch, encoder_input, log_dispersion
+from .data import Minibatch, Minibatches
+from .nn import VARIANCE_FLOOR
+from .train.step import evaluating, loss_terms
+from .vae import VAE
+
+
+def latent(
+    module: VAE, batches: Minibatches, n_cells: int, *, give_mean: bool, seed: int | None
+) -> np.ndarray:
+    """Posterior mean of z, or one draw of it, for each cell: (N, L) float32."""
+    result = np.empty((n_cells, module.n_latent), dtype=np.float32)
+    row = 0
+    with evaluating(module, seed):
+        for batch in batches:
+            z = module.sample_from_posterior_z(batch.x, batch.y, give_mean=give_mean)
+            row = _fill(result, row, z)
+    return result
+
+
+def loss_of_cells(
+    module: VAE, batches: Minibatches, n_cells: int, *, seed: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reconstruction loss, -log p(x | z, l) at one draw, and KL divergence; (N,) float64 each.
+
+    The KL divergence is that of z and, where the library is learned, of l.
+    """
+    losses = np.empty(n_cells)
+    divergences = np.empty(n_cells)
+    row = 0
+    with evaluating(module, seed):
+        for batch in batches:
+            first, kl = loss_terms(module, batch)
+            if not module.use_observed_lib_size:
+                # Without dropout this is the very number that `first` has in it.
+                l_m, l_v = _library_posterior(module, batch)
+                kl_library = functional.kl_normal(l_m, l_v, batch.local_l_mean, batch.local_l_var)
+                first, kl = first - kl_library, kl + kl_library
+            _fill(losses, row, first)
+            row = _fill(divergences, row, kl)
+    return losses, divergences
+
+
+def expression(
+    module: VAE,
+    batches: Minibatches,
+    result: np.ndarray,
+    *,
+    n_samples: int,
+    genes: Tensor | None,
+    batch_codes: Sequence[int | None],
+    library_size: float | None,
+    seed: int | None,
+) -> None:
+    """Fill `result` with decoded expression.
+
+    Parameters
+    ----------
+    result
+        (N, G') float32 for the mean of the draws of z, or (S, N, G') for each of them.
+    n_samples
+        Draws of z per cell.
+    genes
+        Which genes, None for all.
+    batch_codes
+        Decode every draw as each of these batches and average; None is the cell's own.
+    library_size
+        Multiplies the frequencies; None gives the mean counts at the cell's own library size.
+    """
+    row = 0
+    with evaluating(module, seed):
+        for batch in batches:
+            q_m, q_v = _z_posterior(module, batch)
+            rows = slice(row, row + q_m.shape[0])
+            row = rows.stop
+            mean: Tensor | None = None
+            for sample in range(n_samples):
+                z = module.z_encoder.z_transformation(functional.reparameterize(q_m, q_v))
+                scale = _scale(module, batch, z, genes, batch_codes)
+                if library_size is None:
+                    scale *= torch.exp(_library(module, batch))
+                else:
+                    scale *= library_size
+                if result.ndim == 3:
+                    result[sample, rows] = scale.cpu().numpy()
+                else:
+                    mean = scale if mean is None else mean.add_(scale)
+            if mean is not None:
+                result[rows] = mean.div_(n_samples).cpu().numpy()
+
+
+def marginal_log_likelihood(
+    module: VAE, batches: Minibatches, n_cells: int, *, n_samples: int, seed: int | None
+) -> np.ndarray:
+    """Importance-sampled log p(x) of each cell, (N,) float64.
+
+    ``log mean_s exp(log p(x | z_s, l_s) + log p(z_s, l_s) - log q(z_s, l_s | x))`` with z_s and
+    l_s drawn from q; the observed library is not drawn. For ``latent_distribution="ln"`` the
+    densities are those of the normal before the softmax. Sums are in float64; memory does not
+    grow with `n_samples`.
+    """
+    result = np.empty(n_cells)
+    row = 0
+    with evaluating(module, seed):
+        for batch in batches:
+            z_posterior = _z_posterior(module, batch)
+            learned = not module.use_observed_lib_size
+            if learned:
+                l_posterior = _library_posterior(module, batch)
+            else:
+                library = _library(module, batch)
+            total = torch.full((batch.x.shape[0],), -math.inf, dtype=torch.float64)
+            total = total.to(batch.x.device)
+            for _ in range(n_samples):
+                u, log_weight = _draw(*z_posterior, torch.zeros(()), torch.ones(()))
+                z = module.z_encoder.z_transformation(u)
+                if learned:
+                    library, log_ratio = _draw(*l_posterior, batch.local_l_mean, batch.local_l_var)
+                    log_weight = log_weight + log_ratio
+                log_weight = log_weight - _nll(module, batch, z, library)
+                total = torch.logaddexp(total, log_weight)
+            row = _fill(result, row, total - math.log(n_samples))
+    return result
+
+
+def _z_posterior(module: VAE, batch: Minibatch) -> tuple[Tensor, Tensor]:
+    q_m, q_log_v = module.z_encoder.moments(encoder_input(module, batch.x), batch.y)
+    return q_m, torch.exp(q_log_v) + VARIANCE_FLOOR
+
+
+def _library_posterior(module: VAE, batch: Minibatch) -> tuple[Tensor, Tensor]:
+    q_m, q_log_v = module.l_encoder.moments(encoder_input(module, batch.x))
+    return q_m, torch.exp(q_log_v) + VARIANCE_FLOOR
+
+
+def _library(module: VAE, batch: Minibatch) -> Tensor:
+    """Log library size (N, 1): observed, or drawn from its posterior."""
+    return module.sample_from_posterior_l(batch.x)
+
+
+def _draw(q_m: Tensor, q_v: Tensor, p_m: Tensor, p_v: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw from N(q_m, q_v); also log N(draw; p) - log N(draw; q), summed, (N,) float64."""
+    noise = torch.randn_like(q_m)
+    draw = q_m + torch.sqrt(q_v) * noise
+    squares = noise.double() ** 2 - (draw - p_m.to(draw.device)).double() ** 2 / p_v.double()
+    return draw, 0.5 * (squares + torch.log(q_v.double() / p_v.double())).sum(dim=-1)
+
+
+def _nll(module: VAE, batch: Minibatch, z: Tensor, library: Tensor) -> Tensor:
+    """Negative log-likelihood at given latent variables, (N,)."""
+    x, likelihood = batch.x, module.reconstruction_loss
+    rows = decoder_batch(module, batch.batch_index, None, x)
+    scale_logits, head, zi_logits = module.decoder.logits(
+        module.dispersion, z, rows, batch.y, zero_inflation=likelihood == "zinb"
+    )
+    if likelihood == "poisson":
+        return functional.poisson_nll(x, scale_logits, library)
+    log_theta, codes = log_dispersion(module, head, rows, batch.y, x)
+    if likelihood == "nb":
+        return functional.nb_nll(x, scale_logits, library, log_theta, theta_index=codes)
+    assert zi_logits is not None
+    return functional.zinb_nll(x, scale_logits, library, log_theta, zi_logits, theta_index=codes)
+
+
+def _scale(
+    module: VAE,
+    batch: Minibatch,
+    z: Tensor,
+    genes: Tensor | None,
+    batch_codes: Sequence[int | None],
+) -> Tensor:
+    """Expression frequencies of chosen genes (N, G'), averaged over `batch_codes`."""
+    total: Tensor | None = None
+    for code in batch_codes:
+        rows = decoder_batch(module, batch.batch_index, code, batch.x)
+        # "gene" and no zero inflation: of the heads, only that of the scale is needed.
+        logits, _, _ = module.decoder.logits("gene", z, rows, batch.y, zero_inflation=False)
+        scale = torch.softmax(logits, dim=-1)
+        scale = scale if genes is None else scale[:, genes]
+        total = scale if total is None else total.add_(scale)
+    if total is None:
+        raise AssertionError("batch_codes is never empty")
+    return total.div_(len(batch_codes))
+
+
+def _fill(result: np.ndarray, row: int, values: Tensor) -> int:
+    """Copy `values` to the rows of `result` from `row` on; return the next free row."""
+    result[row : row + values.shape[0]] = values.cpu().numpy()
+    return row + values.shape[0]

@@ -1,0 +1,116 @@
+"""A saved model: weights as safetensors, everything else as JSON. Loading runs no code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._files import atomic_path
+from .errors import InputError
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+HISTORY = "history.csv"
+FORMAT = "fastvae-model"
+FORMAT_VERSION = 1
+
+
+def write_saved(folder: Path, state: dict[str, Tensor], config: dict[str, Any]) -> None:
+    """Write both files, each whole or not at all.
+
+    The configuration carries the digest of the weights, so that files of two different models
+    are never taken for one.
+    """
+    from safetensors.torch import save
+
+    weights = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
+    config = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        **config,
+    }
+    text = json.dumps(config, indent=1, allow_nan=False)
+    with atomic_path(folder / WEIGHTS) as temporary:
+        temporary.write_bytes(weights)
+    with atomic_path(folder / CONFIG) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the configuration of the model saved in `folder`.
+
+    Raises
+    ------
+    InputError
+        No model there, or its configuration is damaged, foreign or of a newer version.
+    """
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; give the folder that a model was saved to")
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds no saved model: {CONFIG} is missing; give the folder that "
+            "Model.save or fastvae train wrote"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); restore it or train again") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise InputError(f"{path} does not describe a fastvae model; was another program's given?")
+    version = config.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {version}, and this fastvae reads up to "
+            f"{FORMAT_VERSION}: it was saved by fastvae {config.get('fastvae_version')}; "
+            "upgrade with pip install -U fastvae"
+        )
+    return config
+
+
+def read_weights(folder: Path, config: dict[str, Any]) -> dict[str, Tensor]:
+    """Read the weights that belong to `config`.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged, or of another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise InputError(f"{path} is missing; restore it or train again")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != config.get("weights_sha256"):
+        raise InputError(
+            f"{path} is damaged or does not belong to the {CONFIG} beside it (its SHA-256 is not "
+            "the one written there); restore both files from one save or train again"
+        )
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a safetensors file: {error}") from error
+
+
+def fill_module(module: torch.nn.Module, state: dict[str, Tensor], folder: Path) -> None:
+    """Load `state` into `module`.
+
+    Raises
+    ------
+    InputError
+        Names or shapes differ from those the configuration asks for.
+    """
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(
+            f"{folder / WEIGHTS} does not fit {CONFIG}: {error}; restore both files from one save"
+        ) from error

@@ -1,0 +1,90 @@
+"""Which cells, genes and batches a user means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .data._names import a_few, those_there
+from .errors import InputError
+
+
+def cell_rows(cells: Any, n_cells: int) -> np.ndarray:
+    """Return row numbers (M,) int64; None is all cells, a boolean mask those that are true.
+
+    Raises
+    ------
+    InputError
+        A mask of another length, numbers out of range, anything else, or no cell at all.
+    """
+    if cells is None:
+        return np.arange(n_cells)
+    rows = np.asarray(cells)
+    if rows.dtype == bool:
+        if rows.shape != (n_cells,):
+            raise InputError(
+                f"cells is a mask of shape {rows.shape}; expected ({n_cells},), one per cell"
+            )
+        rows = np.flatnonzero(rows)
+    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+        raise InputError(
+            f"cells must be row numbers or a boolean mask, not {rows.dtype} of shape {rows.shape}"
+        )
+    if rows.size == 0:
+        raise InputError("cells selects no cell; give at least one")
+    if rows.min() < 0 or rows.max() >= n_cells:
+        raise InputError(
+            f"cells has row {rows.max() if rows.max() >= n_cells else rows.min()}; there are rows "
+            f"0 to {n_cells - 1}"
+        )
+    return rows.astype(np.int64)
+
+
+def gene_columns(genes: Any, names: Sequence[str]) -> np.ndarray | None:
+    """Return columns (K,) int64 of the genes named, in that order; None is all genes.
+
+    Raises
+    ------
+    InputError
+        Names that the model does not have, or none at all.
+    """
+    if genes is None:
+        return None
+    wanted = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
+    if not wanted:
+        raise InputError("genes is empty; name at least one gene, or leave it out for all")
+    position = {name: column for column, name in enumerate(names)}
+    missing = [name for name in wanted if name not in position]
+    if missing:
+        raise InputError(
+            f"genes has {len(missing)} names that the model was not trained on: {a_few(missing)}; "
+            "its genes are model.gene_names"
+        )
+    return np.array([position[name] for name in wanted], dtype=np.int64)
+
+
+def batch_codes(wanted: Any, categories: Sequence[str], key: str | None) -> list[int | None]:
+    """Return the codes to decode as; [None], each cell's own batch, if nothing is wanted.
+
+    Raises
+    ------
+    InputError
+        The model has no batches, or does not know a category.
+    """
+    if wanted is None:
+        return [None]
+    if key is None:
+        raise InputError("transform_batch needs a model with batches; this one has no batch_key")
+    single = isinstance(wanted, (str, int, float, np.generic))
+    names = [str(name) for name in ([wanted] if single else wanted)]
+    if not names:
+        raise InputError("transform_batch is empty; name a batch, or leave it out")
+    for name in names:
+        if name not in categories:
+            raise InputError(
+                f"transform_batch {name!r} is not a category of {key!r}; "
+                f"{those_there(list(categories), name)}"
+            )
+    return [list(categories).index(name) for name in names]

@@ -1,0 +1,149 @@
+"""What a model is made of, apart from its weights: options, and the genes and batches it knows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from .data import CountStore, read
+from .errors import InputError
+from .train.settings import real_number, whole_number
+from .vae import VAE
+
+
+@dataclass(frozen=True)
+class Options:
+    """The constructor's arguments that shape the network.
+
+    Raises
+    ------
+    InputError
+        A number out of range, or a word that is not known.
+    """
+
+    n_latent: int = 10
+    n_hidden: int = 128
+    n_layers: int = 1
+    dropout_rate: float = 0.1
+    dispersion: str = "gene"
+    reconstruction_loss: str = "zinb"
+    latent_distribution: str = "normal"
+    use_observed_lib_size: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("n_latent", "n_hidden", "n_layers"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), minimum=1))
+        rate = real_number("dropout_rate", self.dropout_rate)
+        if rate >= 1:
+            raise InputError(f"dropout_rate must be below 1, not {self.dropout_rate!r}")
+        object.__setattr__(self, "dropout_rate", rate)
+        with torch.device("meta"):  # the words are checked where they are used
+            VAE(2, n_batch=2, n_labels=2, check_counts=False, **asdict(self))
+
+    def check_keys(self, batch_key: str | None, labels_key: str | None) -> None:
+        """Refuse a dispersion per batch or label without the column it needs."""
+        needs = {"gene-batch": ("batch_key", batch_key), "gene-label": ("labels_key", labels_key)}
+        name, key = needs.get(self.dispersion, ("", ""))
+        if key is None:
+            raise InputError(
+                f"dispersion={self.dispersion!r} needs {name}, the column of obs with one "
+                f"dispersion per category; give {name} or use dispersion='gene'"
+            )
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Options, and what the data must offer for the model to be applied to them."""
+
+    options: Options
+    batch_key: str | None
+    labels_key: str | None
+    layer: str | None
+    gene_names: tuple[str, ...]
+    batch_categories: tuple[str, ...]
+    label_categories: tuple[str, ...]
+    log_library_mean: tuple[float, ...]
+    log_library_var: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls,
+        options: Options,
+        store: CountStore,
+        batch_key: str | None,
+        labels_key: str | None,
+        layer: str | None,
+    ) -> Setup:
+        """Describe the data that a new model is made for."""
+        return cls(
+            options=options,
+            batch_key=batch_key,
+            labels_key=labels_key,
+            layer=layer,
+            gene_names=tuple(map(str, store.gene_names)),
+            batch_categories=tuple(store.batch_categories),
+            label_categories=tuple(store.label_categories),
+            log_library_mean=tuple(map(float, np.ravel(store.log_library_mean))),
+            log_library_var=tuple(map(float, np.ravel(store.log_library_var))),
+        )
+
+    def build(self) -> VAE:
+        """Make the network; its weights come from torch's generator."""
+        return VAE(
+            len(self.gene_names),
+            n_batch=len(self.batch_categories) if self.batch_key is not None else 0,
+            n_labels=len(self.label_categories) if self.labels_key is not None else 0,
+            check_counts=False,  # the store has checked them
+            **asdict(self.options),
+        )
+
+    def store_of(self, data: Any) -> tuple[CountStore, Any]:
+        """Read `data` and bring its genes and categories into the model's order.
+
+        Labels are asked for only where the model uses them. Library statistics are those of the
+        data that the model was made for.
+
+        Returns
+        -------
+        tuple
+            The store, and the AnnData that was read.
+        """
+        adata = read(data, layer=self.layer)
+        labelled = self.options.dispersion == "gene-label"
+        store = CountStore.from_anndata(
+            adata,
+            batch_key=self.batch_key,
+            labels_key=self.labels_key if labelled else None,
+            batch_categories=self.batch_categories if self.batch_key is not None else None,
+            label_categories=self.label_categories if labelled else None,
+            gene_names=self.gene_names,
+        )
+        mean = np.asarray(self.log_library_mean, dtype=np.float32)
+        var = np.asarray(self.log_library_var, dtype=np.float32)
+        shape = np.shape(store.log_library_mean)
+        return (
+            replace(
+                store, log_library_mean=mean.reshape(shape), log_library_var=var.reshape(shape)
+            ),
+            adata,
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        data = {name: getattr(self, name) for name in _DATA_FIELDS}
+        return {"options": asdict(self.options), "data": data}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Setup:
+        """Undo `to_config`; raises KeyError, TypeError or ValueError for anything else."""
+        data: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in config["data"].items()
+        }
+        return cls(options=Options(**config["options"]), **data)
+
+
+_DATA_FIELDS = tuple(field.name for field in fields(Setup) if field.name != "options")

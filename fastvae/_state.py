@@ -1,0 +1,87 @@
+"""What the parts of `Model` share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ._setup import Setup
+from .data import CountStore, Minibatches
+from .errors import InputError
+from .train import new_history, resolve_device
+from .train.settings import whole_number
+from .train.step import device_of
+from .vae import VAE
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from typing_extensions import Self
+
+
+class State:
+    """Setup, network, data and history of one model.
+
+    Attributes
+    ----------
+    training
+        Summary of the training so far; empty before it.
+    is_trained
+        Whether questions are answered. Set it after putting weights into `module` yourself.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._module: VAE | None = None
+        self._store: CountStore | None = None
+        self._obs: pd.DataFrame | None = None
+        self._var: pd.DataFrame | None = None
+        self._history = new_history()
+        self.training: dict[str, Any] = {}
+        self.is_trained = False
+
+    def _attach(self, store: CountStore, adata: Any) -> None:
+        self._store, self._obs, self._var = store, adata.obs, adata.var
+
+    @property
+    def module(self) -> VAE:
+        """The network. Its first weights are drawn when it is first needed: here, or in `fit`."""
+        if self._module is None:
+            self._module = self._setup.build().eval()
+        return self._module
+
+    @property
+    def gene_names(self) -> list[str]:
+        """Names of the genes, in the order of the network's inputs."""
+        return list(self._setup.gene_names)
+
+    @property
+    def batch_categories(self) -> list[str]:
+        """Names of the batches; empty without a batch key."""
+        return list(self._setup.batch_categories)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the network to `device`, where every answer is then computed."""
+        self.module.to(resolve_device(device))
+        return self
+
+    def _minibatches(self, store: CountStore, rows: np.ndarray, batch_size: int) -> Minibatches:
+        if not self.is_trained:
+            raise InputError(
+                "the model has not been trained yet; call fit() first (or set "
+                "model.is_trained = True after putting weights into model.module yourself)"
+            )
+        size = whole_number("batch_size", batch_size, minimum=1)
+        return Minibatches(store, rows, batch_size=size, device=device_of(self.module))
+
+    def _own_store(self) -> CountStore:
+        if self._store is None:
+            raise InputError(
+                "the model was loaded without data; give them to this call (data=...) or to "
+                "Model.load(folder, data)"
+            )
+        return self._store
+
+    def _store_for(self, data: Any) -> CountStore:
+        return self._own_store() if data is None else self._setup.store_of(data)[0]

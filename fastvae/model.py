@@ -1,0 +1,186 @@
+"""`Model`: data in, training, answers out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import __version__
+from ._answers import Answers
+from ._files import check_writable_folder
+from ._fitting import Fitting
+from ._saved import HISTORY, fill_module, read_config, read_weights, write_saved
+from ._setup import Options, Setup
+from ._state import State
+from .data import CountStore, read
+from .errors import InputError
+from .train import read_history, resolve_device, write_history
+from .train.step import seeded
+
+
+class Model(Fitting, Answers):
+    """scVI for a data set: train it, then ask for latent space and denoised expression.
+
+    Parameters
+    ----------
+    data
+        Raw counts: a path (.h5ad, 10x .h5, 10x mtx folder), an AnnData, a scipy sparse matrix or
+        an array of cells by genes.
+    batch_key, labels_key
+        Columns of ``obs`` with the batch and the label of each cell.
+    layer
+        Take the counts from this layer instead of ``X``.
+    n_latent, n_hidden, n_layers, dropout_rate
+        Size of the latent space; width, depth and dropout of the networks.
+    dispersion
+        "gene", "gene-batch", "gene-label" or "gene-cell".
+    reconstruction_loss
+        "zinb", "nb" or "poisson".
+    latent_distribution
+        "normal" or "ln" (logistic-normal).
+    use_observed_lib_size
+        Take the total count of a cell as its library size; otherwise it is a latent variable.
+
+    Raises
+    ------
+    InputError
+        Data or an option that cannot be used; the message says what to do.
+
+    Notes
+    -----
+    Random numbers of the answers come from their `seed` argument, so a question asked twice has
+    one answer; ``seed=None`` draws from torch's generator.
+
+    Examples
+    --------
+    >>> model = fastvae.Model("atlas.h5ad", batch_key="donor").fit(seed=0)
+    >>> adata.obsm["X_fastvae"] = model.get_latent_representation()
+    >>> model.save("run")
+    >>> model = fastvae.Model.load("run", "atlas.h5ad")
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        *,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        layer: str | None = None,
+        n_latent: int = 10,
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        dropout_rate: float = 0.1,
+        dispersion: str = "gene",
+        reconstruction_loss: str = "zinb",
+        latent_distribution: str = "normal",
+        use_observed_lib_size: bool = True,
+    ) -> None:
+        options = Options(
+            n_latent=n_latent,
+            n_hidden=n_hidden,
+            n_layers=n_layers,
+            dropout_rate=dropout_rate,
+            dispersion=dispersion,
+            reconstruction_loss=reconstruction_loss,
+            latent_distribution=latent_distribution,
+            use_observed_lib_size=bool(use_observed_lib_size),
+        )
+        options.check_keys(batch_key, labels_key)
+        adata = read(data, layer=layer)
+        store = CountStore.from_anndata(adata, batch_key=batch_key, labels_key=labels_key)
+        super().__init__(Setup.of(options, store, batch_key, labels_key, layer))
+        self._attach(store, adata)
+
+    def save(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write model.safetensors, config.json and history.csv to `folder`.
+
+        Each file is written whole or not at all. No counts and no pickles are in them.
+
+        Raises
+        ------
+        InputError
+            The folder has something in it and `overwrite` is false, or cannot be written.
+        """
+        target = check_writable_folder(folder, overwrite=overwrite)
+        config = {
+            "fastvae_version": __version__,
+            "is_trained": self.is_trained,
+            **self._setup.to_config(),
+            "training": self.training,
+        }
+        write_saved(target, self.module.state_dict(), config)
+        write_history(self._history, target / HISTORY)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        data: Any = None,
+        *,
+        device: str | torch.device = "auto",
+    ) -> Model:
+        """Read a model that `save` wrote.
+
+        Parameters
+        ----------
+        folder
+            Where it was saved.
+        data
+            Data to train further on and to answer for, as in the constructor; None if every
+            question will bring its own.
+        device
+            Where the network goes, as in `fit`.
+
+        Returns
+        -------
+        Model
+            With the weights, the history and the training summary as they were saved.
+
+        Raises
+        ------
+        InputError
+            A file is missing, damaged, foreign or of a newer version; or the data do not fit.
+        """
+        folder = Path(folder)
+        where = resolve_device(device)
+        config = read_config(folder)
+        model = cls.__new__(cls)
+        try:
+            State.__init__(model, Setup.from_config(config))
+            model.training = dict(config["training"])
+            model.is_trained = bool(config["is_trained"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise InputError(
+                f"{folder / 'config.json'} is damaged ({reason}); restore it or train again"
+            ) from error
+        with seeded(torch.device("cpu"), 0):
+            module = model.module
+        fill_module(module, read_weights(folder, config), folder)
+        module.to(where)
+        if (folder / HISTORY).is_file():
+            model._history = read_history(folder / HISTORY)
+        if data is not None:
+            model._attach(*model._setup.store_of(data))
+        return model
+
+    def __repr__(self) -> str:
+        setup, options = self._setup, self._setup.options
+        cells = f"{self._store.n_cells} cells x " if self._store else ""
+        layers = f"{options.n_layers} hidden layer{'s' if options.n_layers > 1 else ''}"
+        lines = [
+            f"fastvae.Model of {cells}{len(setup.gene_names)} genes",
+            f"  {options.reconstruction_loss}, dispersion {options.dispersion}, "
+            f"{options.n_latent} latent dimensions ({options.latent_distribution}), "
+            f"{layers} of {options.n_hidden}, "
+            f"{'observed' if options.use_observed_lib_size else 'learned'} library size",
+        ]
+        if setup.batch_key is not None:
+            lines.append(f"  {len(setup.batch_categories)} batches in obs[{setup.batch_key!r}]")
+        if setup.labels_key is not None:
+            lines.append(f"  {len(setup.label_categories)} labels in obs[{setup.labels_key!r}]")
+        lines.append(f"  {self._training_line()}")
+        return "\n".join(lines)

@@ -1,0 +1,32 @@
+"""Training: one loop for every device.
+
+``train_vae`` is the whole of it; the other modules hold its parts: ``settings`` (what may be
+chosen), ``split``, ``schedules``, ``step`` (what one minibatch does), ``guard`` (non-finite
+values), ``stopping`` (early stopping, Ctrl-C), ``history`` and ``progress``.
+"""
+
+from __future__ import annotations
+
+from .device import resolve_device
+from .guard import NonFiniteError
+from .history import COLUMNS, History, new_history, read_history, write_history
+from .loop import TrainResult, train_vae
+from .schedules import default_max_epochs, kl_weight_at
+from .settings import TrainSettings
+from .split import split_cells
+
+__all__ = [
+    "COLUMNS",
+    "History",
+    "NonFiniteError",
+    "TrainResult",
+    "TrainSettings",
+    "default_max_epochs",
+    "kl_weight_at",
+    "new_history",
+    "read_history",
+    "resolve_device",
+    "split_cells",
+    "train_vae",
+    "write_history",
+]

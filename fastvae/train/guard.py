@@ -1,0 +1,103 @@
+"""Non-finite values: notice them once per epoch, find where they began, undo the damage.
+
+Checking every step would make the host wait for the device every step. Instead the sums of an
+epoch are looked at when they are read anyway; if they are not finite, the epoch is run again
+from its first weights, now with every step checked. Order and random numbers of an epoch depend
+only on the seed and the epoch's number, so the second run meets the same failure.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Minibatch
+from ..errors import InputError
+from .step import apply_gradients, compute_gradients
+from .stopping import copy_state
+
+
+class NonFiniteError(InputError):
+    """Training met a NaN or an infinity; the model holds the last good weights."""
+
+
+def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
+    """Return the name of the first tensor that is not finite throughout, or None."""
+    named = [(name, value) for name, value in tensors if value.is_floating_point()]
+    named = [(name, value) for name, value in named if value.numel() > 0]
+    if not named:
+        return None
+    finite = torch.stack([value.detach().isfinite().all() for _, value in named]).tolist()
+    return next((name for (name, _), fine in zip(named, finite, strict=True) if not fine), None)
+
+
+class Checkpoint:
+    """Weights, buffers and optimiser state at one moment, in memory."""
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.weights = copy_state(module)
+        self.optimizer = copy.deepcopy(optimizer.state_dict())
+
+    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put both back as they were."""
+        module.load_state_dict(self.weights)
+        optimizer.load_state_dict(copy.deepcopy(self.optimizer))
+
+
+def find_failure(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[Minibatch],
+    kl_weight: Tensor,
+    max_grad_norm: float | None,
+) -> tuple[int, str] | None:
+    """Train on `batches` with every step checked, up to the first that goes wrong.
+
+    Returns
+    -------
+    tuple or None
+        The number of that step in the epoch, from 1, and what is not finite; None if all went
+        well. `module` is left as it was before that step.
+    """
+    sums = torch.zeros(2, dtype=torch.float64, device=kl_weight.device)
+    for number, batch in enumerate(batches, start=1):
+        before = copy_state(module)
+        compute_gradients(module, optimizer, batch, kl_weight, sums.zero_())
+        problem = _problem_with_loss(sums) or _problem_with_gradient(module)
+        if problem is None:
+            apply_gradients(module, optimizer, max_grad_norm)
+            name = first_non_finite(module.state_dict().items())
+            problem = f"{name} after the optimiser's step" if name else None
+        if problem is not None:
+            module.load_state_dict(before)
+            return number, problem
+    return None
+
+
+def _problem_with_loss(sums: Tensor) -> str | None:
+    reconstruction, kl = sums.tolist()
+    if not math.isfinite(reconstruction):
+        return f"the reconstruction loss ({reconstruction})"
+    return None if math.isfinite(kl) else f"the KL divergence ({kl})"
+
+
+def _problem_with_gradient(module: nn.Module) -> str | None:
+    gradients = ((name, p.grad) for name, p in module.named_parameters() if p.grad is not None)
+    name = first_non_finite(gradients)
+    return f"the gradient of {name}" if name else None
+
+
+def raise_non_finite(epoch: int, step: int | None, what: str, learning_rate: float) -> NoReturn:
+    """Raise `NonFiniteError` for `what` in `epoch`, and in `step` of it where that is known."""
+    where = f"epoch {epoch}" + (f", step {step}" if step is not None else "")
+    moment = "step" if step is not None else "epoch"
+    raise NonFiniteError(
+        f"training stopped in {where}: {what} is not finite. The model keeps its weights from "
+        f"before that {moment}. Try a lower learning_rate (it was {learning_rate:g}) or "
+        "max_grad_norm=10, and look for cells with extreme counts"
+    )

@@ -1,0 +1,78 @@
+"""What is recorded of each epoch, and its CSV file."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from pathlib import Path
+
+from .._files import atomic_path
+from ..errors import InputError
+
+COLUMNS = (
+    "epoch",
+    "kl_weight",
+    "train_loss",
+    "train_elbo",
+    "train_reconstruction_loss",
+    "train_kl_local",
+    "validation_loss",
+    "validation_elbo",
+    "validation_reconstruction_loss",
+    "validation_kl_local",
+    "learning_rate",
+    "seconds",
+    "cells_per_second",
+)
+"""Columns of a history. Losses are means per cell, lower is better; ``elbo`` is the negative
+ELBO (KL weight 1), ``loss`` has the KL weight of the epoch; NaN where there is no validation."""
+
+History = dict[str, list[float]]
+
+
+def new_history() -> History:
+    """Return a history without any epoch."""
+    return {name: [] for name in COLUMNS}
+
+
+def write_history(history: History, path: str | os.PathLike[str]) -> None:
+    """Write `history` as CSV, every number with all its digits, NaN as an empty field."""
+    rows = zip(*(history[name] for name in COLUMNS), strict=True)
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for row in rows:
+            writer.writerow(["" if math.isnan(value) else repr(value) for value in row])
+
+
+def read_history(path: str | os.PathLike[str]) -> History:
+    """Read what `write_history` wrote, to the last bit.
+
+    Raises
+    ------
+    InputError
+        The file has other columns or something that is not a number.
+    """
+    path = Path(path)
+    history = new_history()
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise InputError(f"{path} is not a training history: its columns are others")
+            for row in reader:
+                for name in COLUMNS:
+                    history[name].append(_number(row[name]))
+    except (ValueError, TypeError, UnicodeDecodeError, csv.Error) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is damaged: {error}; delete it or restore it") from error
+    return history
+
+
+def _number(text: str) -> float:
+    """Whole numbers stay int, so that epochs print as 3 and not as 3.0."""
+    if text == "":
+        return math.nan
+    return int(text) if text.isdecimal() else float(text)

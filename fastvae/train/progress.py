@@ -1,0 +1,139 @@
+"""Telling the user how training goes: a bar on a terminal, a few lines elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+LINE_EVERY_SECONDS = 30.0
+"""A log gets ten lines at even steps, and one more whenever so much time passed without."""
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+class Progress:
+    """Says nothing; the others extend it.
+
+    Parameters
+    ----------
+    first_epoch, last_epoch
+        Numbers of the epochs of this run, from 1.
+    n_cells
+        Training cells per epoch.
+    """
+
+    def __init__(self, first_epoch: int, last_epoch: int, n_cells: int) -> None:
+        self.first_epoch = first_epoch
+        self.last_epoch = last_epoch
+        self.n_cells = n_cells
+        self.validation = math.nan
+        self._started = time.perf_counter()
+
+    def within_epoch(self, epoch: int, cells: int, elbo: float) -> None:
+        """Note that `cells` of `epoch` are done, with a mean negative ELBO of `elbo`."""
+
+    def after_epoch(self, epoch: int, elbo: float, validation: float) -> None:
+        """Note that `epoch` is done."""
+
+    def close(self) -> None:
+        """Put the terminal back."""
+
+    def status(self, epoch: int, cells: int, elbo: float) -> str:
+        """Return ``-ELBO ... cells/s ... ETA ...``; the ELBO is that of a mean cell."""
+        elapsed = max(time.perf_counter() - self._started, 1e-9)
+        done = (epoch - self.first_epoch) * self.n_cells + cells
+        total = (self.last_epoch - self.first_epoch + 1) * self.n_cells
+        parts = [f"-ELBO {elbo:.2f}"]
+        if not math.isnan(self.validation):
+            parts.append(f"validation {self.validation:.2f}")
+        parts.append(f"{done / elapsed:,.0f} cells/s")
+        parts.append(f"ETA {_duration(elapsed * (total - done) / max(done, 1))}")
+        return "  ".join(parts)
+
+
+class Lines(Progress):
+    """Plain lines on standard error, for logs and pipes."""
+
+    def __init__(self, first_epoch: int, last_epoch: int, n_cells: int) -> None:
+        super().__init__(first_epoch, last_epoch, n_cells)
+        self._every = max(1, math.ceil((last_epoch - first_epoch + 1) / 10))
+        self._last_line = self._started
+
+    def within_epoch(self, epoch: int, cells: int, elbo: float) -> None:
+        """Write a line if there has been none for long."""
+        if time.perf_counter() - self._last_line >= LINE_EVERY_SECONDS:
+            self._write(epoch, cells, elbo)
+
+    def after_epoch(self, epoch: int, elbo: float, validation: float) -> None:
+        """Write a line for the first, the last, each tenth part, and after a long silence."""
+        self.validation = validation
+        number = epoch - self.first_epoch + 1
+        silent = time.perf_counter() - self._last_line >= LINE_EVERY_SECONDS
+        if number == 1 or number % self._every == 0 or epoch == self.last_epoch or silent:
+            self._write(epoch, self.n_cells, elbo)
+
+    def _write(self, epoch: int, cells: int, elbo: float) -> None:
+        self._last_line = time.perf_counter()
+        line = f"epoch {epoch}/{self.last_epoch}  {self.status(epoch, cells, elbo)}"
+        print(line, file=sys.stderr, flush=True)
+
+
+class Bar(Progress):
+    """A bar that moves with every second of training."""
+
+    def __init__(self, first_epoch: int, last_epoch: int, n_cells: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        super().__init__(first_epoch, last_epoch, n_cells)
+        self._rich: RichProgress = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[status]}"),
+            console=Console(stderr=True),
+        )
+        total = (last_epoch - first_epoch + 1) * n_cells
+        self._task: TaskID = self._rich.add_task(self._label(first_epoch), total=total, status="")
+        self._rich.start()
+
+    def within_epoch(self, epoch: int, cells: int, elbo: float) -> None:
+        """Move the bar."""
+        self._rich.update(
+            self._task,
+            description=self._label(epoch),
+            completed=(epoch - self.first_epoch) * self.n_cells + cells,
+            status=self.status(epoch, cells, elbo),
+        )
+
+    def after_epoch(self, epoch: int, elbo: float, validation: float) -> None:
+        """Move the bar to the end of `epoch`."""
+        self.validation = validation
+        self.within_epoch(epoch, self.n_cells, elbo)
+
+    def close(self) -> None:
+        """Leave the bar as it stands and give the cursor back."""
+        self._rich.stop()
+
+    def _label(self, epoch: int) -> str:
+        return f"epoch {epoch}/{self.last_epoch}"
+
+
+def make_progress(show: bool, first_epoch: int, last_epoch: int, n_cells: int) -> Progress:
+    """Return the kind of progress that suits standard error, or a silent one."""
+    if not show:
+        return Progress(first_epoch, last_epoch, n_cells)
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    kind = Bar if console.is_terminal or console.is_jupyter else Lines
+    return kind(first_epoch, last_epoch, n_cells)

@@ -1,0 +1,126 @@
+"""What a user may choose about training, checked in one place."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import InputError
+
+
+def whole_number(name: str, value: Any, *, minimum: int) -> int:
+    """Return `value` as int; refuse anything that is not a whole number of at least `minimum`.
+
+    Raises
+    ------
+    InputError
+        Names the option, what it must be and what it was.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < minimum:
+        raise InputError(f"{name} must be a whole number of at least {minimum}, not {value!r}")
+    return number
+
+
+def real_number(name: str, value: Any, *, above: float | None = None, least: float = 0.0) -> float:
+    """Return `value` as a finite float, greater than `above` or else at least `least`.
+
+    Raises
+    ------
+    InputError
+        Names the option, what it must be and what it was.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    fits = number > above if above is not None else number >= least
+    if not (math.isfinite(number) and fits) or isinstance(value, bool):
+        wanted = f"greater than {above:g}" if above is not None else f"of at least {least:g}"
+        raise InputError(f"{name} must be a number {wanted}, not {value!r}")
+    return number
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that decides a training run, apart from the data and the seed.
+
+    Parameters
+    ----------
+    max_epochs
+        Passes over the training cells; None chooses by the number of cells.
+    batch_size
+        Cells per minibatch, at least 2 because BatchNorm needs a variance.
+    train_size
+        Share of the cells trained on, in (0, 1]; the others are for validation.
+    early_stopping, early_stopping_patience, early_stopping_min_delta
+        Stop when the validation ELBO has not improved by more than `min_delta` for `patience`
+        epochs, and go back to the weights of the best epoch.
+    learning_rate, eps, weight_decay
+        Of Adam.
+    n_epochs_kl_warmup, n_steps_kl_warmup
+        The KL weight grows from 0 to 1 over so many epochs, or, when `n_steps_kl_warmup` is
+        given, over so many minibatches. None for both: the weight is 1 throughout.
+    max_grad_norm
+        Clip the norm of the whole gradient to this; None does not clip.
+
+    Raises
+    ------
+    InputError
+        Any value outside its range.
+    """
+
+    max_epochs: int | None = None
+    batch_size: int = 128
+    train_size: float = 0.9
+    early_stopping: bool = False
+    early_stopping_patience: int = 45
+    early_stopping_min_delta: float = 0.0
+    learning_rate: float = 1e-3
+    eps: float = 0.01
+    weight_decay: float = 1e-6
+    n_epochs_kl_warmup: int | None = 400
+    n_steps_kl_warmup: int | None = None
+    max_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_epochs is not None:
+            self._set("max_epochs", whole_number("max_epochs", self.max_epochs, minimum=1))
+        batch_size = whole_number("batch_size", self.batch_size, minimum=1)
+        if batch_size == 1:
+            raise InputError(
+                "batch_size must be at least 2 for training: BatchNorm needs two cells per "
+                "minibatch"
+            )
+        self._set("batch_size", batch_size)
+        train_size = real_number("train_size", self.train_size, above=0.0)
+        if train_size > 1:
+            raise InputError(
+                f"train_size is the share of cells to train on, above 0 and at most 1, "
+                f"not {self.train_size!r}"
+            )
+        self._set("train_size", train_size)
+        name = "early_stopping_patience"
+        self._set(name, whole_number(name, self.early_stopping_patience, minimum=1))
+        name = "early_stopping_min_delta"
+        self._set(name, real_number(name, self.early_stopping_min_delta))
+        self._set("learning_rate", real_number("learning_rate", self.learning_rate, above=0.0))
+        self._set("eps", real_number("eps", self.eps, above=0.0))
+        self._set("weight_decay", real_number("weight_decay", self.weight_decay))
+        for name in ("n_epochs_kl_warmup", "n_steps_kl_warmup"):
+            if getattr(self, name) is not None:
+                self._set(name, whole_number(name, getattr(self, name), minimum=0))
+        if self.max_grad_norm is not None:
+            self._set("max_grad_norm", real_number("max_grad_norm", self.max_grad_norm, above=0.0))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values, for the training summary."""
+        return asdict(self)
