@@ -127,7 +127,7 @@ def choose_genes(counts: dict[str, sp.csr_matrix], names: np.ndarray) -> np.ndar
         ranks.append(rank)
     stacked = np.stack(ranks)
     votes = (stacked < N_GENES).sum(axis=0)
-    seen = sum(np.asarray((matrix > 0).sum(axis=0)).ravel() for matrix in counts.values())
+    seen = np.asarray((sp.vstack(list(counts.values())) > 0).sum(axis=0)).ravel()
     order = np.lexsort((np.median(stacked, axis=0), -votes))
     order = order[(seen >= MIN_CELLS)[order]]
     marker = np.isin(names, MARKERS.split())

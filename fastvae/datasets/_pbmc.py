@@ -19,7 +19,7 @@ def pbmc() -> AnnData:
     """Load 3,100 peripheral blood mononuclear cells with 2,000 genes.
 
     Three public 10x Genomics data sets of healthy donors: PBMC 3k (2,700 cells, 3' v1 chemistry)
-    and 200 cells each of PBMC 5k and 10k (3' v3, about three times as many molecules per cell).
+    and 200 cells each of PBMC 5k and 10k (3' v3, about twice as many molecules per cell).
     The genes are the most variable ones that all three measured, and the usual marker genes.
     Sources, licences and the way the file was made: ``LICENSES.md`` beside this module.
 

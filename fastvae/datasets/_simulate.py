@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CALIBRATION_CELLS = 256
 LOG_LIBRARY_RANGE = (-12.0, np.log(1e6))  # above it counts come near float32's last whole number
-MAX_TABLE = 2 * 10**8  # types x batches x genes
+MAX_TABLE = 10**8  # types x batches x genes, 0.8 GB
 
 
 def simulate(
@@ -82,7 +82,7 @@ def simulate(
     n_batches = _whole("n_batches", n_batches, at_most=n_cells)
     n_types = _whole("n_types", n_types, at_most=n_cells)
     seed = _whole("seed", seed, at_least=0)
-    if isinstance(density, str) or not 0 < density < 1:
+    if not isinstance(density, (int, float, np.floating)) or not 0 < density < 1:
         raise InputError(f"density is {density!r}; give a share of nonzeros between 0 and 1")
     if n_types * n_batches * n_genes > MAX_TABLE:
         raise InputError(
