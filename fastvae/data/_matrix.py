@@ -20,8 +20,8 @@ def to_csr(matrix: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
     Parameters
     ----------
     matrix
-        scipy sparse, ndarray, dense h5py dataset, h5py group of a CSR or CSC matrix (as .h5ad
-        stores them), or anything with ``shape`` whose row slices are dense or scipy sparse.
+        scipy sparse, ndarray, dense h5py dataset, or h5py group of a CSR or CSC matrix (as
+        .h5ad stores them).
     shape
         What it must have: (cells, genes).
     where
@@ -37,11 +37,18 @@ def to_csr(matrix: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
     InputError
         Wrong shape, not numbers, a damaged group, or too large for the memory available.
     """
-    if _is_group(matrix):
+    import h5py
+
+    if isinstance(matrix, h5py.Group):
         layout, found = _stored_layout(matrix, where)
-    else:
+    elif sp.issparse(matrix) or isinstance(matrix, (np.ndarray, h5py.Dataset)):
         layout = "sparse" if sp.issparse(matrix) else "rows"
         found = _shape_of(matrix, where)
+    else:
+        raise InputError(
+            f"{where} is a {type(matrix).__name__}; expected a scipy sparse matrix or a numpy "
+            "array: load it into memory first (adata.to_memory())"
+        )
     if found != shape:
         raise InputError(
             f"{where} is {found[0]} x {found[1]}, but there are {shape[0]} cell names and "
@@ -77,12 +84,13 @@ def read_compressed(group: Any, shape: tuple[int, int], where: str) -> sp.csr_ma
 
 def sample(matrix: Any, limit: int = 20_000) -> np.ndarray:
     """Return up to `limit` entries (stored ones where sparse) from the start of a matrix."""
-    if _is_group(matrix):
+    import h5py
+
+    if isinstance(matrix, h5py.Group):
         return np.asarray(matrix["data"][:limit])
     if sp.issparse(matrix):
         return np.asarray(matrix.tocoo(copy=False).data[:limit])
-    rows = matrix[: max(1, limit // max(1, matrix.shape[1]))]
-    return np.asarray(rows.data if sp.issparse(rows) else rows).reshape(-1)[:limit]
+    return np.asarray(matrix[: max(1, limit // max(1, matrix.shape[1]))]).reshape(-1)[:limit]
 
 
 def _from_sparse(matrix: Any, where: str) -> sp.csr_matrix:
@@ -107,10 +115,8 @@ def _from_sparse(matrix: Any, where: str) -> sp.csr_matrix:
 
 def _from_rows(matrix: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
     n_rows, n_columns = shape
-    dtype = getattr(matrix, "dtype", None)
-    if dtype is not None:
-        _check_kind(dtype, where)
-    step = max(1, _BLOCK_BYTES // max(1, n_columns * (dtype.itemsize if dtype else 4)))
+    _check_kind(matrix.dtype, where)
+    step = max(1, _BLOCK_BYTES // max(1, n_columns * matrix.dtype.itemsize))
     chunks = getattr(matrix, "chunks", None)
     if chunks and chunks[0] <= 4 * step:
         # Whole HDF5 chunks, so that none is decompressed twice.
@@ -130,11 +136,7 @@ def _from_rows(matrix: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix
     return sp.csr_matrix(joined)
 
 
-def _block_to_csr(block: Any) -> sp.csr_matrix:
-    if sp.issparse(block):
-        part = sp.csr_matrix(block)
-        _check_kind(part.dtype, "matrix")
-        return sp.csr_matrix((_as_float32(part.data), part.indices, part.indptr), part.shape)
+def _block_to_csr(block: np.ndarray) -> sp.csr_matrix:
     block = np.asarray(block)
     columns = np.nonzero(block)[1].astype(np.int32)
     indptr = np.zeros(len(block) + 1, dtype=np.int64)
@@ -214,12 +216,6 @@ def _as_float32(values: np.ndarray) -> np.ndarray:
     # A float64 beyond float32's range becomes inf here, which validation then reports.
     with np.errstate(over="ignore"):
         return values.astype(np.float32, copy=False)
-
-
-def _is_group(matrix: Any) -> bool:
-    import h5py
-
-    return isinstance(matrix, h5py.Group)
 
 
 def _stored_layout(group: Any, where: str) -> tuple[str, tuple[int, int]]:

@@ -19,13 +19,16 @@ def those_there(names: Sequence[str], wanted: str | None = None, none: str = "no
     if not names:
         return f"there are {none}"
     text = f"there are {a_few(names, 30)}"
-    close = (
-        difflib.get_close_matches(wanted.lower(), [n.lower() for n in names], 1) if wanted else []
-    )
-    if close:
-        meant = next(name for name in names if name.lower() == close[0])
-        text += f"; did you mean {meant!r}?"
-    return text
+    meant = _closest(names, wanted) if wanted else None
+    return text if meant is None else f"{text}; did you mean {meant!r}?"
+
+
+def _closest(names: Sequence[str], wanted: str) -> str | None:
+    by_case = {name.lower(): name for name in names}
+    wanted = wanted.lower()
+    found = difflib.get_close_matches(wanted, by_case, 1)
+    found = found or [name for name in by_case if wanted in name or (name and name in wanted)]
+    return by_case[found[0]] if found else None
 
 
 def make_unique(names: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import InputError
 from ._h5 import reporting_damage
 from ._matrix import to_csr
+from ._memory import require_memory
 from ._slots import Slots
 from .validate import Origin, canonicalise, check_axes, check_counts
 
@@ -90,11 +91,7 @@ def from_object(adata: AnnData, source: str, layer: str | None, use_raw: bool) -
     def raw() -> Any:
         return _stored(adata, "raw/X", lambda: adata.raw.X)
 
-    x: Any
-    if adata.isbacked:
-        x = _stored(adata, "X", lambda: _ViewRows(adata))
-    else:
-        x = adata.X
+    x = _stored(adata, "X", lambda: adata.X)
     slots = Slots(
         source=source, x=x, layers=adata.layers, raw=raw if adata.raw is not None else None
     )
@@ -122,11 +119,6 @@ def assemble(
     """
     origin = Origin(source, slot, obs.index, var.index, candidates)
     check_axes(origin)
-    if not (hasattr(matrix, "shape") or hasattr(matrix, "attrs")):
-        raise InputError(
-            f"{origin.where} is a {type(matrix).__name__}; expected a scipy sparse matrix or "
-            "a numpy array"
-        )
     return checked(to_csr(matrix, origin.shape, origin.where), obs, var, origin)
 
 
@@ -150,29 +142,28 @@ def checked(counts: sp.csr_matrix, obs: pd.DataFrame, var: pd.DataFrame, origin:
         return AnnData(X=counts, obs=obs, var=var)
 
 
-class _ViewRows:
-    """Row slices of a view of a backed AnnData, read when asked for."""
+def _stored(adata: AnnData, key: str, in_memory: Callable[[], Any]) -> Any:
+    """Return the matrix `key` in the file behind a backed AnnData, else what `in_memory` does.
 
-    dtype = None
-
-    def __init__(self, adata: AnnData) -> None:
-        self.adata = adata
-        self.shape: tuple[int, int] = adata.shape
-
-    def __getitem__(self, rows: slice) -> Any:
-        return self.adata[rows].X
-
-
-def _stored(adata: AnnData, key: str, otherwise: Callable[[], Any]) -> Any:
-    """The matrix `key` in the file behind a backed AnnData, else what `otherwise` returns."""
-    if not adata.isbacked or adata.is_view:
-        return otherwise()
+    A view of a backed object is loaded by anndata at once, since it cannot be cut into blocks.
+    """
+    if not adata.isbacked:
+        return in_memory()
     if not adata.file.is_open:
         adata.file.open()
-    try:
-        return adata.file[key]
-    except KeyError:
-        return otherwise()
+    if key not in adata.file:
+        return None
+    stored = adata.file[key]
+    if not adata.is_view:
+        return stored
+    if hasattr(stored, "dtype"):
+        n_genes = adata.n_vars if key == "X" else stored.shape[1]
+        require_memory(
+            adata.n_obs * n_genes * stored.dtype.itemsize,
+            f"reading a view of the dense matrix {key} of {adata.filename}",
+            "write the view to a file of its own, in parts, and pass its path",
+        )
+    return in_memory()
 
 
 def _read_frame(file: Any, key: str, path: Path) -> pd.DataFrame:

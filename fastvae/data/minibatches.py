@@ -141,10 +141,10 @@ class Minibatches:
         return torch.from_numpy(values).unsqueeze(1).to(self.device)
 
     def _starts(self) -> list[int]:
-        starts = list(range(0, self._n_used(), self.batch_size))
-        if self.shuffle and len(starts) > 1 and self._n_used() - starts[-1] == 1:
-            starts.pop()
-        return starts
+        n_used = self._n_used()
+        starts = list(range(0, n_used, self.batch_size))
+        lone = n_used % self.batch_size == 1 and n_used > 1
+        return starts[:-1] if self.shuffle and lone else starts
 
     def _n_used(self) -> int:
         n_cells = len(self.cells)

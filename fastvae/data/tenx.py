@@ -246,7 +246,5 @@ def _table(path: Path) -> list[list[str]]:
 
 
 def _strings(dataset: Any) -> np.ndarray:
-    values = dataset[:]
-    if values.dtype.kind == "S":
-        return np.char.decode(values, "utf-8").astype(object)
+    values = dataset[:].tolist()
     return np.array([v.decode() if isinstance(v, bytes) else str(v) for v in values], dtype=object)
