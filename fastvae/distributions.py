@@ -40,7 +40,7 @@ class NegativeBinomial(Distribution):
         Mean and inverse dispersion, both > 0, broadcast together.
     scale : Tensor, optional
         Normalised mean, kept as an attribute for callers that want it.
-    validate_args : bool, optional
+    validate_args : bool
         Check parameters (ValueError) and warn on values outside the support.
 
     Raises
@@ -65,7 +65,7 @@ class NegativeBinomial(Distribution):
         mu: Tensor | None = None,
         theta: Tensor | None = None,
         scale: Tensor | None = None,
-        validate_args: bool | None = None,
+        validate_args: bool = True,
     ) -> None:
         mu, theta = _mean_and_dispersion(total_count, probs, logits, mu, theta)
         self._given = mu, theta
@@ -142,7 +142,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
         theta: Tensor | None = None,
         zi_logits: Tensor | None = None,
         scale: Tensor | None = None,
-        validate_args: bool | None = None,
+        validate_args: bool = True,
     ) -> None:
         if zi_logits is None:
             raise InputError("zi_logits is missing; give the logits of an extra zero")
@@ -150,9 +150,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
         mu_full, _, self.zi_logits = torch.broadcast_tensors(mu, theta, zi_logits)
         self._given_zi = zi_logits
         given = mu
-        super().__init__(
-            mu=mu_full, theta=theta, scale=scale, validate_args=validate_args
-        )
+        super().__init__(mu=mu_full, theta=theta, scale=scale, validate_args=validate_args)
         self._given = given, theta
 
     @property
@@ -229,5 +227,5 @@ def _mean_and_dispersion(
     if (probs is None) == (logits is None):
         raise InputError("give exactly one of probs and logits with total_count")
     theta = torch.as_tensor(total_count)
-    odds = torch.exp(torch.as_tensor(logits)) if logits is not None else probs / (1 - probs)  # type: ignore[operator]
+    odds = torch.exp(logits) if logits is not None else probs / (1 - probs)
     return theta * odds, theta

@@ -64,9 +64,13 @@ class Entries(NamedTuple):
 
     def at(self, row: Tensor, col: Tensor) -> Entries:
         """The entries at the given positions."""
-        zi_logits = None if self.zi_logits is None else self.zi_logits[row, col]
-        pieces = type(self.pieces)(*(field[row, col] for field in self.pieces))
-        return Entries(pieces, zi_logits)
+        p = self.pieces
+        if isinstance(p, nm.PoissonPieces):
+            return Entries(nm.PoissonPieces(p.log_mu[row, col], p.mu[row, col]), None)
+        mu = None if p.mu_given is None else p.mu_given[row, col]
+        at = (row, col) if p.theta.dim() == 2 else (col,)
+        pieces = nm.nb_pieces(p.log_mu[row, col], mu, p.log_theta[at], p.theta[at])
+        return Entries(pieces, None if self.zi_logits is None else self.zi_logits[row, col])
 
 
 class EntryGrads(NamedTuple):
@@ -78,11 +82,11 @@ class EntryGrads(NamedTuple):
 
 
 def make_entries(
-    log_mu: Tensor, mu: Tensor, log_theta: Tensor | None, zi_logits: Tensor | None
+    log_mu: Tensor, mu: Tensor | None, log_theta: Tensor | None, zi_logits: Tensor | None
 ) -> Entries:
-    """Join the parameters, log theta clamped to +-88."""
+    """Join the parameters, log theta clamped to +-88; `mu` where it was the input."""
     if log_theta is None:
-        return Entries(nm.PoissonPieces(log_mu, mu), None)
+        return Entries(nm.PoissonPieces(log_mu, torch.exp(log_mu) if mu is None else mu), None)
     log_theta = log_theta.clamp(-nm.LOG_THETA_MAX, nm.LOG_THETA_MAX)
     return Entries(nm.nb_pieces(log_mu, mu, log_theta, torch.exp(log_theta)), zi_logits)
 
@@ -98,8 +102,10 @@ def _by_size(
     others = ~nm.is_small(x)
     if torch.compiler.is_compiling():
         return torch.where(others, large(x, p), value)
-    if bool(others.any()):
-        value[others] = large(x[others], type(p)(*(field[others] for field in p)))
+    rest = others.nonzero()[:, 0]
+    if len(rest):
+        part = type(p)(*(None if field is None else field[rest] for field in p))
+        value[rest] = large(x[rest], part)
     return value
 
 
@@ -116,14 +122,14 @@ def _log_p_positive(x: Tensor, p: Entries) -> Tensor:
     value = _by_size(x, p.pieces, nm.nb_small, nm.nb_saddle)
     if p.zi_logits is None:
         return value
-    return value - (p.zi_logits.clamp(min=0) + torch.log1p(torch.exp(-p.zi_logits.abs())))
+    return value - nm.softplus(p.zi_logits)
 
 
 def _grads_zero(p: Entries, want_theta: bool) -> EntryGrads:
     nb = p.pieces
     if isinstance(nb, nm.PoissonPieces):
         return EntryGrads(nb.mu.clone(), None, None)
-    d_mu = nb.rho * nb.mu
+    d_mu = torch.sigmoid(-nb.u) * nb.mu
     d_theta = nm.nb_zero_dispersion_grad(nb) if want_theta else None
     if p.zi_logits is None:
         return EntryGrads(d_mu, d_theta, None)
@@ -140,7 +146,7 @@ def _grads_positive(x: Tensor, p: Entries, want_theta: bool) -> EntryGrads:
     if want_theta:
         d_theta = _by_size(x, nb, nm.nb_small_dispersion_grad, nm.nb_saddle_dispersion_grad)
     d_zi = None if p.zi_logits is None else torch.sigmoid(p.zi_logits)
-    return EntryGrads(nb.rho * (nb.mu - x), d_theta, d_zi)
+    return EntryGrads(torch.sigmoid(-nb.u) * (nb.mu - x), d_theta, d_zi)
 
 
 def _dense_under_compile(x: Counts) -> Tensor | None:
@@ -165,14 +171,14 @@ def log_prob_grads(x: Counts, p: Entries, want_theta: bool) -> EntryGrads:
     zero = _grads_zero(p, want_theta)
     dense = _dense_under_compile(x)
     if dense is not None:
-        dense = dense.to(p.pieces.mu.dtype)
+        dense = dense.to(p.pieces.log_mu.dtype)
         positive = _grads_positive(dense, p, want_theta)
         d_theta, d_zi = (
             None if a is None or b is None else torch.where(dense <= 0, a, b)
             for a, b in zip(zero[1:], positive[1:], strict=True)
         )
         return EntryGrads(torch.where(dense <= 0, zero.log_mu, positive.log_mu), d_theta, d_zi)
-    row, col, counts = x.positions(p.pieces.mu.dtype)
+    row, col, counts = x.positions(p.pieces.log_mu.dtype)
     positive = _grads_positive(counts, p.at(row, col), want_theta)
     for whole, part in zip(zero, positive, strict=True):
         if whole is not None and part is not None:

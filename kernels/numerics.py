@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 LOG_THETA_MAX = 88.0  # |log theta| beyond this is clamped: exp(+-88) is finite and > 0 in float32
 LOG_MU_MAX = 80.0  # log mu above this is clamped; there is no lower bound
@@ -24,27 +25,36 @@ _DIGAMMA = (-1 / 12, 1 / 120, -1 / 252, 1 / 240, -1 / 132, 691 / 32760)
 class _Depth(NamedTuple):
     """How far each series is taken for one dtype."""
 
-    atanh: int  # terms of the atanh series, |s| <= 1/3
+    atanh: int  # terms of the atanh series for |s| <= 1/3
+    quarter: int  # and for |s| <= 1/7
     shift: int  # asymptotic series are used from here on
     asymptotic: int  # their number of terms
 
 
 def _depth(dtype: torch.dtype) -> _Depth:
-    return _Depth(17, 16, 6) if dtype == torch.float64 else _Depth(8, 4, 3)
+    return _Depth(17, 9, 16, 6) if dtype == torch.float64 else _Depth(8, 4, 4, 3)
+
+
+def softplus(t: Tensor) -> Tensor:
+    """log(1 + exp(t)); past 40 the tail is below rounding in float64 as well."""
+    return F.softplus(t, threshold=40.0)
 
 
 def _horner(coefficients: tuple[float, ...], y: Tensor) -> Tensor:
     total = torch.full_like(y, coefficients[-1])
     for c in reversed(coefficients[:-1]):
-        total = total * y + c
+        total = torch.addcmul(y.new_tensor(c), total, y)
     return total
 
 
-def log1pmx_series(t: Tensor) -> Tensor:
-    """log(1 + t) - t for |t| <= 1/2, without cancellation (atanh series)."""
+def log1pmx_series(t: Tensor, *, quarter: bool = False) -> Tensor:
+    """log(1 + t) - t for |t| <= 1/2 (or 1/4), without cancellation (atanh series)."""
     s = t / (2 + t)
-    series = _horner(tuple(1 / (2 * k + 3) for k in range(_depth(t.dtype).atanh)), s * s)
-    return s * (2 * s * s * series - t)
+    depth = _depth(t.dtype)
+    terms = depth.quarter if quarter else depth.atanh
+    y = s * s
+    series = _horner(tuple(1 / (2 * k + 3) for k in range(terms)), y)
+    return s * (2 * y * series - t)
 
 
 def log1pmx(t: Tensor) -> Tensor:
@@ -95,52 +105,38 @@ class PoissonPieces(NamedTuple):
 
 
 class NBPieces(NamedTuple):
-    """What value and gradients of one negative-binomial entry share."""
+    """Parameters of negative-binomial entries; those of theta may be one row for all cells."""
 
     log_mu: Tensor
-    mu: Tensor
+    mu_given: Tensor | None  # where the mean itself was the input
     log_theta: Tensor
     theta: Tensor
     u: Tensor
-    tail: Tensor  # log1p(exp(-|u|))
-    e: Tensor  # exp(-|u|)
+    softplus_u: Tensor  # log(1 + mu/theta)
 
     @property
-    def softplus_u(self) -> Tensor:
-        """log(1 + mu/theta)."""
-        return self.u.clamp(min=0) + self.tail
-
-    @property
-    def v(self) -> Tensor:
-        """mu / (theta + mu)."""
-        return torch.where(self.u > 0, 1, self.e) / (1 + self.e)
-
-    @property
-    def rho(self) -> Tensor:
-        """theta / (theta + mu)."""
-        return torch.where(self.u > 0, self.e, 1) / (1 + self.e)
+    def mu(self) -> Tensor:
+        """The mean."""
+        return torch.exp(self.log_mu) if self.mu_given is None else self.mu_given
 
 
-def nb_pieces(log_mu: Tensor, mu: Tensor, log_theta: Tensor, theta: Tensor) -> NBPieces:
-    """Broadcast and precompute; all four describe the same entries."""
+def nb_pieces(log_mu: Tensor, mu: Tensor | None, log_theta: Tensor, theta: Tensor) -> NBPieces:
+    """Add what value and gradients share."""
     u = log_mu - log_theta
-    e = torch.exp(-u.abs())
-    if log_theta.shape != u.shape:
-        log_theta, theta = log_theta.expand_as(u), theta.expand_as(u)
-    return NBPieces(log_mu, mu, log_theta, theta, u, torch.log1p(e), e)
+    return NBPieces(log_mu, mu, log_theta, theta, u, softplus(u))
 
 
 def nb_zero(p: NBPieces) -> Tensor:
     """log NB(0) = -theta softplus(u)."""
-    return -p.theta * p.softplus_u
+    return -(p.theta * p.softplus_u)
 
 
 def nb_zero_dispersion_grad(p: NBPieces) -> Tensor:
     """-d log NB(0) / d log theta = theta (softplus(u) - v) >= 0."""
-    v = p.v
+    v = torch.sigmoid(p.u)
     # log1p(-v) = -softplus(u), so the bracket is -log1pmx(-v).
-    bracket = torch.where(v < 0.5, -log1pmx_series(-v.clamp(max=0.5)), p.softplus_u - v)
-    return p.theta * bracket
+    series = -log1pmx_series(v.clamp(max=0.25).neg_(), quarter=True)
+    return p.theta * torch.where(v < 0.25, series, p.softplus_u - v)
 
 
 def is_small(x: Tensor) -> Tensor:
@@ -158,16 +154,18 @@ def log_factorial_small(x: Tensor) -> Tensor:
 
 def nb_small(x: Tensor, p: NBPieces) -> Tensor:
     """log NB(x) for whole 1 <= x <= SMALL_COUNT."""
-    big_theta = p.theta >= 1
+    big = p.theta >= 1
+    start, step = torch.where(big, 1, p.theta), torch.where(big, 1 / p.theta.clamp(min=1), 1)
     product = torch.ones_like(p.u)
     for i in range(1, SMALL_COUNT):
-        factor = torch.where(big_theta, 1 + i / p.theta.clamp(min=1), p.theta + i) / (i + 1)
+        factor = torch.add(start, step, alpha=i) / (i + 1)
         product = product * torch.where(x > i, factor, 1)
     # x log(mu theta / (mu + theta)), or x log(mu / (mu + theta)) + log theta
+    tail = softplus(-p.u.abs())
     shared = torch.where(
-        big_theta,
-        x * (torch.minimum(p.log_mu, p.log_theta) - p.tail),
-        x * (p.u.clamp(max=0) - p.tail) + p.log_theta,
+        big,
+        x * (torch.minimum(p.log_mu, p.log_theta) - tail),
+        x * (p.u.clamp(max=0) - tail) + p.log_theta,
     )
     return shared - p.theta * p.softplus_u + torch.log(product)
 
@@ -177,18 +175,19 @@ def nb_small_dispersion_grad(x: Tensor, p: NBPieces) -> Tensor:
     q = torch.zeros_like(p.u)
     for i in range(1, SMALL_COUNT):
         q = q + torch.where(x > i, i / (p.theta + i), 0)
-    return q - x * p.v + nb_zero_dispersion_grad(p)
+    return q - x * torch.sigmoid(p.u) + nb_zero_dispersion_grad(p)
 
 
 def _saddle_theta(x: Tensor, p: NBPieces) -> tuple[Tensor, Tensor, Tensor]:
     """theta [log(1 + d) - d] with d = (x - mu)/(theta + mu); then 1 + d and its log."""
-    total = p.theta + p.mu
-    d = (x - p.mu) / total
+    mu = p.mu
+    total = p.theta + mu
+    d = (x - mu) / total
     ratio = (p.theta + x) / total
     # 1 + d loses digits near d = -1, the quotient does not; both overflow where theta underflows.
     log_ratio = torch.where(d > -0.5, torch.log1p(d), torch.log(ratio))
     log_ratio = torch.where(d < 1e30, log_ratio, torch.log(p.theta + x) - torch.log(total))
-    far = p.theta * log_ratio - (p.theta / total) * (x - p.mu)
+    far = p.theta * log_ratio - (p.theta / total) * (x - mu)
     near = p.theta * log1pmx_series(d.clamp(-0.5, 0.5))
     return torch.where(d.abs() <= 0.5, near, far), ratio, log_ratio
 
@@ -197,8 +196,9 @@ def _saddle_fit(
     x: Tensor, fit: Tensor, p: PoissonPieces | NBPieces, ratio: Tensor, log_ratio: Tensor
 ) -> Tensor:
     """x [log(1 + fit) - fit] where 1 + fit = ratio mu / x is the fitted mean over x."""
-    safe = (p.mu > 1e-30 * x) & (ratio < 1e30)
-    quotient = torch.log(torch.where(safe, (p.mu / x) * ratio, 1))
+    mu = p.mu
+    safe = (mu > 1e-30 * x) & (ratio < 1e30)
+    quotient = torch.log(torch.where(safe, (mu / x) * ratio, 1))
     log_fit = torch.where(safe, quotient, p.log_mu - torch.log(x) + log_ratio)
     log_fit = torch.where(fit > -0.5, torch.log1p(fit), log_fit)
     near = log1pmx_series(fit.clamp(-0.5, 0.5))
@@ -210,7 +210,8 @@ def nb_saddle(x: Tensor, p: NBPieces) -> Tensor:
     n = x + p.theta
     log_n = torch.log(n)
     theta_term, *ratios = _saddle_theta(x, p)
-    fit = (p.theta / (p.theta + p.mu)) * ((p.mu - x) / x)
+    mu = p.mu
+    fit = (p.theta / (p.theta + mu)) * ((mu - x) / x)
     log_n_over_theta = torch.where(
         p.theta > x, torch.log1p(x / p.theta.clamp(min=1e-30)), log_n - p.log_theta
     )
@@ -244,8 +245,7 @@ def poisson_saddle(x: Tensor, p: PoissonPieces) -> Tensor:
 
 def zero_inflate(log_p0: Tensor, zi_logits: Tensor) -> Tensor:
     """log[sigmoid(pi) + sigmoid(-pi) p0] = softplus(log p0 - pi) - softplus(-pi)."""
-    a = -zi_logits
-    b = a + log_p0
+    b = log_p0 - zi_logits
     # The larger parts are subtracted exactly; only the log1p tails are rounded.
-    linear = torch.where(b > 0, log_p0, -a.clamp(min=0))
-    return linear + (torch.log1p(torch.exp(-b.abs())) - torch.log1p(torch.exp(-a.abs())))
+    linear = torch.where(b > 0, log_p0, zi_logits.clamp(max=0))
+    return linear + (softplus(b.abs().neg_()) - softplus(zi_logits.abs().neg_()))

@@ -32,7 +32,7 @@ def _from_logits(
     log_mu = ((scale_logits - shift) + (log_library - log_sum)).clamp(max=nm.LOG_MU_MAX)
     if log_theta is not None and theta_index is not None:
         log_theta = log_theta[theta_index]
-    return make_entries(log_mu, torch.exp(log_mu), log_theta, zi_logits)
+    return make_entries(log_mu, None, log_theta, zi_logits)
 
 
 def nll_forward(
@@ -48,7 +48,7 @@ def nll_forward(
     The statistics are the maximum of the scale logits and log sum exp of what lies below it.
     """
     shift = scale_logits.amax(dim=1, keepdim=True)
-    log_sum = torch.exp(scale_logits - shift).sum(dim=1, keepdim=True).log()
+    log_sum = (scale_logits - shift).exp_().sum(dim=1, keepdim=True).log()
     norm = torch.cat([shift, log_sum], dim=1)
     p = _from_logits(scale_logits, log_library, log_theta, zi_logits, theta_index, norm)
     return -log_prob(x, p).sum(dim=1), norm
