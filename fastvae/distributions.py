@@ -224,8 +224,9 @@ def _mean_and_dispersion(
         if theta is None:
             raise InputError("theta is missing; give the inverse dispersion with mu")
         return torch.as_tensor(mu), torch.as_tensor(theta)
-    if (probs is None) == (logits is None):
-        raise InputError("give exactly one of probs and logits with total_count")
     theta = torch.as_tensor(total_count)
-    odds = torch.exp(logits) if logits is not None else probs / (1 - probs)
-    return theta * odds, theta
+    if logits is not None and probs is None:
+        return theta * torch.exp(logits), theta
+    if probs is not None and logits is None:
+        return theta * probs / (1 - probs), theta
+    raise InputError("give exactly one of probs and logits with total_count")

@@ -7,7 +7,7 @@ Every entry is first treated as a zero count, which needs no gamma function; the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -104,8 +104,8 @@ def _by_size(
         return torch.where(others, large(x, p), value)
     rest = others.nonzero()[:, 0]
     if len(rest):
-        part = type(p)(*(None if field is None else field[rest] for field in p))
-        value[rest] = large(x[rest], part)
+        fields: list[Any] = [None if field is None else field[rest] for field in p]
+        value[rest] = large(x[rest], type(p)(*fields))
     return value
 
 
