@@ -1,0 +1,151 @@
+"""What ``fastvae info`` says about a data set or a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._saved import CONFIG, WEIGHTS, read_config
+from ._setup import Setup
+from .data import read
+from .errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_BATCHES = 200
+"""A column with more categories than this is hardly a batch."""
+
+
+def describe(path: Path) -> str:
+    """Return the report on `path`, whichever of the two it is.
+
+    Raises
+    ------
+    InputError
+        It is neither, or it cannot be read.
+    """
+    if path.is_dir() and any((path / name).exists() for name in (CONFIG, WEIGHTS)):
+        return _describe_run(path)
+    return _describe_data(path)
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
+
+
+def _describe_data(path: Path) -> str:
+    problem = None
+    extra: list[tuple[str, str]] = []
+    try:
+        adata = read(path)
+        counts, obs, var = adata.X, adata.obs, adata.var
+    except InputError as error:
+        if path.suffix != ".h5ad" or not path.is_file():
+            raise
+        problem, counts = error, None
+    if path.suffix == ".h5ad":
+        obs, var, extra = _other_parts(path, problem)
+    rows = [("file", str(path)), ("cells", f"{len(obs):,}"), ("genes", f"{len(var):,}")]
+    if counts is not None:
+        rows += _describe_counts(counts)
+    else:
+        rows.append(("X as counts", f"no: {problem}"))
+    rows += extra
+    rows += [(f"obs[{str(name)!r}]", _describe_column(obs[name])) for name in obs.columns]
+    return _table(rows)
+
+
+def _other_parts(
+    path: Path, problem: InputError | None
+) -> tuple[pd.DataFrame, pd.DataFrame, list[tuple[str, str]]]:
+    """Return obs, var and what else an .h5ad has, without reading a matrix."""
+    import anndata
+
+    try:
+        adata = anndata.read_h5ad(path, backed="r")
+    except Exception as error:
+        # A file that anndata cannot open either: what `read` said about it is clearer.
+        raise (problem or error) from None
+    try:
+        extra = [("layers", ", ".join(map(str, adata.layers.keys())) or "none")]
+        extra.append(("raw", f"{adata.raw.shape[1]:,} genes" if adata.raw is not None else "none"))
+        return adata.obs.copy(), adata.var.copy(), extra
+    finally:
+        adata.file.close()
+
+
+def _describe_counts(counts: Any) -> list[tuple[str, str]]:
+    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    density = counts.nnz / max(counts.shape[0] * counts.shape[1], 1)
+    whole = bool(np.all(counts.data == np.rint(counts.data)))
+    rows = [
+        ("X as counts", "yes" if whole else "yes, with some values that are not whole numbers"),
+        ("non-zero", f"{100 * density:.2f} % of the entries"),
+        ("counts", f"{counts.data.min():g} to {counts.data.max():g} where not zero"),
+        (
+            "total per cell",
+            f"median {np.median(totals):,.0f}, {totals.min():,.0f} to {totals.max():,.0f}",
+        ),
+    ]
+    empty = int(np.count_nonzero(totals == 0))
+    if empty:
+        rows.append(("empty cells", f"{empty:,} (kept; they get a finite latent position)"))
+    return rows
+
+
+def _describe_column(column: pd.Series) -> str:
+    kind = str(column.dtype)
+    n_values = column.nunique()
+    text = (
+        f"{n_values:,} categories"
+        if kind in ("category", "object", "bool", "string", "str")
+        else kind
+    )
+    if kind.startswith(("int", "uint")):
+        text = f"{n_values:,} different whole numbers"
+    missing = int(column.isna().sum())
+    if missing:
+        text += f", {missing:,} missing"
+    small = 2 <= n_values <= min(MOST_BATCHES, max(2, len(column) // 10))
+    if small and not missing and not kind.startswith("float"):
+        shown = [str(value) for value in column.unique()[:4]]
+        text += f" ({', '.join(shown)}{', ...' if n_values > 4 else ''}); can be a --batch-key"
+    return text
+
+
+def _describe_run(folder: Path) -> str:
+    config = read_config(folder)
+    try:
+        setup = Setup.from_config(config)
+        training = dict(config["training"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder / CONFIG} is damaged ({error}); train again") from error
+    genes = ", ".join(setup.gene_names[:5])
+    more = ", ..." if len(setup.gene_names) > 5 else ""
+    rows = [
+        ("model", f"{folder} (saved by fastvae {config.get('fastvae_version')})"),
+        ("genes", f"{len(setup.gene_names):,}: {genes}{more}"),
+    ]
+    keyed = (
+        ("batches", setup.batch_key, setup.batch_categories),
+        ("labels", setup.labels_key, setup.label_categories),
+    )
+    for name, key, categories in keyed:
+        shown = f"{len(categories)} in obs[{key!r}]: {', '.join(categories)}"
+        rows.append((name, shown if key is not None else "none"))
+    rows.append(("counts from", "X" if setup.layer is None else f"layers[{setup.layer!r}]"))
+    rows += [(name, str(value)) for name, value in vars(setup.options).items()]
+    if not training:
+        return _table([*rows, ("training", "none yet")])
+    for name, value in training.items():
+        if name == "settings":
+            rows += [(option, str(chosen)) for option, chosen in value.items()]
+        elif isinstance(value, float):
+            rows.append((name, f"{value:.2f}"))
+        else:
+            rows.append((name, str(value)))
+    return _table(rows)

@@ -1,0 +1,247 @@
+"""The ``fastvae`` command.
+
+Nothing heavy is imported before a command runs, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .model import Model
+
+app = typer.Typer(
+    name="fastvae",
+    help="Train the scVI variational autoencoder on single-cell counts, fast.",
+    epilog="Start with:  fastvae demo -o run_demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="fastvae")
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """Say what the user can mend in one line and exit with 2; a defect keeps its traceback."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        typer.echo(f"warning: {message}", err=True)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    except (InputError, OSError) as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from error
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fastvae {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example:  fastvae train atlas.h5ad --batch-key donor -o run --early-stopping")
+def train(
+    data: Annotated[Path, typer.Argument(help="An .h5ad, a 10x .h5 or a 10x folder (mtx).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the run to.")],
+    batch_key: Annotated[
+        str | None, typer.Option(help="Column of obs that names the batch of each cell.")
+    ] = None,
+    labels_key: Annotated[
+        str | None, typer.Option(help="Column of obs that names the label of each cell.")
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Take the counts from this layer instead of X.")
+    ] = None,
+    max_epochs: Annotated[
+        int | None, typer.Option(help="Passes over the cells.  [default: by the number of cells]")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Cells per minibatch.")] = 128,
+    train_size: Annotated[
+        float, typer.Option(help="Share of the cells to train on; the rest validates.")
+    ] = 0.9,
+    early_stopping: Annotated[
+        bool,
+        typer.Option("--early-stopping", help="Stop when the validation ELBO no longer improves."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
+    device: Device = "auto",
+    n_latent: Annotated[int, typer.Option(help="Latent dimensions.")] = 10,
+    n_hidden: Annotated[int, typer.Option(help="Width of the hidden layers.")] = 128,
+    n_layers: Annotated[int, typer.Option(help="Hidden layers.")] = 1,
+    dropout_rate: Annotated[float, typer.Option(help="Dropout of the encoder.")] = 0.1,
+    dispersion: Annotated[
+        str, typer.Option(help="gene, gene-batch, gene-label or gene-cell.")
+    ] = "gene",
+    reconstruction_loss: Annotated[str, typer.Option(help="zinb, nb or poisson.")] = "zinb",
+    latent_distribution: Annotated[str, typer.Option(help="normal or ln.")] = "normal",
+    learned_library: Annotated[
+        bool,
+        typer.Option(
+            "--learned-library", help="Library size as a latent variable, not the total count."
+        ),
+    ] = False,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 1e-3,
+    n_epochs_kl_warmup: Annotated[
+        int, typer.Option(help="Epochs over which the KL weight grows from 0 to 1.")
+    ] = 400,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train on DATA and write model, history, loss curve and latent space to a folder."""
+    with _user_errors():
+        from ._run_folder import run_folder
+        from .model import Model
+
+        with run_folder(output, overwrite=overwrite) as folder:
+            model = Model(
+                data,
+                batch_key=batch_key,
+                labels_key=labels_key,
+                layer=layer,
+                n_latent=n_latent,
+                n_hidden=n_hidden,
+                n_layers=n_layers,
+                dropout_rate=dropout_rate,
+                dispersion=dispersion,
+                reconstruction_loss=reconstruction_loss,
+                latent_distribution=latent_distribution,
+                use_observed_lib_size=not learned_library,
+            )
+            _fit_and_write(
+                model,
+                folder,
+                max_epochs=max_epochs,
+                batch_size=batch_size,
+                train_size=train_size,
+                early_stopping=early_stopping,
+                seed=seed,
+                device=device,
+                progress=not quiet,
+                learning_rate=learning_rate,
+                n_epochs_kl_warmup=n_epochs_kl_warmup,
+            )
+            _print_run(model, folder)
+            typer.echo("next:")
+            typer.echo(f"  fastvae info {folder}")
+            typer.echo(f"  fastvae embed {folder} {data} -o embedded.h5ad")
+
+
+@app.command(epilog="Example:  fastvae embed run new_cells.h5ad -o new_latent.h5ad")
+def embed(
+    run: Annotated[Path, typer.Argument(help="Folder that fastvae train wrote.")],
+    data: Annotated[Path, typer.Argument(help="Cells with the genes the model was trained on.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .h5ad file to write.")],
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Put the cells of DATA into the latent space of a trained model."""
+    with _user_errors():
+        from ._latent_file import KEY
+        from .model import Model
+
+        model = Model.load(run, device=device)
+        latent = model.write_latent(output, data, overwrite=overwrite)
+        typer.echo(f'{output}: {latent.shape[0]:,} cells, obsm["{KEY}"] {latent.shape}')
+
+
+@app.command(epilog="Examples:  fastvae info atlas.h5ad    fastvae info run")
+def info(
+    path: Annotated[Path, typer.Argument(help="Data, or a folder that fastvae train wrote.")],
+) -> None:
+    """Say what is in a data set or a trained model."""
+    with _user_errors():
+        from ._report import describe
+
+        typer.echo(describe(path))
+
+
+@app.command(epilog="Example:  fastvae demo -o run_demo")
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the run to.")],
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train on the blood cells that come with fastvae, and draw what was learned."""
+    with _user_errors():
+        from ._demo import DEMO_FIT, demo_data, draw_latent, mixing_lines
+        from ._run_folder import run_folder
+        from .model import Model
+
+        with run_folder(output, overwrite=overwrite) as folder:
+            adata = demo_data()
+            model = Model(adata, batch_key="batch")
+            typer.echo(f"{adata.n_obs:,} blood cells, {adata.n_vars:,} genes, 3 batches")
+            latent = _fit_and_write(model, folder, device=device, progress=not quiet, **DEMO_FIT)
+            draw_latent(adata, latent, folder / "latent.png")
+            _print_run(model, folder)
+            for line in mixing_lines(adata, latent):
+                typer.echo(line)
+            typer.echo("next, with data of your own:")
+            typer.echo("  fastvae info data.h5ad")
+            typer.echo("  fastvae train data.h5ad --batch-key COLUMN -o run")
+
+
+def _fit_and_write(model: Model, folder: Path, **fit: Any) -> Any:
+    """Train, and write the run also where training was cut short; return the latent space."""
+    from ._run_folder import write_run
+    from .train import NonFiniteError
+
+    try:
+        model.fit(**fit)
+    except NonFiniteError:
+        if model.is_trained:
+            write_run(model, folder)
+            typer.echo(f"the last good weights are in {folder}", err=True)
+        raise
+    if model.training["ending"] == "interrupted":
+        if not model.is_trained:
+            raise InputError("interrupted before the first step; nothing was written")
+        typer.echo(
+            f"interrupted after {model.training['epochs']} whole epochs; saving what was learned",
+            err=True,
+        )
+    return write_run(model, folder)
+
+
+def _print_run(model: Model, folder: Path) -> None:
+    from ._run_folder import list_files
+
+    typer.echo(repr(model).splitlines()[-1].strip())
+    typer.echo("written:")
+    for line in list_files(folder):
+        typer.echo(line)
