@@ -263,7 +263,7 @@ def test_too_large_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, f
         source = TENX / "3.0.0" / "filtered_feature_bc_matrix"
     else:
         source = annotated() if form == "object" else counts
-    monkeypatch.setattr(_memory, "available_memory", lambda: 1000)
+    monkeypatch.setattr(_memory, "available_memory", lambda: 100)
     with pytest.raises(
         InputError,
         match=r"not enough memory: .*needs about \d+\.\d MB, 0\.0 MB are available; keep fewer",

@@ -121,27 +121,28 @@ def _from_rows(matrix: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix
     if chunks and chunks[0] <= 4 * step:
         # Whole HDF5 chunks, so that none is decompressed twice.
         step = -(-step // chunks[0]) * chunks[0]
-    parts: list[sp.csr_matrix] = []
+    values, columns = np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int32)
+    indptr = np.zeros(n_rows + 1, dtype=np.int64)
     n_values = 0
     for start in range(0, n_rows, step):
-        part = _block_to_csr(matrix[start : start + step])
-        parts.append(part)
-        n_values += part.nnz
-        done = min(1.0, (start + step) / n_rows)
-        expected = int(n_values / done)
-        # The parts that are still to come, and the joined copy of all of them.
-        needed = (2 * expected - n_values) * _SPARSE_ENTRY
-        require_memory(needed, _reading(where, shape, expected))
-    joined = sp.csr_matrix(shape, dtype=np.float32) if not parts else sp.vstack(parts, "csr")
-    return sp.csr_matrix(joined)
-
-
-def _block_to_csr(block: np.ndarray) -> sp.csr_matrix:
-    block = np.asarray(block)
-    columns = np.nonzero(block)[1].astype(np.int32)
-    indptr = np.zeros(len(block) + 1, dtype=np.int64)
-    np.cumsum(np.count_nonzero(block, axis=1), out=indptr[1:])
-    return sp.csr_matrix((_as_float32(block[block != 0]), columns, indptr), shape=block.shape)
+        block = np.ascontiguousarray(matrix[start : start + step])
+        filled = np.flatnonzero(block != 0)
+        stop = n_values + len(filled)
+        if stop > len(values):
+            expected = int(1.05 * stop * n_rows / min(n_rows, start + step)) + 1
+            needed = (expected - len(values)) * _SPARSE_ENTRY
+            require_memory(needed, _reading(where, shape, expected))
+            # Nothing else refers to the two arrays, and the system can extend them in place.
+            values.resize(expected, refcheck=False)
+            columns.resize(expected, refcheck=False)
+        values[n_values:stop] = _as_float32(block.reshape(-1)[filled])
+        columns[n_values:stop] = filled % n_columns
+        indptr[start + 1 : start + len(block) + 1] = np.count_nonzero(block, axis=1)
+        n_values = stop
+    values.resize(n_values, refcheck=False)
+    columns.resize(n_values, refcheck=False)
+    np.cumsum(indptr, out=indptr)
+    return sp.csr_matrix((values, columns, indptr), shape=shape)
 
 
 def _read_transposed(group: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
