@@ -1,0 +1,83 @@
+"""The package as installed: light to import, complete, tidy."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import fastvae
+from fastvae import _files
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in run.stdout.split()}
+
+
+def test_import_is_light():
+    assert not modules_after("import fastvae") & {"torch", "numpy", "triton", "anndata", "pandas"}
+
+
+def test_the_modules_need_only_torch():
+    heavy = {"triton", "anndata", "matplotlib", "h5py", "pandas", "rich", "typer"}
+    assert not modules_after("from fastvae import VAE, functional, distributions, nn") & heavy
+
+
+def test_every_public_name_exists():
+    for name in fastvae.__all__:
+        assert getattr(fastvae, name) is not None
+    assert set(fastvae.__all__) <= set(dir(fastvae))
+    assert fastvae.__version__ == version("fastvae")
+    with pytest.raises(AttributeError, match="no attribute 'Vae'"):
+        fastvae.Vae  # noqa: B018
+
+
+def test_files_stay_readable_in_one_sitting():
+    long = [
+        f"{path.relative_to(ROOT)}: {n}"
+        for folder in ("fastvae", "kernels")
+        for path in (ROOT / folder).rglob("*.py")
+        if (n := len(path.read_text().splitlines())) > 330
+    ]
+    assert not long
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    target = tmp_path / "out.txt"
+    target.write_text("old")
+
+    def write(content, fail):
+        with _files.atomic_path(target) as path:
+            path.write_text(content)
+            if fail:
+                raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        write("half", fail=True)
+    assert target.read_text() == "old"
+    write("new", fail=False)
+    assert target.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.txt"]
+
+
+def test_outputs_are_not_overwritten(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "kept").write_text("x")
+    with pytest.raises(fastvae.InputError, match="already exists and is not empty"):
+        _files.check_writable_folder(tmp_path / "run")
+    _files.check_writable_folder(tmp_path / "run", overwrite=True)
+    assert (tmp_path / "run" / "kept").read_text() == "x"
+    with pytest.raises(fastvae.InputError, match="is a file"):
+        _files.check_writable_folder(tmp_path / "run" / "kept")
+    with pytest.raises(fastvae.InputError, match="cannot be written"):
+        _files.check_writable_folder(tmp_path / "run" / "kept" / "below")
+    with pytest.raises(fastvae.InputError, match="already exists"):
+        _files.check_new_file(tmp_path / "run" / "kept")
+    with pytest.raises(fastvae.InputError, match="is a folder"):
+        _files.check_new_file(tmp_path / "run")
+    assert _files.check_new_file(tmp_path / "a" / "b.h5ad") == tmp_path / "a" / "b.h5ad"
