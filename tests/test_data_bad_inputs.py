@@ -55,11 +55,11 @@ IN_MEMORY: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "log-normalised": (
         lambda: annotated(_log_normalised()),
-        r"looks log-normalised: 100 % of its non-zero values are not whole.*Raw counts are needed",
+        r"looks log-normalised: 100 % of its non-zero values are not whole.*Raw counts are needed, and",
     ),
     "normalised": (
         lambda: annotated(np.expm1(_log_normalised())),
-        r"looks normalised: .*every cell sums to 10000\. Raw counts",
+        r"looks normalised: .*every cell sums to 10000\. Raw counts are needed, and",
     ),
     "nothing but zeros": (lambda: np.zeros((4, 3)), r"holds nothing but zeros"),
     "no cells": (lambda: np.zeros((0, 3)), r"is empty \(0 cells x 3 genes\).*filtering"),
@@ -68,7 +68,7 @@ IN_MEMORY: dict[str, tuple[Callable[[], Any], str]] = {
     "one gene": (lambda: np.ones((3, 1)), r"has one gene; at least two.*transposed"),
     "duplicate genes": (
         _repeated_genes,
-        r"duplicate genes: 1 names occur more than once \('G3'\).*var_names_make_unique\(\)",
+        r"the AnnData object has duplicate genes: 'G3'\. .*var_names_make_unique\(\)",
     ),
     "three dimensions": (lambda: np.ones((2, 2, 2)), r"shape \(2, 2, 2\); expected cells x genes"),
     "text": (lambda: np.array([["a", "b"], ["c", "d"]]), r"holds <U1 values; counts must be"),
@@ -167,7 +167,7 @@ ON_DISK: dict[str, tuple[Callable[[Path], None], str]] = {
     "other HDF5": (_hdf5_of_other_kind, r"is an HDF5 file of unknown kind; expected"),
     "loom": (_loom, r"is a loom file; read it with anndata"),
     "MuData": (_mudata, r"is a MuData file; pass the AnnData of its RNA"),
-    "no X": (_no_x, r"has no X, or choose a layer with layer=: there are 'counts'"),
+    "no X": (_no_x, r"has no X; choose a layer with layer=: there are 'counts'"),
     "short indptr": (_edited(_shorten_pointers), r"X of .*is damaged: its row pointers"),
     "index outside": (_edited(_wild_index), r"X of .*is damaged: an index lies outside 0\.\.12"),
     "no data array": (_edited(_drop_data), r"X of .*is damaged: it has no 'data'"),

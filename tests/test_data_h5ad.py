@@ -66,7 +66,7 @@ def test_view_of_a_backed_object(tmp_path: Path, form: str) -> None:
     adata.raw = adata
     adata.write_h5ad(tmp_path / "data.h5ad")
     backed = anndata.read_h5ad(tmp_path / "data.h5ad", backed="r")
-    view = backed[np.arange(5, 30), [1, 4, 8]]
+    view = backed[5:30, [1, 4, 8]]
     np.testing.assert_array_equal(read(view).X.toarray(), counts[5:30][:, [1, 4, 8]])
     np.testing.assert_array_equal(read(view, use_raw=True).X.toarray(), counts[5:30])
     backed.file.close()
@@ -178,12 +178,12 @@ def test_options_that_are_not_there() -> None:
     adata.layers["log"] = adata.X.copy()
     with pytest.raises(InputError, match=r"'Counts', 'log'; did you mean 'Counts'"):
         read(adata, layer="counts")
-    with pytest.raises(InputError, match="has no raw; leave out use_raw=True, or choose a layer"):
+    with pytest.raises(InputError, match="has no raw; leave out use_raw=True; choose a layer"):
         read(adata, use_raw=True)
     with pytest.raises(InputError, match="exclude each other"):
         read(adata, use_raw=True, layer="log")
     with pytest.raises(InputError, match="genome= is for 10x"):
         read(adata, genome="GRCh38")
     empty = anndata.AnnData(obs=adata.obs, var=adata.var, layers={"Counts": adata.X})
-    with pytest.raises(InputError, match=r"has no X, or choose a layer.*'Counts'"):
+    with pytest.raises(InputError, match=r"has no X; choose a layer.*'Counts'"):
         read(empty)

@@ -70,7 +70,7 @@ class Slots:
     def _layers(self) -> str:
         if not self.layers:
             return ""
-        return f", or choose a layer with layer=: {those_there(sorted(self.layers))}"
+        return f"; choose a layer with layer=: {those_there(sorted(self.layers))}"
 
 
 def _looks_like_counts(matrix: Any) -> bool:

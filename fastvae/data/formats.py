@@ -123,7 +123,7 @@ def _read_matrix(matrix: Any) -> AnnData:
     obs = pd.DataFrame(index=pd.Index([f"cell_{i}" for i in range(n_cells)], dtype=object))
     var = pd.DataFrame(index=pd.Index([f"gene_{i}" for i in range(n_genes)], dtype=object))
     name = "the sparse matrix" if sp.issparse(matrix) else "the array"
-    return assemble(matrix, obs, var, name, "matrix")
+    return assemble(matrix, obs, var, name, "")
 
 
 def _refuse_slots(kind: str, layer: str | None, use_raw: bool) -> None:

@@ -92,7 +92,7 @@ class CountStore:
             Values that are not counts, a missing column or value, a category the model does not
             know, a gene of the model that is not there.
         """
-        origin = Origin("the data", "X", adata.obs_names, adata.var_names)
+        origin = Origin("the data", "", adata.obs_names, adata.var_names)
         check_axes(origin)
         batch_codes, batches = encode(adata.obs, batch_key, batch_categories, "batch")
         label_codes, labels = encode(adata.obs, labels_key, label_categories, "label")

@@ -62,7 +62,7 @@ def read_tenx_h5(file: Any, path: Path, kind: str, genome: str | None) -> AnnDat
                 if field in features:
                     columns[column] = _strings(features[field])
         symbols, barcodes = _strings(names), _strings(group["barcodes"])
-        where = f"matrix of {path}"
+        where = str(path)
         n_features, n_barcodes = (int(n) for n in group["shape"][:])
         _check_lengths(where, n_barcodes, len(barcodes), n_features, len(symbols))
         counts = read_compressed(group, (n_barcodes, n_features), where)
@@ -127,7 +127,7 @@ def _assemble(
     # Symbols repeat in every annotation; the ids in gene_ids stay the exact key.
     var.index = pd.Index(make_unique(var.index.tolist()), dtype=object)
     obs = pd.DataFrame(index=pd.Index(list(barcodes), dtype=object))
-    origin = Origin(source, "matrix", obs.index, var.index)
+    origin = Origin(source, "", obs.index, var.index)
     check_axes(origin)
     return checked(counts, obs, var, origin)
 

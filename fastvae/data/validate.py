@@ -34,7 +34,7 @@ class Origin:
     source
         The file, folder or object.
     slot
-        The matrix in it: ``X``, ``layers['counts']``, ``raw.X``, ``matrix``.
+        The matrix in it: ``X``, ``layers['counts']``, ``raw.X``; empty if the source is a matrix.
     cells, genes
         Names of rows and columns.
     candidates
@@ -49,8 +49,8 @@ class Origin:
 
     @property
     def where(self) -> str:
-        """``"X of atlas.h5ad"``."""
-        return f"{self.slot} of {self.source}"
+        """``"X of atlas.h5ad"``, or the source alone where it is the matrix itself."""
+        return f"{self.slot} of {self.source}" if self.slot else self.source
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -61,8 +61,10 @@ class Origin:
         """Say which matrix to use instead, if the source has one."""
         found = self.candidates()
         if found:
-            return "; ".join(found)
-        return "pass the raw counts (nothing else in it looks like counts)"
+            return f"Raw counts are needed; {'; '.join(found)}"
+        return (
+            f"Raw counts are needed{', and nothing else in it looks like them' * bool(self.slot)}"
+        )
 
 
 def check_axes(origin: Origin) -> None:
@@ -92,9 +94,9 @@ def check_axes(origin: Origin) -> None:
     if not origin.genes.is_unique:
         repeated = origin.genes[origin.genes.duplicated()].unique()
         raise InputError(
-            f"{origin.source} has duplicate genes: {len(repeated)} names occur more than once "
-            f"({a_few(repeated)}). Genes are matched by name, so names must be unique: "
-            "call adata.var_names_make_unique(), or use the gene ids as names"
+            f"{origin.source} has duplicate genes: {a_few(repeated)}. Genes are matched by name, "
+            "so names must be unique: call adata.var_names_make_unique(), or use the gene ids "
+            "as names"
         )
 
 
@@ -140,7 +142,7 @@ def check_counts(counts: sp.csr_matrix, origin: Origin, *, warn: bool = True) ->
             first_fractional = start + int(np.argmax(fractional))
         n_fractional += n_here
     if len(values) == 0:
-        raise InputError(f"{origin.where} holds nothing but zeros; {origin.advice()}")
+        raise InputError(f"{origin.where} holds nothing but zeros. {origin.advice()}")
     if n_fractional == 0:
         return
     share = n_fractional / len(values)
@@ -160,13 +162,13 @@ def check_counts(counts: sp.csr_matrix, origin: Origin, *, warn: bool = True) ->
 def _refuse_value(counts: sp.csr_matrix, position: int, origin: Origin) -> None:
     value = float(counts.data[position])
     if value < 0:
-        kind, hint = "a negative value", "counts cannot be negative; was it scaled or centred?"
+        kind, hint = "a negative value", "counts cannot be negative, scaled values can"
     elif np.isnan(value):
         kind, hint = "a NaN", "every entry must be a number"
     else:
         kind, hint = "an infinite value", "every entry must be finite"
     raise InputError(
-        f"{origin.where} holds {kind}: {_describe(counts, position, origin)}; {hint} "
+        f"{origin.where} holds {kind}: {_describe(counts, position, origin)}; {hint}. "
         f"{origin.advice()}"
     )
 
@@ -176,14 +178,14 @@ def _refuse_normalised(counts: sp.csr_matrix, largest: float, share: float, orig
     if largest < _LARGEST_LOG:
         raise InputError(
             f"{origin.where} looks log-normalised: {described} and the largest is {largest:.4g}. "
-            f"Raw counts are needed: {origin.advice()}"
+            f"{origin.advice()}"
         )
     totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     totals = totals[totals > 0]
     if len(totals) > 1 and np.ptp(totals) < 1e-3 * totals.mean():
         raise InputError(
             f"{origin.where} looks normalised: {described} and every cell sums to "
-            f"{totals.mean():.6g}. Raw counts are needed: {origin.advice()}"
+            f"{totals.mean():.6g}. {origin.advice()}"
         )
 
 
