@@ -55,7 +55,7 @@ IN_MEMORY: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "log-normalised": (
         lambda: annotated(_log_normalised()),
-        r"looks log-normalised: 100 % of its non-zero values are not whole.*Raw counts are needed, and",
+        r"looks log-normalised: 100 % of its non-zero values are.*Raw counts are needed, and",
     ),
     "normalised": (
         lambda: annotated(np.expm1(_log_normalised())),
