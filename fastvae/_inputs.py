@@ -36,6 +36,13 @@ def check_matrix(x: Any, n_genes: int | None) -> None:
         )
 
 
+def dense(x: Any) -> Tensor:
+    """`x` as a dense tensor."""
+    if not isinstance(x, Tensor):
+        check_matrix(x, None)
+    return x if x.layout == torch.strided else x.to_dense()
+
+
 def _readable(values: Tensor, force: bool | None) -> bool:
     """Whether a check may look at numbers: on the CPU or where asked, never while compiling."""
     return bool(values.device.type == "cpu" or force) and not torch.compiler.is_compiling()

@@ -73,8 +73,6 @@ def log_dispersion(
 ) -> tuple[Tensor, Tensor | None]:
     """log theta as (G,) or (N, G) and None, or as a (K, G) table and the row of each cell."""
     one_of("dispersion", model.dispersion, DISPERSIONS)
-    if model.dispersion == "gene":
-        return model.px_r, None
     if model.dispersion == "gene-cell":
         if head is None:
             raise InputError(
@@ -82,19 +80,23 @@ def log_dispersion(
                 f"{type(model.decoder).__name__} has not; choose another dispersion."
             )
         return head, None
+    table = getattr(model, "px_r", None)
+    if model.dispersion == "gene" and table is not None:
+        return table, None
     by_batch = model.dispersion == "gene-batch"
     name, option, rows = ("batch_index", "n_batch", batch) if by_batch else ("y", "n_labels", y)
     n_cat = getattr(model, option)
-    if n_cat < 1 or model.px_r.shape[1] != n_cat:
+    if n_cat < 1 or table is None or table.dim() != 2 or table.shape[1] != n_cat:
+        shape = None if table is None else tuple(table.shape)
         raise InputError(
-            f"dispersion={model.dispersion!r} with {option}={n_cat} has "
-            f"{model.px_r.shape[1]} columns of dispersions; build the model with the number of "
-            f"categories in {option} (at least 1), or choose dispersion='gene'."
+            f"dispersion={model.dispersion!r} does not fit px_r of shape {shape} and "
+            f"{option}={n_cat}; build the model with this dispersion and {option} >= 1, or "
+            "choose dispersion='gene'."
         )
     if rows is None and by_batch and n_cat == 1:
         rows = torch.zeros(x.shape[0], 1, dtype=torch.int64, device=x.device)
     rows = category(rows, n_cat, x.shape[0], name, device=x.device, force=model.check_counts)
-    return model.px_r.t(), codes_of(rows, name)
+    return table.t(), codes_of(rows, name)
 
 
 def draws(mean: Tensor, variance: Tensor, n_samples: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import _fused, functional
 from ._inputs import check_counts as refuse_non_counts
-from ._inputs import one_of, prior, refuse_gradient, required
+from ._inputs import dense, one_of, prior, refuse_gradient, required
 from ._overrides import fused_forward_is_faithful, own_method
 from ._parts import (
     DISPERSIONS,
@@ -177,9 +177,9 @@ class VAE(SamplingMethods):
         """
         likelihood = self.reconstruction_loss
         one_of("reconstruction_loss", likelihood, LIKELIHOODS)
+        x = dense(x)
         refuse_non_counts(x, self.check_counts)
         refuse_gradient(x)
-        x = x.to_dense() if x.layout == torch.sparse_csr else x
         if likelihood == "poisson":
             return -functional.poisson_log_prob(x, px_rate).sum(dim=-1)
         theta = required("px_r", px_r, likelihood)
@@ -296,7 +296,7 @@ class VAE(SamplingMethods):
                 refuse_gradient(x)
                 return _fused.forward(self, x, local_l_mean, local_l_var, batch_index, y)
 
-        x = x.to_dense() if x.layout == torch.sparse_csr else x
+        x = dense(x)
         outputs = self.inference(x, as_column(batch_index), as_column(y))
         loss = self.get_reconstruction_loss(
             x, outputs["px_rate"], outputs["px_r"], outputs["px_dropout"]
