@@ -100,20 +100,19 @@ def _describe_counts(counts: Any) -> list[tuple[str, str]]:
 def _describe_column(column: pd.Series) -> str:
     kind = str(column.dtype)
     n_values = column.nunique()
-    text = (
-        f"{n_values:,} categories"
-        if kind in ("category", "object", "bool", "string", "str")
-        else kind
-    )
-    if kind.startswith(("int", "uint")):
+    if kind.startswith("float"):
+        text = kind
+    elif kind.startswith(("int", "uint")):
         text = f"{n_values:,} different whole numbers"
+    else:
+        text = f"{n_values:,} {'category' if n_values == 1 else 'categories'}"
     missing = int(column.isna().sum())
     if missing:
-        text += f", {missing:,} missing"
-    small = 2 <= n_values <= min(MOST_BATCHES, max(2, len(column) // 10))
-    if small and not missing and not kind.startswith("float"):
-        shown = [str(value) for value in column.unique()[:4]]
-        text += f" ({', '.join(shown)}{', ...' if n_values > 4 else ''}); can be a --batch-key"
+        return f"{text}, missing for {missing:,} cells"
+    few = 2 <= n_values <= min(MOST_BATCHES, max(2, len(column) // 10))
+    if few and not kind.startswith("float"):
+        shown = ", ".join(str(value) for value in column.unique()[:4])
+        text += f" ({shown}{', ...' if n_values > 4 else ''}); can be a --batch-key"
     return text
 
 

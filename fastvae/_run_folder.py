@@ -30,12 +30,14 @@ def run_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
 def write_run(model: Model, folder: Path) -> np.ndarray:
     """Write the model, its loss curve and the latent space; return the latent space (N, L)."""
-    from .plots import plot_history
-
+    # The picture comes last: whatever goes wrong with it, the training is not lost.
     model.save(folder, overwrite=True)
+    latent = model.write_latent(folder / "latent.h5ad", overwrite=True)
     if model.history["epoch"]:
+        from .plots import plot_history
+
         plot_history(model.history, folder / "loss.png")
-    return model.write_latent(folder / "latent.h5ad", overwrite=True)
+    return latent
 
 
 def list_files(folder: Path) -> list[str]:

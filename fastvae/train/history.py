@@ -64,15 +64,17 @@ def read_history(path: str | os.PathLike[str]) -> History:
             for row in reader:
                 for name in COLUMNS:
                     history[name].append(_number(row[name]))
-    except (ValueError, TypeError, UnicodeDecodeError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is damaged: {error}; delete it or restore it") from error
     return history
 
 
-def _number(text: str) -> float:
+def _number(text: str | None) -> float:
     """Whole numbers stay int, so that epochs print as 3 and not as 3.0."""
+    if text is None:
+        raise ValueError("a row is short")
     if text == "":
         return math.nan
     return int(text) if text.isdecimal() else float(text)

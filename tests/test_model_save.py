@@ -1,0 +1,174 @@
+"""What is saved comes back to the last bit, and nothing half-written is left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+import torch
+from small_models import small_data
+
+from fastvae import Model
+from fastvae._files import atomic_path
+from fastvae.errors import InputError
+
+DATA = small_data()
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    made = Model(DATA, batch_key="batch", labels_key="cell_type", n_latent=3, n_hidden=16)
+    return made.fit(3, batch_size=32, seed=0, progress=False, device="cpu")
+
+
+@pytest.fixture
+def saved(model: Model, tmp_path: Path) -> Path:
+    model.save(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_answers_are_equal_to_the_last_bit(model: Model, saved: Path) -> None:
+    found = Model.load(saved, DATA, device="cpu")
+    np.testing.assert_array_equal(
+        found.get_latent_representation(), model.get_latent_representation()
+    )
+    np.testing.assert_array_equal(
+        found.get_normalized_expression(transform_batch="batch_1", return_numpy=True),
+        model.get_normalized_expression(transform_batch="batch_1", return_numpy=True),
+    )
+    assert found.get_elbo() == model.get_elbo()
+    assert found.get_marginal_ll(n_mc_samples=4) == model.get_marginal_ll(n_mc_samples=4)
+    assert found.history == model.history
+    assert found.training == model.training
+    assert found.is_trained
+    np.testing.assert_array_equal(found.validation_cells, model.validation_cells)
+    assert repr(found) == repr(model)
+    assert found.gene_names == model.gene_names
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dispersion": "gene-label", "latent_distribution": "ln"},
+        {"dispersion": "gene-batch", "reconstruction_loss": "nb", "n_layers": 2},
+        {"use_observed_lib_size": False, "dropout_rate": 0.0},
+    ],
+)
+def test_every_option_survives(options: dict, tmp_path: Path) -> None:
+    made = Model(DATA, batch_key="batch", labels_key="cell_type", n_hidden=8, **options)
+    made.fit(1, batch_size=32, seed=0, progress=False)
+    made.save(tmp_path)
+    found = Model.load(tmp_path, DATA)
+    assert found.get_elbo() == made.get_elbo()
+    assert found._setup == made._setup
+
+
+def test_without_data_the_model_asks_for_them(model: Model, saved: Path) -> None:
+    found = Model.load(saved)
+    with pytest.raises(InputError, match=r"loaded without data; give them to this call"):
+        found.get_latent_representation()
+    with pytest.raises(InputError, match="loaded without data"):
+        found.fit(1)
+    np.testing.assert_array_equal(
+        found.get_latent_representation(DATA), model.get_latent_representation()
+    )
+    assert "120 cells" not in repr(found)
+
+
+def test_labels_are_not_asked_for_where_they_have_no_use(model: Model, saved: Path) -> None:
+    bare = DATA.copy()
+    del bare.obs["cell_type"]
+    np.testing.assert_array_equal(
+        Model.load(saved, bare).get_latent_representation(), model.get_latent_representation()
+    )
+
+
+def test_loaded_model_can_be_trained_further(saved: Path) -> None:
+    found = Model.load(saved, DATA)
+    found.fit(2, batch_size=32, progress=False)
+    assert found.history["epoch"] == [1, 2, 3, 4, 5]
+    assert found.training["seed"] == 0
+    assert found.history["train_loss"][-1] < found.history["train_loss"][0]
+
+
+def test_untrained_model_is_saved_as_such(tmp_path: Path) -> None:
+    made = Model(DATA, n_hidden=8)
+    state = {name: value.clone() for name, value in made.module.state_dict().items()}
+    made.save(tmp_path)
+    found = Model.load(tmp_path, DATA)
+    assert not found.is_trained
+    assert all(torch.equal(value, state[name]) for name, value in found.module.state_dict().items())
+
+
+def test_loading_leaves_random_numbers_alone(saved: Path) -> None:
+    before = torch.get_rng_state()
+    Model.load(saved)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_files(model: Model, saved: Path) -> None:
+    names = sorted(path.name for path in saved.iterdir())
+    assert names == ["config.json", "history.csv", "model.safetensors"]
+    config = json.loads((saved / "config.json").read_text())
+    assert config["data"]["gene_names"] == list(DATA.var_names)
+    assert config["data"]["batch_categories"] == ["batch_0", "batch_1"]
+    assert config["options"]["n_latent"] == 3
+    assert config["training"]["seed"] == 0
+    # A pickle could run code on loading; safetensors begins with a length and JSON.
+    header = (saved / "model.safetensors").read_bytes()
+    assert json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])["px_r"]["shape"] == [30]
+
+
+def test_overwrite(model: Model, saved: Path) -> None:
+    with pytest.raises(InputError, match="already exists and is not empty"):
+        model.save(saved)
+    other = Model(DATA, batch_key="batch", n_hidden=8).fit(1, seed=1, progress=False)
+    other.save(saved, overwrite=True)
+    assert Model.load(saved, DATA).get_elbo() == other.get_elbo()
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_save_cut_short_is_noticed(
+    model: Model, saved: Path, monkeypatch: pytest.MonkeyPatch, stage: int
+) -> None:
+    other = Model(DATA, batch_key="batch", labels_key="cell_type", n_latent=3, n_hidden=16)
+    other.fit(1, seed=5, progress=False)
+    calls = []
+
+    def failing(target: Path):
+        calls.append(target)
+        if len(calls) == stage:
+            raise OSError(28, "No space left on device")
+        return atomic_path(target)
+
+    monkeypatch.setattr("fastvae._saved.atomic_path", failing)
+    with pytest.raises(OSError, match="No space left"):
+        other.save(saved, overwrite=True)
+    if stage == 1:  # nothing was replaced yet
+        assert Model.load(saved, DATA).get_elbo() == model.get_elbo()
+    else:  # new weights beside the old configuration: refused rather than mixed
+        with pytest.raises(InputError, match="does not belong to the config.json beside it"):
+            Model.load(saved, DATA)
+    assert not [path for path in saved.iterdir() if path.name.startswith(".")]
+
+
+def test_latent_file(model: Model, saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "latent.h5ad"
+    latent = model.write_latent(path)
+    found = anndata.read_h5ad(path)
+    assert found.X is None
+    np.testing.assert_array_equal(found.obsm["X_fastvae"], latent)
+    np.testing.assert_array_equal(latent, model.get_latent_representation())
+    assert list(found.obs_names) == list(DATA.obs_names)
+    assert list(found.var_names) == list(DATA.var_names)
+    assert found.obs["cell_type"].astype(str).tolist() == DATA.obs["cell_type"].astype(str).tolist()
+    with pytest.raises(InputError, match="already exists"):
+        model.write_latent(path)
+    part = DATA[10:20].copy()
+    model.write_latent(path, part, overwrite=True)
+    found = anndata.read_h5ad(path)
+    np.testing.assert_allclose(found.obsm["X_fastvae"], latent[10:20], rtol=1e-4, atol=1e-5)
+    assert list(found.obs_names) == list(part.obs_names)

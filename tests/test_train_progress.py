@@ -1,0 +1,80 @@
+"""What is said during training."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+
+from fastvae.train import progress as module
+from fastvae.train.progress import Bar, Lines, Progress, make_progress
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(module.time, "perf_counter", lambda: self.now)
+
+
+def test_status_has_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    progress = Progress(first_epoch=3, last_epoch=12, n_cells=1000)
+    clock.now += 2.0
+    # 2500 of 10,000 cells in 2 seconds.
+    assert progress.status(5, 500, 512.345) == "-ELBO 512.35  1,250 cells/s  ETA 0:00:06"
+    progress.validation = 520.0
+    clock.now += 5000.0
+    assert progress.status(5, 500, 1.0).endswith("validation 520.00  0 cells/s  ETA 4:10:06")
+
+
+def test_lines_come_at_even_steps(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    clock = Clock(monkeypatch)
+    progress = Lines(1, 100, 1000)
+    for epoch in range(1, 101):
+        clock.now += 0.5
+        progress.after_epoch(epoch, 500.0 - epoch, math.nan)
+    out, err = capsys.readouterr()
+    shown = [int(found) for found in re.findall(r"^epoch (\d+)/100  -ELBO", err, re.M)]
+    assert shown == [1, *range(10, 101, 10)]
+    assert "epoch 50/100  -ELBO 450.00  2,000 cells/s  ETA 0:00:25" in err
+    assert out == ""
+
+
+def test_a_long_epoch_is_not_silent(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    clock = Clock(monkeypatch)
+    progress = Lines(1, 2, 1_000_000)
+    for second in range(1, 101):
+        clock.now += 1.0
+        progress.within_epoch(1, 1000 * second, 300.0)
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 3  # after 30, 60 and 90 seconds
+    assert err[0] == "epoch 1/2  -ELBO 300.00  1,000 cells/s  ETA 0:32:50"
+
+
+def test_bar_moves_and_ends(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    bar = Bar(1, 4, 50)
+    task = bar._rich.tasks[0]
+    bar.within_epoch(2, 25, 400.0)
+    assert (task.completed, task.total, task.description) == (75, 200, "epoch 2/4")
+    bar.after_epoch(4, 390.0, 395.0)
+    bar.close()
+    assert task.completed == 200
+    assert task.fields["status"].startswith("-ELBO 390.00  validation 395.00")
+    assert "epoch 4/4" in capsys.readouterr().err
+
+
+def test_kind_fits_where_it_goes(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    assert type(make_progress(False, 1, 2, 3)) is Progress
+    assert type(make_progress(True, 1, 2, 3)) is Lines
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    bar = make_progress(True, 1, 2, 3)
+    bar.close()
+    assert type(bar) is Bar
+    silent = make_progress(False, 1, 2, 3)
+    capsys.readouterr()
+    silent.within_epoch(1, 2, 3.0)
+    silent.after_epoch(1, 2.0, 3.0)
+    silent.close()
+    assert capsys.readouterr() == ("", "")
