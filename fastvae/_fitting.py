@@ -125,7 +125,6 @@ class Fitting(State):
         with seeded(torch.device("cpu"), seed):
             module = self.module.to(where)
         steps = self.training.get("steps", 0)
-        before = len(self._history["epoch"])
         summary = {
             "n_cells": store.n_cells,
             "n_train": len(train_cells),
@@ -147,9 +146,8 @@ class Fitting(State):
                 completed_steps=steps,
                 progress=progress,
             )
-        except NonFiniteError:
-            steps += (len(self._history["epoch"]) - before) * len(batches)
-            self._summarise(summary, "non-finite", steps, None)
+        except NonFiniteError as error:
+            self._summarise(summary, "non-finite", steps + error.steps, None)
             raise
         self._summarise(summary, result.ending, steps + result.steps, result.best_epoch)
         return self

@@ -150,7 +150,7 @@ def test_a_save_cut_short_is_noticed(
     if stage == 1:  # nothing was replaced yet
         assert Model.load(saved, DATA).get_elbo() == model.get_elbo()
     else:  # new weights beside the old configuration: refused rather than mixed
-        with pytest.raises(InputError, match="does not belong to the config.json beside it"):
+        with pytest.raises(InputError, match=r"does not belong to the config\.json beside it"):
             Model.load(saved, DATA)
     assert not [path for path in saved.iterdir() if path.name.startswith(".")]
 

@@ -94,8 +94,9 @@ def test_first_failure_is_named_and_undone(kind: type[Toy], what: str, clip: flo
     module = kind()
     step = steps_before_bad_cell(1)
     message = rf"training stopped in epoch 2, step {step + 1}: {what} is not finite.*it was 0\.001"
-    with pytest.raises(NonFiniteError, match=message):
+    with pytest.raises(NonFiniteError, match=message) as caught:
         fit(module, max_grad_norm=clip)
+    assert caught.value.steps == 4 + step
 
     reference = Toy()
     optimizer = torch.optim.Adam(
@@ -144,8 +145,10 @@ class NanInEval(Toy):
 def test_validation_loss_is_watched_too() -> None:
     module = NanInEval()
     before = module.weight.detach().clone()
-    with pytest.raises(NonFiniteError, match="in epoch 1: the validation loss is not finite"):
+    message = "in epoch 1: the validation loss is not finite"
+    with pytest.raises(NonFiniteError, match=message) as caught:
         fit(module)
+    assert caught.value.steps == 0
     assert torch.equal(module.weight, before)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator
-from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,17 @@ from .stopping import copy_state
 
 
 class NonFiniteError(InputError):
-    """Training met a NaN or an infinity; the model holds the last good weights."""
+    """Training met a NaN or an infinity; the model holds the last good weights.
+
+    Attributes
+    ----------
+    steps
+        Optimiser steps that these weights have taken in this run.
+    """
+
+    def __init__(self, message: str, steps: int) -> None:
+        super().__init__(message)
+        self.steps = steps
 
 
 def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
@@ -92,12 +101,15 @@ def _problem_with_gradient(module: nn.Module) -> str | None:
     return f"the gradient of {name}" if name else None
 
 
-def raise_non_finite(epoch: int, step: int | None, what: str, learning_rate: float) -> NoReturn:
-    """Raise `NonFiniteError` for `what` in `epoch`, and in `step` of it where that is known."""
+def non_finite_error(
+    epoch: int, step: int | None, what: str, learning_rate: float, steps: int
+) -> NonFiniteError:
+    """Return the error for `what` in `epoch`, and in `step` of it where that is known."""
     where = f"epoch {epoch}" + (f", step {step}" if step is not None else "")
     moment = "step" if step is not None else "epoch"
-    raise NonFiniteError(
+    return NonFiniteError(
         f"training stopped in {where}: {what} is not finite. The model keeps its weights from "
         f"before that {moment}. Try a lower learning_rate (it was {learning_rate:g}) or "
-        "max_grad_norm=10, and look for cells with extreme counts"
+        "max_grad_norm=10, and look for cells with extreme counts",
+        steps,
     )

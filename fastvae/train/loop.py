@@ -14,7 +14,13 @@ from torch import nn
 
 from ..data import Minibatch, Minibatches
 from ..errors import InputError
-from .guard import Checkpoint, find_failure, first_non_finite, raise_non_finite
+from .guard import (
+    Checkpoint,
+    NonFiniteError,
+    find_failure,
+    first_non_finite,
+    non_finite_error,
+)
 from .history import COLUMNS, History
 from .progress import Progress, make_progress
 from .schedules import kl_weight_at
@@ -115,7 +121,7 @@ def train_vae(
     run.progress = make_progress(progress, first + 1, last, n_train)
     ending: Ending = "finished"
     try:
-        with interruptible() as interrupt, seeded(run.device, seed):
+        with interruptible() as interrupt, seeded(run.device, seed), torch.enable_grad():
             for epoch in range(first, last):
                 row = run.train_epoch(epoch, interrupt)
                 if row is None:
@@ -159,7 +165,7 @@ class _Run:
         self.batches = batches
         self.settings = settings
         self.seed = seed
-        self.step = step  # minibatches completed, over all runs
+        self.first_step = self.step = step  # minibatches completed, over all runs
         self.n_train = n_train
         self.device = device_of(module)
         self.progress = Progress(1, 1, n_train)
@@ -216,8 +222,8 @@ class _Run:
         reconstruction, kl = (value / n_cells for value in sums.tolist())
         if not math.isfinite(reconstruction + kl):
             self.epoch_start.restore(self.module, self.optimizer)
-            rate = self.settings.learning_rate
-            raise_non_finite(int(row["epoch"]), None, "the validation loss", rate)
+            self.step -= len(self.batches)
+            raise self._error(int(row["epoch"]), None, "the validation loss")
         _enter(row, "validation", reconstruction, kl)
 
     def _minibatches(self, epoch: int) -> Iterator[Minibatch]:
@@ -240,7 +246,12 @@ class _Run:
             # The second run went well, so the failure was one of the hardware's rounding.
             self.epoch_start.restore(self.module, self.optimizer)
         step, what = found or (None, "the loss")
-        raise_non_finite(epoch + 1, step, what, self.settings.learning_rate)
+        self.step += step - 1 if step else 0
+        raise self._error(epoch + 1, step, what)
+
+    def _error(self, epoch: int, step: int | None, what: str) -> NonFiniteError:
+        rate = self.settings.learning_rate
+        return non_finite_error(epoch, step, what, rate, self.step - self.first_step)
 
 
 def _enter(row: dict[str, float], cells: str, reconstruction: float, kl: float) -> None:
