@@ -34,11 +34,13 @@ def encoder_input(model: VAE, x: Tensor) -> Tensor:
         x, sparse = x.to_dense(), False
     weight = next(model.z_encoder.parameters(), None)
     dtype = torch.get_default_dtype() if weight is None else weight.dtype
+    wide = torch.promote_types(x.dtype, dtype)  # counts lose nothing before the logarithm
+    values = (x.values() if sparse else x).to(wide)
+    values = (torch.log1p(values) if model.log_variational else values).to(dtype)
     if not sparse:
-        return (torch.log1p(x) if model.log_variational else x).to(dtype)
-    values = torch.log1p(x.values()) if model.log_variational else x.values()
+        return values
     return torch.sparse_csr_tensor(
-        x.crow_indices(), x.col_indices(), values.to(dtype), x.shape, check_invariants=False
+        x.crow_indices(), x.col_indices(), values, x.shape, check_invariants=False
     )
 
 
