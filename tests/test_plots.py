@@ -1,19 +1,15 @@
-"""Pictures: what they show is checked in the figures, that they are written in the files."""
+"""Loss curves: what they show is checked in the figure, that they are written in the files."""
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
-import warnings
 
 import matplotlib.image
 import numpy as np
-import pandas as pd
 import pytest
 
-from fastvae import _projection, plots
-from fastvae._colours import FEW, GREY, MANY, category_codes, category_colours
+from fastvae import plots
 from fastvae.errors import InputError
 
 EPOCHS = 40
@@ -33,13 +29,6 @@ def history() -> dict[str, list[float]]:
         "validation_reconstruction_loss": list(loss - 9),
         "validation_kl_local": list(14 + 0.1 * epoch),
     }
-
-
-@pytest.fixture(scope="module")
-def latent() -> np.ndarray:
-    rng = np.random.default_rng(0)
-    centres = rng.normal(0, 5, (4, 6))
-    return centres[np.arange(300) % 4] + rng.normal(size=(300, 6))
 
 
 def curve(axis, label: str) -> np.ndarray:
@@ -169,226 +158,6 @@ def test_bad_targets(history, tmp_path):
     with pytest.raises(InputError, match="does not exist; create it first"):
         plots.plot_history(history, tmp_path / "none" / "loss.png")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_principal_components_agree_with_the_svd(latent):
-    coordinates, names = _projection.project(latent, method="pca")
-    centred = latent - latent.mean(axis=0)
-    left, singular, right = np.linalg.svd(centred, full_matrices=False)
-    expected = left[:, :2] * singular[:2]
-    signs = np.sign((expected * coordinates).sum(axis=0))
-    np.testing.assert_allclose(coordinates, expected * signs, atol=1e-9)
-    largest = right[:2][[0, 1], np.abs(right[:2]).argmax(axis=1)]
-    np.testing.assert_array_equal(signs, np.sign(largest))
-    share = singular**2 / (singular**2).sum()
-    assert names == tuple(f"PC {i + 1} ({share[i]:.0%} of variance)" for i in range(2))
-
-
-@pytest.mark.parametrize("n_latent", [1, 2])
-def test_few_dimensions(n_latent):
-    latent = np.random.default_rng(1).normal(size=(40, n_latent))
-    coordinates, _ = _projection.project(latent)  # auto: nothing to reduce, so never UMAP
-    assert coordinates.shape == (40, 2)
-    spread = ((coordinates - coordinates.mean(axis=0)) ** 2).sum()
-    assert spread == pytest.approx(((latent - latent.mean(axis=0)) ** 2).sum())
-    if n_latent == 1:
-        assert (coordinates[:, 1] == 0).all()
-
-
-@pytest.mark.parametrize("n_cells", [1, 2])
-def test_identical_or_single_cells_have_coordinates(n_cells):
-    coordinates, names = _projection.project(np.ones((n_cells, 5)))
-    np.testing.assert_array_equal(coordinates, np.zeros((n_cells, 2)))
-    assert names == ("PC 1 (0% of variance)", "PC 2 (0% of variance)")
-
-
-@pytest.mark.parametrize(
-    ("bad", "arguments", "message"),
-    [
-        (np.zeros(5), {}, r"shape \(5,\); expected \(cells, dimensions\)"),
-        (np.zeros((0, 5)), {}, "not empty"),
-        (np.array([[0.0], [np.nan]]), {}, "cell 1 is not finite"),
-        (np.zeros((5, 3)), {"method": "tsne"}, "method is 'tsne'; give"),
-    ],
-)
-def test_bad_latent(bad, arguments, message):
-    with pytest.raises(InputError, match=message):
-        _projection.project(bad, **arguments)
-
-
-def test_umap_that_is_not_there(monkeypatch, latent):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r'UMAP is not installed; pip install "fastvae\[umap\]"'):
-        _projection.project(latent, method="umap")
-    _, names = _projection.project(latent)
-    assert names[0].startswith("PC 1")
-
-
-def test_umap_is_used_where_it_serves(monkeypatch, latent):
-    asked = []
-
-    def recorded(points: np.ndarray, seed: int) -> np.ndarray:
-        asked.append((points.shape, seed))
-        return points[:, :2]
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(_projection, "umap_coordinates", recorded)
-    assert _projection.project(latent, seed=3)[1] == ("UMAP 1", "UMAP 2")
-    assert asked == [((300, 6), 3)]
-    for small in (latent[:14], latent[:, :2]):
-        assert _projection.project(small)[1][0].startswith("PC 1")
-    with pytest.raises(InputError, match="UMAP needs 15 cells or more, there are 14"):
-        _projection.project(latent[:14], method="umap")
-    monkeypatch.setattr(_projection, "UMAP_CELLS", (15, 299))
-    assert _projection.project(latent)[1][0].startswith("PC 1")
-
-
-def test_umap_is_silent_repeatable_and_keeps_groups_apart(latent):
-    pytest.importorskip("umap", reason="umap-learn is an extra")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        first = _projection.umap_coordinates(latent, seed=1)
-        again = _projection.umap_coordinates(latent, seed=1)
-    np.testing.assert_array_equal(first, again)
-    distance = np.linalg.norm(first[:, None] - first[None], axis=2) + np.eye(300) * 1e9
-    assert (distance.argmin(axis=1) % 4 == np.arange(300) % 4).mean() > 0.99
-
-
-def drawn(collection) -> np.ndarray:
-    return np.asarray(collection.get_offsets())
-
-
-def test_category_panels_colour_each_cell_by_its_label(latent):
-    coordinates, names = _projection.project(latent, method="pca")
-    labels = np.array(["b", "a", "unknown", "c"])[np.arange(300) % 4]
-    figure = plots.latent_figure(coordinates, names, categories={"type": labels}, seed=2)
-    (axis,) = figure.axes
-    assert axis.get_title() == "type"
-    assert (axis.get_xlabel(), axis.get_ylabel()) == names
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b", "c", "unknown"]
-    (points,) = axis.collections
-    place = {tuple(xy): cell for cell, xy in enumerate(coordinates)}
-    cells = np.array([place[tuple(xy)] for xy in drawn(points)])
-    assert sorted(cells) == list(range(300))
-    assert not np.array_equal(cells, np.arange(300))  # drawn in random order
-    wanted = {"a": FEW[0], "b": FEW[1], "c": FEW[2], "unknown": GREY}
-    expected = matplotlib.colors.to_rgba_array([wanted[label] for label in labels[cells]])
-    np.testing.assert_allclose(points.get_facecolors()[:, :3], expected[:, :3])
-
-
-def test_marker_panels_draw_the_highest_on_top(latent):
-    coordinates, names = _projection.project(latent, method="pca")
-    counts = np.random.default_rng(3).poisson(np.where(np.arange(300) % 4 == 0, 5.0, 0.2))
-    figure = plots.latent_figure(coordinates, names, markers={"CD3D": counts, "LYZ": counts * 0})
-    axis = next(axis for axis in figure.axes if axis.get_title() == "CD3D")
-    none, some = axis.collections
-    place = {tuple(xy): cell for cell, xy in enumerate(coordinates)}
-    below = [place[tuple(xy)] for xy in drawn(none)]
-    above = [place[tuple(xy)] for xy in drawn(some)]
-    assert sorted(below) == list(np.flatnonzero(counts == 0))
-    np.testing.assert_allclose(np.asarray(some.get_array()), np.log1p(counts[above]))
-    assert (np.diff(counts[above]) >= 0).all()
-    silent = next(axis for axis in figure.axes if axis.get_title() == "LYZ")
-    assert len(drawn(silent.collections[0])) == 300
-    assert {"log(1 + expression)"} == {a.get_ylabel() for a in figure.axes if not a.get_title()}
-
-
-def test_twenty_categories_have_a_legend_and_more_have_a_note(latent):
-    coordinates, names = _projection.project(latent, method="pca")
-    labels = {f"{n}": np.array([f"c{i % n}" for i in range(300)]) for n in (20, 21)}
-    few, many = plots.latent_figure(coordinates, names, categories=labels).axes
-    entries = [text.get_text() for text in few.get_legend().get_texts()]
-    assert entries == [f"c{i}" for i in range(20)]
-    assert many.get_legend() is None
-    assert many.get_title() == "21 (21 categories)"
-
-
-def test_plot_latent_returns_the_coordinates_and_writes_the_picture(latent, tmp_path):
-    rng = np.random.default_rng(4)
-    arguments = {
-        "categories": {
-            "batch": rng.integers(0, 3, 300),
-            "type": pd.Categorical(["x", None, "$a_b$"] * 100),
-        },
-        "markers": {
-            name: rng.poisson(1.0, 300) for name in ("CD3D", "MS4A1", "LYZ", "_odd", "細胞")
-        },
-    }
-    coordinates = plots.plot_latent(latent, tmp_path / "a.png", **arguments, method="pca", dpi=50)
-    np.testing.assert_array_equal(coordinates, _projection.project(latent, method="pca")[0])
-    pixels = matplotlib.image.imread(tmp_path / "a.png")
-    assert pixels.shape[1] == 700  # 14 inches
-    assert 0.05 < (pixels[..., :3] < 0.95).any(axis=2).mean() < 0.6
-    plots.plot_latent(latent, tmp_path / "b.png", **arguments, method="pca", dpi=50)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-
-
-def test_latent_without_colourings_is_drawn_too(latent, tmp_path):
-    plots.plot_latent(latent, tmp_path / "plain.png", method="pca", dpi=40)
-    pixels = matplotlib.image.imread(tmp_path / "plain.png")
-    assert pixels.shape[1] == 240  # 6 inches
-    assert (pixels[..., :3] < 0.95).any(axis=2).mean() > 0.005
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"categories": {"batch": ["a"] * 299}}, "'batch' has 299 values for 300 cells"),
-        ({"markers": {"CD4": 3.0}}, "marker 'CD4' has 1 values"),
-        ({"markers": {"CD4": np.full(300, -0.5)}}, "'CD4' has negative or non-finite values"),
-        ({"markers": {"CD4": np.full(300, np.nan)}}, "'CD4' has negative or non-finite values"),
-    ],
-)
-def test_bad_colourings(latent, tmp_path, arguments, message):
-    with pytest.raises(InputError, match=message):
-        plots.plot_latent(latent, tmp_path / "bad.png", method="pca", **arguments)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_category_codes_are_in_natural_order_with_no_category_last():
-    codes, names = category_codes(
-        ["batch_10", None, "batch_2", float("nan"), "Unassigned", "batch_2"]
-    )
-    assert names == ["batch_2", "batch_10", "Unassigned", "unknown"]
-    np.testing.assert_array_equal(codes, [1, 3, 0, 3, 2, 0])
-    assert category_colours(names) == [FEW[0], FEW[1], GREY, GREY]
-    assert category_colours([f"c{i}" for i in range(20)]) == MANY
-    assert category_colours([f"c{i}" for i in range(21)]) is None
-
-
-@pytest.mark.parametrize("palette", [FEW, MANY])
-def test_palettes_are_apart_for_colour_blind_readers(palette):
-    """Smallest Oklab distance (x 100) of two colours, also through Machado's 2009 simulations."""
-    views = {
-        "normal": np.eye(3),
-        "protanopia": [
-            [0.152286, 1.052583, -0.204868],
-            [0.114503, 0.786281, 0.099216],
-            [-0.003882, -0.048116, 1.051998],
-        ],
-        "deuteranopia": [
-            [0.367322, 0.860646, -0.227968],
-            [0.280085, 0.672501, 0.047413],
-            [-0.01182, 0.04294, 0.968881],
-        ],
-    }
-    to_cone = [
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ]
-    to_lab = [
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ]
-    rgb = matplotlib.colors.to_rgba_array([*palette, GREY])[:, :3]
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    for name, matrix in views.items():
-        seen = np.clip(linear @ np.transpose(matrix), 0, 1)
-        lab = 100 * np.cbrt(seen @ np.transpose(to_cone)) @ np.transpose(to_lab)
-        distance = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 1e9 * np.eye(len(lab))
-        assert distance.min() > 7.5, name
 
 
 def test_matplotlib_is_loaded_on_use_and_pyplot_never(tmp_path):
