@@ -35,7 +35,7 @@ def forward(
     batch = decoder_batch(model, batch_index, None, x)
     scale_logits, head, zi_logits = model.decoder.logits(
         model.dispersion if with_theta else "gene",
-        z,
+        z.to(x_.dtype),
         batch,
         y,
         zero_inflation=likelihood == "zinb",

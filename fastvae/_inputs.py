@@ -19,6 +19,13 @@ def one_of(name: str, value: object, options: Iterable[str]) -> None:
         raise InputError(f"{name}={value!r} is not known; choose one of {known}.")
 
 
+def at_least(minimum: int, **sizes: int) -> None:
+    """Refuse a size below `minimum`."""
+    for name, size in sizes.items():
+        if not size >= minimum:
+            raise InputError(f"{name}={size} is too small; it must be at least {minimum}.")
+
+
 def check_matrix(x: Any, n_genes: int | None) -> None:
     """Refuse an `x` that is not a dense or CSR matrix of cells by `n_genes` genes."""
     if not isinstance(x, Tensor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, cast
@@ -99,11 +100,11 @@ class FCLayers(nn.Module):
         self.n_cat_list = [n_cat if n_cat > 1 else 0 for n_cat in cats]
         widths = [n_in, *[n_hidden] * (n_layers - 1), n_out]
         blocks: OrderedDict[str, nn.Module] = OrderedDict()
-        for k in range(n_layers):
+        for k, (width_in, width_out) in enumerate(itertools.pairwise(widths)):
             # an absent part keeps its place, so that state dict keys never move
             parts: list[Any] = [
-                nn.Linear(widths[k] + sum(self.n_cat_list), widths[k + 1], bias=bias),
-                nn.BatchNorm1d(widths[k + 1], momentum=0.01, eps=0.001) if use_batch_norm else None,
+                nn.Linear(width_in + sum(self.n_cat_list), width_out, bias=bias),
+                nn.BatchNorm1d(width_out, momentum=0.01, eps=0.001) if use_batch_norm else None,
                 nn.ReLU() if use_relu else None,
                 nn.Dropout(p=dropout_rate) if dropout_rate > 0 else None,
             ]

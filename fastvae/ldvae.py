@@ -32,6 +32,11 @@ class LDVAE(VAE):
     ------
     InputError
         An option is not known (a ``ValueError``).
+
+    Notes
+    -----
+    The zero-inflation head has batch normalisation of its own; for ``"nb"`` and ``"poisson"``
+    `forward` does not run that head, so its running statistics stay where they are.
     """  # noqa: E501
 
     def __init__(

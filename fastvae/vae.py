@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from . import _fused, functional
+from ._inputs import at_least, dense, one_of, prior, refuse_gradient, required
 from ._inputs import check_counts as refuse_non_counts
-from ._inputs import dense, one_of, prior, refuse_gradient, required
 from ._overrides import fused_forward_is_faithful, own_method
 from ._parts import (
     DISPERSIONS,
@@ -108,6 +108,8 @@ class VAE(SamplingMethods):
         check_counts: bool | None = None,
     ) -> None:
         super().__init__()
+        at_least(1, n_input=n_input, n_hidden=n_hidden, n_latent=n_latent)
+        at_least(0, n_batch=n_batch, n_labels=n_labels)
         one_of("dispersion", dispersion, DISPERSIONS)
         one_of("latent_distribution", latent_distribution, LATENTS)
         if type(self).forward is VAE.forward and self._expects_counts():

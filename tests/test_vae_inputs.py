@@ -113,6 +113,8 @@ def test_dtypes_of_counts(dtype):
     torch.testing.assert_close(forward(vae, X.to(dtype)), forward(vae), check_dtype=False)
     values = vae.sample_from_posterior_z(X.to(dtype), give_mean=True)
     torch.testing.assert_close(values, vae.sample_from_posterior_z(X, give_mean=True))
+    sparse = X.to(dtype).to_sparse_csr()
+    torch.testing.assert_close(forward(vae, sparse), forward(vae), check_dtype=False)
 
 
 def test_counts_need_not_be_whole():
@@ -175,6 +177,17 @@ def test_options_that_are_not_known(options, message):
         VAE(G, **options)
     with pytest.raises(ValueError, match=message):
         LDVAE(G, **options)
+
+
+@pytest.mark.parametrize("name", ["n_input", "n_hidden", "n_latent", "n_batch", "n_labels"])
+def test_sizes_that_are_too_small(name):
+    with pytest.raises(InputError, match=f"{name}=-1 is too small"):
+        VAE(**{"n_input": G, name: -1})
+
+
+def test_no_layers_are_one_layer():
+    """As in scvi."""
+    assert len(VAE(G, n_layers=0).z_encoder.encoder.fc_layers) == 1
 
 
 BAD_CALLS = {

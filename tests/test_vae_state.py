@@ -133,6 +133,21 @@ def test_double(x):
     torch.testing.assert_close(means[1].float(), means[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["bfloat16", "autocast"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_half_precision(whole, sparse, x):
+    """Losses stay float32: counts and sums are not for 8 bits of mantissa."""
+    vae = build().eval()
+    want = forward(vae, x)
+    vae = vae.bfloat16() if whole else vae
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not whole):
+        got = forward(vae, x.to_sparse_csr() if sparse else x)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got[0], want[0], rtol=0.02, atol=0.0)
+    got.sum().backward()
+    assert all(p.grad.isfinite().all() for p in vae.decoder.px_scale_decoder.parameters())
+
+
 def test_same_seed_same_result_and_no_gradient_where_none_is_wanted(x):
     vae = build()
     assert torch.equal(forward(vae, x)[1], forward(vae, x)[1])
