@@ -78,7 +78,7 @@ def principal_components(counts: Any, n_components: int = 30) -> np.ndarray:
     """
     from scipy.sparse.linalg import LinearOperator, svds
 
-    logs = log_normalised(counts)
+    logs = scaled(counts).log1p()
     n_cells, n_genes = logs.shape
     mean = np.asarray(logs.mean(axis=0)).ravel()
     # Centring the sparse matrix would fill it, so only its products are centred.
@@ -93,10 +93,9 @@ def principal_components(counts: Any, n_components: int = 30) -> np.ndarray:
     return (left * values)[:, ::-1]
 
 
-def log_normalised(counts: Any) -> Any:
-    """Return log(1 + 10,000 x / total) as CSR float64; an empty cell stays empty."""
+def scaled(counts: Any) -> Any:
+    """Return 10,000 x / total as CSR float64; an empty cell stays empty."""
     totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
-    logs = counts.astype(np.float64)
-    logs.data *= np.repeat(1e4 / np.maximum(totals, 1.0), np.diff(logs.indptr))
-    np.log1p(logs.data, out=logs.data)
-    return logs
+    result = counts.astype(np.float64)
+    result.data *= np.repeat(1e4 / np.maximum(totals, 1.0), np.diff(result.indptr))
+    return result

@@ -136,7 +136,7 @@ def _describe_run(folder: Path) -> str:
     for name, key, categories in keyed:
         shown = f"{len(categories)} in obs[{key!r}]: {', '.join(categories)}"
         rows.append((name, shown if key is not None else "none"))
-    rows.append(("counts from", "X" if setup.layer is None else f"layers[{setup.layer!r}]"))
+    rows.append(("counts from", str(setup.slot)))
     rows += [(name, str(value)) for name, value in vars(setup.options).items()]
     if not training:
         return _table([*rows, ("training", "none yet")])

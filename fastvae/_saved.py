@@ -111,6 +111,7 @@ def fill_module(module: torch.nn.Module, state: dict[str, Tensor], folder: Path)
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()  # the others are the same for other weights
         raise InputError(
-            f"{folder / WEIGHTS} does not fit {CONFIG}: {error}; restore both files from one save"
+            f"{folder / WEIGHTS} does not fit {CONFIG}: {first} Restore both files from one save"
         ) from error

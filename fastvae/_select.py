@@ -59,7 +59,7 @@ def gene_columns(genes: Any, names: Sequence[str]) -> np.ndarray | None:
     missing = [name for name in wanted if name not in position]
     if missing:
         raise InputError(
-            f"genes has {len(missing)} names that the model was not trained on: {a_few(missing)}; "
+            f"genes asked for that the model was not trained on: {a_few(missing)}; "
             "its genes are model.gene_names"
         )
     return np.array([position[name] for name in wanted], dtype=np.int64)

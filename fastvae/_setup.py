@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +14,9 @@ from .data import CountStore, read
 from .errors import InputError
 from .train.settings import real_number, whole_number
 from .vae import VAE
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,34 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Slot:
+    """Where in the data the counts are; at most one of `layer` and `use_raw`."""
+
+    layer: str | None = None
+    use_raw: bool = False
+    genome: str | None = None
+
+    def read(self, data: Any) -> AnnData:
+        """Read `data` there; `genome` only where it is a file that can have several."""
+        path = Path(data) if isinstance(data, (str, os.PathLike)) else None
+        several = path is not None and path.suffix != ".h5ad"
+        genome = self.genome if several else None
+        return read(data, layer=self.layer, use_raw=self.use_raw, genome=genome)
+
+    def __str__(self) -> str:
+        name = "raw" if self.use_raw else "X"
+        name = name if self.layer is None else f"layers[{self.layer!r}]"
+        return name if self.genome is None else f"{name}, genome {self.genome}"
+
+
+@dataclass(frozen=True)
 class Setup:
     """Options, and what the data must offer for the model to be applied to them."""
 
     options: Options
     batch_key: str | None
     labels_key: str | None
-    layer: str | None
+    slot: Slot
     gene_names: tuple[str, ...]
     batch_categories: tuple[str, ...]
     label_categories: tuple[str, ...]
@@ -75,14 +101,14 @@ class Setup:
         store: CountStore,
         batch_key: str | None,
         labels_key: str | None,
-        layer: str | None,
+        slot: Slot,
     ) -> Setup:
         """Describe the data that a new model is made for."""
         return cls(
             options=options,
             batch_key=batch_key,
             labels_key=labels_key,
-            layer=layer,
+            slot=slot,
             gene_names=tuple(map(str, store.gene_names)),
             batch_categories=tuple(store.batch_categories),
             label_categories=tuple(store.label_categories),
@@ -100,7 +126,7 @@ class Setup:
             **asdict(self.options),
         )
 
-    def store_of(self, data: Any) -> tuple[CountStore, Any]:
+    def store_of(self, data: Any) -> tuple[CountStore, AnnData]:
         """Read `data` and bring its genes and categories into the model's order.
 
         Labels are asked for only where the model uses them. Library statistics are those of the
@@ -111,7 +137,7 @@ class Setup:
         tuple
             The store, and the AnnData that was read.
         """
-        adata = read(data, layer=self.layer)
+        adata = self.slot.read(data)
         labelled = self.options.dispersion == "gene-label"
         store = CountStore.from_anndata(
             adata,
@@ -134,7 +160,7 @@ class Setup:
     def to_config(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         data = {name: getattr(self, name) for name in _DATA_FIELDS}
-        return {"options": asdict(self.options), "data": data}
+        return {"options": asdict(self.options), "slot": asdict(self.slot), "data": data}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Setup:
@@ -143,7 +169,8 @@ class Setup:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in config["data"].items()
         }
-        return cls(options=Options(**config["options"]), **data)
+        slot = Slot(**config["slot"])
+        return cls(options=Options(**config["options"]), slot=slot, **data)
 
 
-_DATA_FIELDS = tuple(field.name for field in fields(Setup) if field.name != "options")
+_DATA_FIELDS = tuple(field.name for field in fields(Setup) if field.name not in ("options", "slot"))

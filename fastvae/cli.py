@@ -86,6 +86,12 @@ def train(
     layer: Annotated[
         str | None, typer.Option(help="Take the counts from this layer instead of X.")
     ] = None,
+    use_raw: Annotated[
+        bool, typer.Option("--use-raw", help="Take the counts from raw instead of X.")
+    ] = False,
+    genome: Annotated[
+        str | None, typer.Option(help="Which genome of a 10x file that holds several.")
+    ] = None,
     max_epochs: Annotated[
         int | None, typer.Option(help="Passes over the cells.  [default: by the number of cells]")
     ] = None,
@@ -132,6 +138,8 @@ def train(
                 batch_key=batch_key,
                 labels_key=labels_key,
                 layer=layer,
+                use_raw=use_raw,
+                genome=genome,
                 n_latent=n_latent,
                 n_hidden=n_hidden,
                 n_layers=n_layers,

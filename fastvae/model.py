@@ -13,9 +13,9 @@ from ._answers import Answers
 from ._files import check_writable_folder
 from ._fitting import Fitting
 from ._saved import HISTORY, fill_module, read_config, read_weights, write_saved
-from ._setup import Options, Setup
+from ._setup import Options, Setup, Slot
 from ._state import State
-from .data import CountStore, read
+from .data import CountStore
 from .errors import InputError
 from .train import read_history, resolve_device, write_history
 from .train.step import seeded
@@ -33,6 +33,8 @@ class Model(Fitting, Answers):
         Columns of ``obs`` with the batch and the label of each cell.
     layer
         Take the counts from this layer instead of ``X``.
+    use_raw, genome
+        Take the counts from ``raw``; which genome of a 10x file that holds several.
     n_latent, n_hidden, n_layers, dropout_rate
         Size of the latent space; width, depth and dropout of the networks.
     dispersion
@@ -77,6 +79,8 @@ class Model(Fitting, Answers):
         reconstruction_loss: str = "zinb",
         latent_distribution: str = "normal",
         use_observed_lib_size: bool = True,
+        use_raw: bool = False,
+        genome: str | None = None,
     ) -> None:
         options = Options(
             n_latent=n_latent,
@@ -89,9 +93,10 @@ class Model(Fitting, Answers):
             use_observed_lib_size=bool(use_observed_lib_size),
         )
         options.check_keys(batch_key, labels_key)
-        adata = read(data, layer=layer)
+        slot = Slot(layer, bool(use_raw), genome)
+        adata = slot.read(data)
         store = CountStore.from_anndata(adata, batch_key=batch_key, labels_key=labels_key)
-        super().__init__(Setup.of(options, store, batch_key, labels_key, layer))
+        super().__init__(Setup.of(options, store, batch_key, labels_key, slot))
         self._attach(store, adata)
 
     def save(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:

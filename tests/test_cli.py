@@ -116,7 +116,7 @@ def test_options_reach_the_model(data: Path, tmp_path: Path) -> None:
     assert (settings["train_size"], settings["early_stopping"]) == (0.75, True)
     assert (settings["batch_size"], settings["max_epochs"]) == (32, 2)
     assert (config["training"]["seed"], config["training"]["n_train"]) == (5, 90)
-    assert (config["data"]["layer"], config["data"]["labels_key"]) == ("counts", "cell_type")
+    assert (config["slot"]["layer"], config["data"]["labels_key"]) == ("counts", "cell_type")
 
 
 def test_embed_gives_the_latent_space_of_training(
@@ -139,7 +139,7 @@ def test_existing_output_is_refused_before_any_work(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("the data were read")
 
-    monkeypatch.setattr("fastvae.model.read", never)
+    monkeypatch.setattr("fastvae._setup.read", never)
     before = {path: path.read_bytes() for path in trained.iterdir()}
     result = run("train", data, "-o", trained, code=2)
     assert result.stderr.count("\n") == 1
@@ -160,7 +160,7 @@ def test_defects_keep_their_traceback(
     def defect(*_: Any, **__: Any) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("fastvae.model.read", defect)
+    monkeypatch.setattr("fastvae._setup.read", defect)
     with pytest.raises(RuntimeError, match="a defect"):
         run("train", data, "-o", tmp_path / "run")
 

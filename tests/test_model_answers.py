@@ -271,7 +271,10 @@ def test_library_prior_of_new_data_is_the_training_datas(learned: Model) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"genes": ["GX1", "GX2"]}, "genes has 2 names that the model was not trained on: 'GX1'"),
+        (
+            {"genes": ["GX1", "GX2"]},
+            "genes asked for that the model was not trained on: 'GX1', 'GX2'",
+        ),
         ({"genes": []}, "genes is empty"),
         ({"transform_batch": "batch_7"}, "transform_batch 'batch_7' is not a category of 'batch'"),
         ({"transform_batch": []}, "transform_batch is empty"),

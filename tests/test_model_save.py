@@ -9,10 +9,12 @@ import anndata
 import numpy as np
 import pytest
 import torch
+from count_data import TENX
 from small_models import small_data
 
 from fastvae import Model
 from fastvae._files import atomic_path
+from fastvae.data import read
 from fastvae.errors import InputError
 
 DATA = small_data()
@@ -172,3 +174,23 @@ def test_latent_file(model: Model, saved: Path, tmp_path: Path) -> None:
     found = anndata.read_h5ad(path)
     np.testing.assert_allclose(found.obsm["X_fastvae"], latent[10:20], rtol=1e-4, atol=1e-5)
     assert list(found.obs_names) == list(part.obs_names)
+
+
+def test_raw_and_genome_are_remembered(tmp_path: Path) -> None:
+    adata = DATA.copy()
+    adata.raw = adata
+    adata.X = np.log1p(adata.X.toarray() / 3)
+    made = Model(adata, use_raw=True, n_hidden=8).fit(1, seed=0, progress=False)
+    plain = Model(DATA, n_hidden=8).fit(1, seed=0, progress=False)
+    assert made.get_elbo() == plain.get_elbo()
+    made.save(tmp_path / "raw")
+    assert Model.load(tmp_path / "raw").get_elbo(adata) == plain.get_elbo()
+
+    path = TENX / "1.2.0" / "multiple_genomes.h5"
+    made = Model(path, genome="hg19_chr21", n_hidden=8).fit(1, seed=0, progress=False)
+    made.save(tmp_path / "genome")
+    assert Model.load(tmp_path / "genome").get_elbo(path) == made.get_elbo()
+    # The genome is not asked of data that have none.
+    assert Model.load(tmp_path / "genome").get_elbo(read(path, genome="hg19_chr21")) == (
+        made.get_elbo()
+    )

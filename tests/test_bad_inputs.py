@@ -1,0 +1,368 @@
+"""Every kind of bad input, with the one message that it gets.
+
+``python tests/test_bad_inputs.py --write`` writes the table of them, BAD_INPUTS.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent / "support"))
+
+import anndata
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from count_data import TENX, annotated, dense_counts
+
+from fastvae import Model
+from fastvae.data import _memory
+from fastvae.errors import InputError
+
+TABLE = Path(__file__).with_name("BAD_INPUTS.md")
+SMALL = {"n_latent": 2, "n_hidden": 4}
+
+
+# Around what h5py, json, safetensors or torch say in their own words, which versions change.
+FOREIGN = [
+    (r"truncated \(", r"\); copy"),
+    (r"is not JSON \(", r"\); restore"),
+    (r"config\.json is damaged \(", r"\); restore"),
+    (r"not a safetensors file: ", r"$"),
+    (r"does not fit config\.json: ", r" Restore"),
+]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is done, and what makes it: given an empty folder, `run` must raise."""
+
+    what: str
+    run: Callable[[Path], Any]
+
+
+def counts_with(value: float) -> sp.csr_matrix:
+    counts = dense_counts()
+    counts[7, 5] = value
+    return sp.csr_matrix(counts)
+
+
+def log_normalised() -> anndata.AnnData:
+    counts = dense_counts()
+    adata = annotated(np.log1p(1e4 * counts / counts.sum(1, keepdims=True)).astype(np.float32))
+    adata.layers["counts"] = sp.csr_matrix(counts)
+    return adata
+
+
+def h5ad(folder: Path, adata: anndata.AnnData | None = None) -> Path:
+    (adata if adata is not None else annotated()).write_h5ad(folder / "cells.h5ad")
+    return folder / "cells.h5ad"
+
+
+def truncated(folder: Path) -> Path:
+    path = h5ad(folder)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def text_file(folder: Path, name: str) -> Path:
+    (folder / name).write_text("cell,gene,count\n")
+    return folder / name
+
+
+def duplicate_genes() -> anndata.AnnData:
+    adata = annotated()
+    adata.var_names = ["G1" if name == "G2" else name for name in adata.var_names]
+    return adata
+
+
+def two_genomes(folder: Path) -> Path:
+    return Path(shutil.copy(TENX / "1.2.0" / "multiple_genomes.h5", folder))
+
+
+def missing_batch(folder: Path) -> anndata.AnnData:
+    adata = annotated()
+    adata.obs["batch"] = adata.obs["batch"].astype(object)
+    adata.obs.loc[adata.obs_names[3], "batch"] = None
+    return adata
+
+
+def model(data: Any = None, **options: Any) -> Model:
+    return Model(annotated() if data is None else data, **{**SMALL, **options})
+
+
+def fit(**options: Any) -> Model:
+    return model().fit(**{"max_epochs": 1, "seed": 0, "progress": False, **options})
+
+
+def trained() -> Model:
+    made = model(batch_key="batch")
+    return made.fit(1, seed=0, progress=False, device="cpu")
+
+
+def saved(folder: Path) -> Path:
+    trained().save(folder / "run")
+    return folder / "run"
+
+
+def changed(folder: Path, name: str, change: Callable[[bytes], bytes]) -> Model:
+    path = saved(folder) / name
+    path.write_bytes(change(path.read_bytes()))
+    return Model.load(folder / "run")
+
+
+def without(folder: Path, name: str) -> Model:
+    (saved(folder) / name).unlink()
+    return Model.load(folder / "run")
+
+
+def edited_config(folder: Path, **entries: Any) -> Model:
+    def edit(content: bytes) -> bytes:
+        return json.dumps({**json.loads(content), **entries}).encode()
+
+    return changed(folder, "config.json", edit)
+
+
+def flip_last_byte(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def no_number(content: bytes) -> bytes:
+    return content.replace(b"0.001", b"0.00l")
+
+
+def no_safetensors(folder: Path) -> Model:
+    (saved(folder) / "model.safetensors").write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    config = json.loads((folder / "run" / "config.json").read_text())
+    (folder / "run" / "config.json").write_text(json.dumps({**config, "weights_sha256": digest}))
+    return Model.load(folder / "run")
+
+
+def other_genes() -> anndata.AnnData:
+    adata = annotated()
+    adata.var_names = [f"ENS{i}" if i < 4 else name for i, name in enumerate(adata.var_names)]
+    return adata
+
+
+def other_batch() -> anndata.AnnData:
+    adata = annotated()
+    adata.obs["batch"] = ["b0", "b9"] * 20
+    return adata
+
+
+def no_batch_column() -> anndata.AnnData:
+    adata = annotated()
+    del adata.obs["batch"]
+    return adata
+
+
+def save_below_a_file(folder: Path) -> None:
+    (folder / "file").write_text("")
+    trained().save(folder / "file" / "run")
+
+
+def save_over(folder: Path) -> None:
+    trained().save(saved(folder))
+
+
+def save_to_a_file(folder: Path) -> None:
+    (folder / "file").write_text("")
+    trained().save(folder / "file")
+
+
+@contextmanager
+def memory(available: int) -> Iterator[None]:
+    with mock.patch.object(_memory, "available_memory", return_value=available):
+        yield
+
+
+def read_without_memory(folder: Path) -> None:
+    path = h5ad(folder)
+    with memory(1000):
+        model(path)
+
+
+def expression_without_memory(folder: Path) -> None:
+    made = trained()
+    with memory(1000):
+        made.get_normalized_expression(n_samples=100, return_mean=False)
+
+
+def on_cuda(**_: Any) -> None:
+    with mock.patch.object(torch.cuda, "is_available", return_value=False):
+        fit(device="cuda")
+
+
+CASES = [
+    # reading
+    Case("a file that is not there", lambda d: model(d / "atlas.h5ad")),
+    Case("a text file", lambda d: model(text_file(d, "counts.csv"))),
+    Case("a text file named .h5ad", lambda d: model(text_file(d, "cells.h5ad"))),
+    Case("a truncated .h5ad", lambda d: model(truncated(d))),
+    Case("a folder without a matrix", lambda d: model(d)),
+    Case("a 10x file with two genomes", lambda d: model(two_genomes(d))),
+    Case("a layer and raw at once", lambda d: model(layer="counts", use_raw=True)),
+    Case("a layer that is not there", lambda d: model(layer="spliced")),
+    Case("log-normalised values in X", lambda d: model(log_normalised())),
+    Case("a negative value", lambda d: model(annotated(counts_with(-1)))),
+    Case("a NaN", lambda d: model(annotated(counts_with(np.nan)))),
+    Case("an infinite value", lambda d: model(annotated(counts_with(np.inf)))),
+    Case("nothing but zeros", lambda d: model(annotated(sp.csr_matrix((40, 13), dtype="f4")))),
+    Case("one cell", lambda d: model(annotated()[:1].copy())),
+    Case("one gene", lambda d: model(annotated()[:, :1].copy())),
+    Case("duplicate genes", lambda d: model(duplicate_genes())),
+    Case("a file larger than the memory", read_without_memory),
+    Case("something that is no data", lambda d: model(42)),
+    # columns of obs
+    Case("a batch column that is not there", lambda d: model(batch_key="donor")),
+    Case("a label column that is not there", lambda d: model(labels_key="cell_typ")),
+    Case(
+        "a batch column with missing values", lambda d: model(missing_batch(d), batch_key="batch")
+    ),
+    Case("a batch key for an array", lambda d: model(dense_counts(), batch_key="batch")),
+    # options of the model
+    Case("n_latent=0", lambda d: model(n_latent=0)),
+    Case("n_hidden=2.5", lambda d: model(n_hidden=2.5)),
+    Case("dropout_rate=1", lambda d: model(dropout_rate=1)),
+    Case("an unknown dispersion", lambda d: model(dispersion="cell")),
+    Case("an unknown reconstruction loss", lambda d: model(reconstruction_loss="mse")),
+    Case("an unknown latent distribution", lambda d: model(latent_distribution="gamma")),
+    Case("gene-batch without a batch key", lambda d: model(dispersion="gene-batch")),
+    Case("gene-label without a labels key", lambda d: model(dispersion="gene-label")),
+    # options of fit
+    Case("max_epochs=-1", lambda d: fit(max_epochs=-1)),
+    Case("batch_size=0", lambda d: fit(batch_size=0)),
+    Case("batch_size=1", lambda d: fit(batch_size=1)),
+    Case("train_size=1.5", lambda d: fit(train_size=1.5)),
+    Case("too few cells to train on", lambda d: fit(train_size=0.01)),
+    Case("early stopping without validation", lambda d: fit(train_size=1, early_stopping=True)),
+    Case("learning_rate=0", lambda d: fit(learning_rate=0)),
+    Case("a learning rate that diverges", lambda d: fit(learning_rate=1e15, max_epochs=9)),
+    Case("seed=-1", lambda d: fit(seed=-1)),
+    Case("an unknown device", lambda d: fit(device="gpu")),
+    Case("a device that is not there", lambda d: on_cuda()),
+    # questions
+    Case("a question before training", lambda d: model().get_latent_representation()),
+    Case("new data without some genes", lambda d: trained().get_elbo(other_genes())),
+    Case("new data with an unknown batch", lambda d: trained().get_elbo(other_batch())),
+    Case("new data without the batch column", lambda d: trained().get_elbo(no_batch_column())),
+    Case("cells out of range", lambda d: trained().get_elbo(cells=[40])),
+    Case("unknown genes", lambda d: trained().get_normalized_expression(genes=["CD3D"])),
+    Case(
+        "an unknown batch to decode as",
+        lambda d: trained().get_normalized_expression(transform_batch="b7"),
+    ),
+    Case("expression larger than the memory", expression_without_memory),
+    # saving and loading
+    Case("saving over something", save_over),
+    Case("saving to a file's name", save_to_a_file),
+    Case("saving where nothing can be written", save_below_a_file),
+    Case("loading a folder that is not there", lambda d: Model.load(d / "run")),
+    Case("loading a folder without a model", lambda d: Model.load(d)),
+    Case("config.json missing", lambda d: without(d, "config.json")),
+    Case("config.json not JSON", lambda d: changed(d, "config.json", lambda c: c[:40])),
+    Case("config.json of something else", lambda d: edited_config(d, format="hub-model")),
+    Case("config.json of a newer version", lambda d: edited_config(d, format_version=99)),
+    Case("config.json without the options", lambda d: edited_config(d, options={"depth": 3})),
+    Case("weights missing", lambda d: without(d, "model.safetensors")),
+    Case(
+        "one bit of the weights changed", lambda d: changed(d, "model.safetensors", flip_last_byte)
+    ),
+    Case("weights cut short", lambda d: changed(d, "model.safetensors", lambda c: c[:300])),
+    Case("weights that are no safetensors", no_safetensors),
+    Case("weights of another network", lambda d: edited_config(d, options={"n_latent": 9})),
+    Case("a damaged history", lambda d: changed(d, "history.csv", no_number)),
+    Case("a model loaded without data", lambda d: Model.load(saved(d)).get_elbo()),
+]
+
+
+def message_of(case: Case, folder: Path) -> str:
+    """Return the message, with the folder's name replaced."""
+    try:
+        case.run(folder)
+    except InputError as error:
+        text = str(error).replace(str(folder), "DIR")
+    else:
+        raise AssertionError(f"{case.what}: accepted")
+    text = re.sub(r"needs about [\d.]+ [MG]B", "needs about N MB", text)
+    for before, after in FOREIGN:
+        text = re.sub(f"({before}).*({after})", r"\1REASON\2", text)
+    return text.replace(os.sep, "/").replace("\n", " ")
+
+
+def table(messages: list[str]) -> str:
+    rows = ["| input | message |", "|---|---|"]
+    for case, text in zip(CASES, messages, strict=True):
+        rows.append(f"| {case.what} | {text.replace('|', chr(92) + '|')} |")
+    return (
+        "# Bad inputs\n\n"
+        "Each raises `fastvae.InputError`, a `ValueError`; the command line prints it after\n"
+        "`error:` and ends with status 2. `DIR` is the folder at hand, `REASON` what the library\n"
+        "below said. Written by\n"
+        "`python tests/test_bad_inputs.py --write`, which the tests compare with this file.\n\n"
+        + "\n".join(rows)
+        + "\n\nNot refused: cells without any count. They are kept, and latent position,\n"
+        "expression and likelihood are finite for them. A few values that are not whole numbers\n"
+        "give a warning and are used as they are.\n"
+    )
+
+
+def committed() -> dict[str, str]:
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", TABLE.read_text(encoding="utf-8"), re.M)
+    return {what: text.replace("\\|", "|") for what, text in rows[1:]}  # the first is the heading
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.what.replace(" ", "_"))
+def test_message(case: Case, tmp_path: Path) -> None:
+    text = message_of(case, tmp_path)
+    assert text == committed()[case.what]
+    assert len(text) > 30, "a message says what was expected or what to do"
+    leftovers = [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+    assert not leftovers
+
+
+def test_table_has_these_cases_and_no_others() -> None:
+    names = [case.what for case in CASES]
+    assert len(set(names)) == len(names) >= 25
+    assert list(committed()) == names
+
+
+def test_cells_without_counts_are_not_refused() -> None:
+    counts = dense_counts()
+    counts[[0, 9]] = 0
+    made = model(annotated(sp.csr_matrix(counts))).fit(2, seed=0, progress=False)
+    assert np.isfinite(made.get_latent_representation()[[0, 9]]).all()
+    assert np.isfinite(made.get_elbo(return_mean=False)).all()
+
+
+def write() -> None:
+    """Write the table anew."""
+    torch.manual_seed(0)
+    warnings.simplefilter("error")
+    messages = []
+    for case in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            messages.append(message_of(case, Path(folder)))
+    TABLE.write_text(table(messages), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--write"]:
+        sys.exit("usage: python tests/test_bad_inputs.py --write")
+    write()
