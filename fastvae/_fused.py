@@ -30,12 +30,20 @@ def forward(
     else:
         library, kl_l = _encode(model.l_encoder, x_, local_l=(local_l_mean, local_l_var))
 
+    nll = negative_log_likelihood(model, x, z.to(x_.dtype), library, batch_index, y)
+    return (nll if kl_l is None else nll + kl_l), kl_z, 0.0
+
+
+def negative_log_likelihood(
+    model: VAE, x: Tensor, z: Tensor, library: Tensor, batch_index: Any, y: Any
+) -> Tensor:
+    """-log p(x | z, library) of each cell (N,), at a z (N, L) and a log library size (N, 1)."""
     likelihood = model.reconstruction_loss
     with_theta = likelihood != "poisson" or model.dispersion != "gene-cell"
     batch = decoder_batch(model, batch_index, None, x)
     scale_logits, head, zi_logits = model.decoder.logits(
         model.dispersion if with_theta else "gene",
-        z.to(x_.dtype),
+        z,
         batch,
         y,
         zero_inflation=likelihood == "zinb",
@@ -43,12 +51,11 @@ def forward(
     if with_theta:  # also for poisson, so that missing covariates are refused alike
         log_theta, codes = log_dispersion(model, head, batch, y, x)
     if likelihood == "poisson":
-        nll = functional.poisson_nll(x, scale_logits, library)
-    elif likelihood == "nb":
-        nll = functional.nb_nll(x, scale_logits, library, log_theta, theta_index=codes)
-    else:
-        nll = functional.zinb_nll(x, scale_logits, library, log_theta, zi_logits, theta_index=codes)
-    return (nll if kl_l is None else nll + kl_l), kl_z, 0.0
+        return functional.poisson_nll(x, scale_logits, library)
+    if likelihood == "nb":
+        return functional.nb_nll(x, scale_logits, library, log_theta, theta_index=codes)
+    assert zi_logits is not None
+    return functional.zinb_nll(x, scale_logits, library, log_theta, zi_logits, theta_index=codes)
 
 
 def _encode(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from . import functional
-from ._parts import decoder_batch, encoder_input, log_dispersion
+from ._fused import negative_log_likelihood
+from ._parts import decoder_batch, encoder_input
 from .data import Minibatch, Minibatches
 from .nn import VARIANCE_FLOOR
 from .train.step import evaluating, loss_terms
@@ -121,15 +122,18 @@ def marginal_log_likelihood(
                 l_posterior = _library_posterior(module, batch)
             else:
                 library = _library(module, batch)
-            total = torch.full((batch.x.shape[0],), -math.inf, dtype=torch.float64)
-            total = total.to(batch.x.device)
+            n_here, device = batch.x.shape[0], batch.x.device
+            total = torch.full((n_here,), -math.inf, dtype=torch.float64, device=device)
             for _ in range(n_samples):
                 u, log_weight = _draw(*z_posterior, torch.zeros(()), torch.ones(()))
                 z = module.z_encoder.z_transformation(u)
                 if learned:
                     library, log_ratio = _draw(*l_posterior, batch.local_l_mean, batch.local_l_var)
                     log_weight = log_weight + log_ratio
-                log_weight = log_weight - _nll(module, batch, z, library)
+                nll = negative_log_likelihood(
+                    module, batch.x, z, library, batch.batch_index, batch.y
+                )
+                log_weight = log_weight - nll
                 total = torch.logaddexp(total, log_weight)
             row = _fill(result, row, total - math.log(n_samples))
     return result
@@ -156,22 +160,6 @@ def _draw(q_m: Tensor, q_v: Tensor, p_m: Tensor, p_v: Tensor) -> tuple[Tensor, T
     draw = q_m + torch.sqrt(q_v) * noise
     squares = noise.double() ** 2 - (draw - p_m.to(draw.device)).double() ** 2 / p_v.double()
     return draw, 0.5 * (squares + torch.log(q_v.double() / p_v.double())).sum(dim=-1)
-
-
-def _nll(module: VAE, batch: Minibatch, z: Tensor, library: Tensor) -> Tensor:
-    """Negative log-likelihood at given latent variables, (N,)."""
-    x, likelihood = batch.x, module.reconstruction_loss
-    rows = decoder_batch(module, batch.batch_index, None, x)
-    scale_logits, head, zi_logits = module.decoder.logits(
-        module.dispersion, z, rows, batch.y, zero_inflation=likelihood == "zinb"
-    )
-    if likelihood == "poisson":
-        return functional.poisson_nll(x, scale_logits, library)
-    log_theta, codes = log_dispersion(module, head, rows, batch.y, x)
-    if likelihood == "nb":
-        return functional.nb_nll(x, scale_logits, library, log_theta, theta_index=codes)
-    assert zi_logits is not None
-    return functional.zinb_nll(x, scale_logits, library, log_theta, zi_logits, theta_index=codes)
 
 
 def _scale(
