@@ -251,6 +251,62 @@ def test_hooks_on_inner_layers_stay_fused(x, route):
     assert route == ["fused"]
 
 
+class Unused(nn.Linear):
+    """A head that must not be run."""
+
+    def forward(self, x):
+        raise AssertionError("this head has no use here")
+
+
+@pytest.mark.parametrize("likelihood", ["zinb", "nb", "poisson"])
+@pytest.mark.parametrize("dispersion", ["gene", "gene-cell"])
+def test_heads_without_use_are_not_run(likelihood, dispersion, x):
+    vae = build(reconstruction_loss=likelihood, dispersion=dispersion)
+    want = forward(vae, x)
+    if likelihood != "zinb":
+        vae.decoder.px_dropout_decoder = Unused(8, G)
+    if dispersion == "gene" or likelihood == "poisson":
+        vae.decoder.px_r_decoder = Unused(8, G)
+    assert torch.equal(forward(vae, x), want)
+
+
+def test_sparse_counts_are_never_made_dense(x, monkeypatch):
+    vae, sparse = build(), x.to_sparse_csr()
+
+    def to_dense(self, *args, **keywords):
+        raise AssertionError("made dense")
+
+    monkeypatch.setattr(torch.Tensor, "to_dense", to_dense)
+    forward(vae, sparse).sum().backward()
+    vae.inference(sparse, BATCH)
+    vae.inference = vae.inference
+    with pytest.raises(AssertionError, match="made dense"):
+        forward(vae, sparse)
+
+
+@pytest.mark.parametrize("name", ["z_encoder", "l_encoder.encoder"])
+def test_hooks_on_encoders_see_dense_counts(name, x):
+    vae, seen = build(), []
+    vae.get_submodule(name).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    for call in (vae.inference, lambda x, b: forward(vae, x)):
+        call(x.to_sparse_csr(), BATCH)
+        assert torch.equal(seen.pop(), torch.log1p(x))
+
+
+def test_a_subclassed_encoder(x, route):
+    class Certain(Encoder):
+        def forward(self, x, *cat_list):
+            mean, variance, _ = super().forward(x, *cat_list)
+            return mean, variance, mean
+
+    vae = build()
+    vae.z_encoder = Certain(G, 3, n_hidden=8).eval()
+    z = vae.inference(x.to_sparse_csr(), BATCH)["z"]
+    assert torch.equal(z, vae.sample_from_posterior_z(x, give_mean=True))
+    forward(vae, x)
+    assert route == ["parts"]
+
+
 def test_another_scale_activation_is_honoured(x, route):
     vae = build(reconstruction_loss="poisson")
     vae.decoder.px_scale_decoder[1] = nn.Softplus()
