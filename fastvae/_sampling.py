@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
 from . import functional
 from ._parts import as_column, check_input, draws, encoder_input
+
+if TYPE_CHECKING:
+    from .vae import VAE
 
 
 class SamplingMethods(nn.Module):
@@ -51,8 +54,8 @@ class SamplingMethods(nn.Module):
         InputError
             `x` has the wrong shape or is not made of counts.
         """
-        check_input(self, x, self._expects_counts())
-        qz_m, qz_v, z = self.z_encoder(encoder_input(self, x), as_column(y))
+        check_input(cast("VAE", self), x, self._expects_counts())
+        qz_m, qz_v, z = self.z_encoder(encoder_input(cast("VAE", self), x), as_column(y))
         if not give_mean:
             return z
         if self.latent_distribution != "ln":
@@ -61,10 +64,10 @@ class SamplingMethods(nn.Module):
 
     def sample_from_posterior_l(self, x: Tensor) -> Tensor:
         """Draw the log library size (N, 1); the observed one where that is used."""
-        check_input(self, x, self._expects_counts())
+        check_input(cast("VAE", self), x, self._expects_counts())
         if self.use_observed_lib_size:
             return functional.log_library_size(x)
-        return self.l_encoder(encoder_input(self, x))[2]
+        return self.l_encoder(encoder_input(cast("VAE", self), x))[2]
 
     def get_sample_scale(
         self,
