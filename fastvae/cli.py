@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that ``--help`` is quick.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 def main() -> None:
     """Run the command line."""
+    # Read when torch loads its OpenMP: threads that wait by spinning make training several times
+    # slower as soon as another process wants the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(prog_name="fastvae")
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import fastvae
 from fastvae import Model, _demo
-from fastvae.cli import app
+from fastvae.cli import app, main
 from fastvae.train import COLUMNS, read_history
 
 RUNNER = CliRunner()
@@ -293,3 +293,13 @@ def test_help_imports_nothing_heavy() -> None:
     imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "typer" in imported
     assert not imported & {"torch", "numpy", "anndata", "pandas", "scipy", "matplotlib", "h5py"}
+
+
+def test_waiting_threads_sleep_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastvae.cli.app", lambda **_: None)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    main()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    main()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
