@@ -25,8 +25,13 @@ COLUMNS = (
     "seconds",
     "cells_per_second",
 )
-"""Columns of a history. Losses are means per cell, lower is better; ``elbo`` is the negative
-ELBO (KL weight 1), ``loss`` has the KL weight of the epoch; NaN where there is no validation."""
+"""Columns of a history.
+
+Losses are means per cell, lower is better; ``elbo`` is the negative ELBO (KL weight 1), ``loss``
+has the KL weight of the epoch (of its last minibatch); NaN where there is no validation. A learned
+library's KL divergence is part of the reconstruction loss, as in the network's forward.
+``seconds`` is the time spent training, without the validation.
+"""
 
 History = dict[str, list[float]]
 

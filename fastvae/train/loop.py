@@ -72,7 +72,8 @@ def train_vae(
 ) -> TrainResult:
     """Train `module` where it stands, on its device.
 
-    The loss of a minibatch is ``mean(reconstruction + kl_weight * kl)``, as in scvi.
+    The loss of a minibatch is ``mean(reconstruction + kl_weight * kl)``, as in scvi. A short last
+    minibatch is a step like the others.
 
     Parameters
     ----------
