@@ -48,6 +48,15 @@ def counts(x: Tensor) -> Counts:
     raise InputError(f"x has layout {x.layout}; make it dense or call x.to_sparse_csr()")
 
 
+def refuse_gradient(x: Tensor) -> None:
+    """Refuse counts that want a gradient: a likelihood has none by its counts."""
+    if x.requires_grad and torch.is_grad_enabled():
+        raise InputError(
+            "x requires a gradient, but the likelihood is not differentiated by its counts; pass "
+            "x.detach(), or differentiate the output of inference(x) instead"
+        )
+
+
 def per_cell(name: str, got: Tensor, n: int) -> Tensor:
     """Accept (N, 1) or (N,) and return (N, 1)."""
     if tuple(got.shape) not in ((n, 1), (n,)):

@@ -77,15 +77,6 @@ def check_counts(x: Tensor, force: bool | None) -> None:
         )
 
 
-def refuse_gradient(x: Tensor) -> None:
-    """Refuse counts that want a gradient: the likelihood has none by its counts."""
-    if x.requires_grad and torch.is_grad_enabled():
-        raise InputError(
-            "x requires a gradient, but the likelihood is not differentiated by its counts; pass "
-            "x.detach(), or differentiate the output of inference(x) instead."
-        )
-
-
 def required(name: str, value: Tensor | None, likelihood: str) -> Tensor:
     """Refuse a parameter of the likelihood that is missing."""
     if value is None:

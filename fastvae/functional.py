@@ -78,7 +78,7 @@ def zinb_nll(
     Raises
     ------
     InputError
-        If a shape, layout or index does not fit.
+        If a shape, layout or index does not fit, or `x` wants a gradient.
 
     Notes
     -----
@@ -122,6 +122,7 @@ def _nll(
     theta_index: Tensor | None,
 ) -> Tensor:
     counts = _check.counts(x)
+    _check.refuse_gradient(x)
     n, g = counts.shape
     _check.shape("scale_logits", scale_logits, (n, g), "x")
     log_library = _check.per_cell("log_library", log_library, n)
@@ -155,7 +156,7 @@ def zinb_log_prob(
     Raises
     ------
     InputError
-        If the shapes do not broadcast or `x` is sparse.
+        If the shapes do not broadcast, or `x` is sparse or wants a gradient.
     """
     return _log_prob(x, mu, theta, zi_logits, eps)
 
@@ -182,6 +183,7 @@ def poisson_log_prob(x: Tensor, mu: Tensor, eps: float = 0.0) -> Tensor:
 def _log_prob(
     x: Tensor, mu: Tensor, theta: Tensor | None, zi_logits: Tensor | None, eps: float
 ) -> Tensor:
+    _check.refuse_gradient(x)
     mu, theta, zi_logits = _check.same_dtype(mu, theta, zi_logits)
     tensors = [t for t in (x, mu, theta, zi_logits) if t is not None]
     shape = _check.broadcast(tensors)

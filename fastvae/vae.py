@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _fused, functional
-from ._inputs import at_least, dense, one_of, prior, refuse_gradient, required
+from ._inputs import at_least, dense, one_of, prior, required
 from ._inputs import check_counts as refuse_non_counts
 from ._overrides import fused_forward_is_faithful, own_method
 from ._parts import (
@@ -181,7 +181,6 @@ class VAE(SamplingMethods):
         one_of("reconstruction_loss", likelihood, LIKELIHOODS)
         x = dense(x)
         refuse_non_counts(x, self.check_counts)
-        refuse_gradient(x)
         if likelihood == "poisson":
             return -functional.poisson_log_prob(x, px_rate).sum(dim=-1)
         theta = required("px_r", px_r, likelihood)
@@ -295,7 +294,6 @@ class VAE(SamplingMethods):
             one_of("reconstruction_loss", self.reconstruction_loss, LIKELIHOODS)
             if fused_forward_is_faithful(self):
                 check_input(self, x, True)
-                refuse_gradient(x)
                 return _fused.forward(self, x, local_l_mean, local_l_var, batch_index, y)
 
         x = dense(x)

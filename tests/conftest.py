@@ -9,6 +9,9 @@ from fastvae import functional
 
 BACKENDS = ["torch"]
 
+# The tensors are tiny; on a busy machine threads would only wait for each other.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):

@@ -225,6 +225,7 @@ BAD = [
     ({"x": torch.ones(3, 4, dtype=torch.bool)}, "x has dtype"),
     ({"x": torch.ones(3, 4).to_sparse_coo()}, "to_sparse_csr"),
     ({"x": [[1, 2]]}, "x is a list"),
+    ({"x": torch.ones(3, 4, requires_grad=True)}, "x requires a gradient"),
     ({"scale_logits": torch.ones(3, 5)}, r"scale_logits has shape \(3, 5\); expected \(3, 4\)"),
     ({"log_library": torch.ones(2, 1)}, "log_library has shape"),
     ({"log_theta": torch.ones(5)}, "log_theta has shape"),

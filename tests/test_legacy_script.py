@@ -9,10 +9,7 @@ from witness import INDEX, LEGACY, arrays
 
 @pytest.fixture(scope="module")
 def script():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield runpy.run_path(str(LEGACY / "train_script.py"))
-    torch.set_num_threads(threads)
+    return runpy.run_path(str(LEGACY / "train_script.py"))
 
 
 @pytest.fixture(scope="module")

@@ -33,15 +33,6 @@ MODES = ("eval", "train")
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """The tensors are tiny; threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 each_case = pytest.mark.parametrize("case", CASES, ids=case_id)
 
 
