@@ -37,9 +37,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 def main() -> None:
     """Run the command line."""
-    # Read when torch loads its OpenMP: threads that wait by spinning make training several times
-    # slower as soon as another process wants the same cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when torch loads its OpenMP: threads that spin for long while they wait make training
+    # several times slower as soon as another process wants the same cores.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     app(prog_name="fastvae")
 
 
@@ -133,7 +133,7 @@ def train(
 ) -> None:
     """Train on DATA and write model, history, loss curve and latent space to a folder."""
     with _user_errors():
-        from ._run_folder import run_folder
+        from ._cli.run_folder import run_folder
         from .model import Model
 
         with run_folder(output, overwrite=overwrite) as folder:
@@ -182,7 +182,7 @@ def embed(
 ) -> None:
     """Put the cells of DATA into the latent space of a trained model."""
     with _user_errors():
-        from ._latent_file import KEY
+        from ._model.latent_file import KEY
         from .model import Model
 
         model = Model.load(run, device=device)
@@ -196,7 +196,7 @@ def info(
 ) -> None:
     """Say what is in a data set or a trained model."""
     with _user_errors():
-        from ._report import describe
+        from ._cli.report import describe
 
         typer.echo(describe(path))
 
@@ -210,8 +210,8 @@ def demo(
 ) -> None:
     """Train on the blood cells that come with fastvae, and draw what was learned."""
     with _user_errors():
-        from ._demo import DEMO_FIT, demo_data, draw_latent, mixing_lines
-        from ._run_folder import run_folder
+        from ._cli.demo import DEMO_FIT, demo_data, draw_latent, mixing_lines
+        from ._cli.run_folder import run_folder
         from .model import Model
 
         with run_folder(output, overwrite=overwrite) as folder:
@@ -230,7 +230,7 @@ def demo(
 
 def _fit_and_write(model: Model, folder: Path, **fit: Any) -> Any:
     """Train, and write the run also where training was cut short; return the latent space."""
-    from ._run_folder import write_run
+    from ._cli.run_folder import write_run
     from .train import NonFiniteError
 
     try:
@@ -251,7 +251,7 @@ def _fit_and_write(model: Model, folder: Path, **fit: Any) -> Any:
 
 
 def _print_run(model: Model, folder: Path) -> None:
-    from ._run_folder import list_files
+    from ._cli.run_folder import list_files
 
     typer.echo(repr(model).splitlines()[-1].strip())
     typer.echo("written:")

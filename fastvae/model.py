@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from . import __version__
-from ._answers import Answers
 from ._files import check_writable_folder
-from ._fitting import Fitting
-from ._saved import HISTORY, fill_module, read_config, read_weights, write_saved
-from ._setup import Options, Setup, Slot
-from ._state import State
+from ._model.answers import Answers
+from ._model.fitting import Fitting
+from ._model.saved import HISTORY, fill_module, read_config, read_weights, write_saved
+from ._model.setup import Options, Setup, Slot
+from ._model.state import State
 from .data import CountStore
 from .errors import InputError
 from .train import read_history, resolve_device, write_history

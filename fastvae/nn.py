@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ._layers import FCLayers, identity, one_hot, reparameterize_gaussian
+from ._vae.layers import FCLayers, identity, one_hot, reparameterize_gaussian
 
 __all__ = [
     "DecoderSCVI",

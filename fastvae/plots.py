@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._files import atomic_path
-from ._projection import project
+from ._plots.projection import project
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def latent_figure(
     seed: int = 0,
 ) -> Figure:
     """Return the figure that `plot_latent` writes, from coordinates (N, 2) and their names."""
-    from ._panels import latent_panels
+    from ._plots.panels import latent_panels
 
     return latent_panels(coordinates, axis_names, categories or {}, markers or {}, seed)
 

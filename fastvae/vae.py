@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _fused, functional
-from ._inputs import at_least, dense, one_of, prior, required
-from ._inputs import check_counts as refuse_non_counts
-from ._overrides import fused_forward_is_faithful, own_method
-from ._parts import (
+from . import functional
+from ._vae import fused
+from ._vae.inputs import at_least, dense, one_of, prior, required
+from ._vae.inputs import check_counts as refuse_non_counts
+from ._vae.overrides import fused_forward_is_faithful, own_method
+from ._vae.parts import (
     DISPERSIONS,
     LATENTS,
     LIKELIHOODS,
@@ -25,7 +26,7 @@ from ._parts import (
     encoder_input,
     log_dispersion,
 )
-from ._sampling import SamplingMethods
+from ._vae.sampling import SamplingMethods
 from .nn import DecoderSCVI, Encoder, LinearDecoderSCVI
 
 __all__ = ["VAE"]
@@ -294,7 +295,7 @@ class VAE(SamplingMethods):
             one_of("reconstruction_loss", self.reconstruction_loss, LIKELIHOODS)
             if fused_forward_is_faithful(self):
                 check_input(self, x, True)
-                return _fused.forward(self, x, local_l_mean, local_l_var, batch_index, y)
+                return fused.forward(self, x, local_l_mean, local_l_var, batch_index, y)
 
         x = dense(x)
         outputs = self.inference(x, as_column(batch_index), as_column(y))

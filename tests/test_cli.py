@@ -17,7 +17,8 @@ from small_models import small_data
 from typer.testing import CliRunner
 
 import fastvae
-from fastvae import Model, _demo
+from fastvae import Model
+from fastvae._cli import demo
 from fastvae.cli import app, main
 from fastvae.train import COLUMNS, read_history
 
@@ -139,7 +140,7 @@ def test_existing_output_is_refused_before_any_work(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("the data were read")
 
-    monkeypatch.setattr("fastvae._setup.read", never)
+    monkeypatch.setattr("fastvae._model.setup.read", never)
     before = {path: path.read_bytes() for path in trained.iterdir()}
     result = run("train", data, "-o", trained, code=2)
     assert result.stderr.count("\n") == 1
@@ -160,7 +161,7 @@ def test_defects_keep_their_traceback(
     def defect(*_: Any, **__: Any) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("fastvae._setup.read", defect)
+    monkeypatch.setattr("fastvae._model.setup.read", defect)
     with pytest.raises(RuntimeError, match="a defect"):
         run("train", data, "-o", tmp_path / "run")
 
@@ -257,11 +258,11 @@ def test_info_on_a_run(trained: Path) -> None:
 
 
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_demo, "DEMO_FIT", {**_demo.DEMO_FIT, "max_epochs": 1})
-    adata = _demo.demo_data()
-    assert set(_demo.MARKERS) <= set(adata.var_names)
+    monkeypatch.setattr(demo, "DEMO_FIT", {**demo.DEMO_FIT, "max_epochs": 1})
+    adata = demo.demo_data()
+    assert set(demo.MARKERS) <= set(adata.var_names)
     small = adata[::12].copy()
-    monkeypatch.setattr(_demo, "demo_data", lambda: small)
+    monkeypatch.setattr(demo, "demo_data", lambda: small)
     folder = tmp_path / "demo"
     result = run("demo", "-o", folder, "--quiet")
     assert (folder / "latent.png").read_bytes()[:4] == b"\x89PNG"
@@ -295,11 +296,11 @@ def test_help_imports_nothing_heavy() -> None:
     assert not imported & {"torch", "numpy", "anndata", "pandas", "scipy", "matplotlib", "h5py"}
 
 
-def test_waiting_threads_sleep_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_threads_soon_sleep_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastvae.cli.app", lambda **_: None)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     main()
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
-    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
     main()
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fastvae import _projection, plots
-from fastvae._colours import FEW, GREY
+from fastvae import plots
+from fastvae._plots import projection
+from fastvae._plots.colours import FEW, GREY
 from fastvae.errors import InputError
 
 
@@ -24,7 +25,7 @@ def latent() -> np.ndarray:
 
 
 def test_principal_components_agree_with_the_svd(latent):
-    coordinates, names = _projection.project(latent, method="pca")
+    coordinates, names = projection.project(latent, method="pca")
     centred = latent - latent.mean(axis=0)
     left, singular, right = np.linalg.svd(centred, full_matrices=False)
     expected = left[:, :2] * singular[:2]
@@ -39,7 +40,7 @@ def test_principal_components_agree_with_the_svd(latent):
 @pytest.mark.parametrize("n_latent", [1, 2])
 def test_few_dimensions(n_latent):
     latent = np.random.default_rng(1).normal(size=(40, n_latent))
-    coordinates, _ = _projection.project(latent)  # auto: nothing to reduce, so never UMAP
+    coordinates, _ = projection.project(latent)  # auto: nothing to reduce, so never UMAP
     assert coordinates.shape == (40, 2)
     spread = ((coordinates - coordinates.mean(axis=0)) ** 2).sum()
     assert spread == pytest.approx(((latent - latent.mean(axis=0)) ** 2).sum())
@@ -49,7 +50,7 @@ def test_few_dimensions(n_latent):
 
 @pytest.mark.parametrize("n_cells", [1, 2])
 def test_identical_or_single_cells_have_coordinates(n_cells):
-    coordinates, names = _projection.project(np.ones((n_cells, 5)))
+    coordinates, names = projection.project(np.ones((n_cells, 5)))
     np.testing.assert_array_equal(coordinates, np.zeros((n_cells, 2)))
     assert names == ("PC 1 (0% of variance)", "PC 2 (0% of variance)")
 
@@ -65,14 +66,14 @@ def test_identical_or_single_cells_have_coordinates(n_cells):
 )
 def test_bad_latent(bad, arguments, message):
     with pytest.raises(InputError, match=message):
-        _projection.project(bad, **arguments)
+        projection.project(bad, **arguments)
 
 
 def test_umap_that_is_not_there(monkeypatch, latent):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'UMAP is not installed; pip install "fastvae\[umap\]"'):
-        _projection.project(latent, method="umap")
-    _, names = _projection.project(latent)
+        projection.project(latent, method="umap")
+    _, names = projection.project(latent)
     assert names[0].startswith("PC 1")
 
 
@@ -84,23 +85,23 @@ def test_umap_is_used_where_it_serves(monkeypatch, latent):
         return points[:, :2]
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(_projection, "umap_coordinates", recorded)
-    assert _projection.project(latent, seed=3)[1] == ("UMAP 1", "UMAP 2")
+    monkeypatch.setattr(projection, "umap_coordinates", recorded)
+    assert projection.project(latent, seed=3)[1] == ("UMAP 1", "UMAP 2")
     assert asked == [((300, 6), 3)]
     for small in (latent[:14], latent[:, :2]):
-        assert _projection.project(small)[1][0].startswith("PC 1")
+        assert projection.project(small)[1][0].startswith("PC 1")
     with pytest.raises(InputError, match="UMAP needs 15 cells or more, there are 14"):
-        _projection.project(latent[:14], method="umap")
-    monkeypatch.setattr(_projection, "UMAP_CELLS", (15, 299))
-    assert _projection.project(latent)[1][0].startswith("PC 1")
+        projection.project(latent[:14], method="umap")
+    monkeypatch.setattr(projection, "UMAP_CELLS", (15, 299))
+    assert projection.project(latent)[1][0].startswith("PC 1")
 
 
 def test_umap_is_silent_repeatable_and_keeps_groups_apart(latent):
     pytest.importorskip("umap", reason="umap-learn is an extra")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        first = _projection.umap_coordinates(latent, seed=1)
-        again = _projection.umap_coordinates(latent, seed=1)
+        first = projection.umap_coordinates(latent, seed=1)
+        again = projection.umap_coordinates(latent, seed=1)
     np.testing.assert_array_equal(first, again)
     distance = np.linalg.norm(first[:, None] - first[None], axis=2) + np.eye(300) * 1e9
     assert (distance.argmin(axis=1) % 4 == np.arange(300) % 4).mean() > 0.99
@@ -111,7 +112,7 @@ def drawn(collection) -> np.ndarray:
 
 
 def test_category_panels_colour_each_cell_by_its_label(latent):
-    coordinates, names = _projection.project(latent, method="pca")
+    coordinates, names = projection.project(latent, method="pca")
     labels = np.array(["b", "a", "unknown", "c"])[np.arange(300) % 4]
     figure = plots.latent_figure(coordinates, names, categories={"type": labels}, seed=2)
     (axis,) = figure.axes
@@ -129,7 +130,7 @@ def test_category_panels_colour_each_cell_by_its_label(latent):
 
 
 def test_marker_panels_draw_the_highest_on_top(latent):
-    coordinates, names = _projection.project(latent, method="pca")
+    coordinates, names = projection.project(latent, method="pca")
     counts = np.random.default_rng(3).poisson(np.where(np.arange(300) % 4 == 0, 5.0, 0.2))
     figure = plots.latent_figure(coordinates, names, markers={"CD3D": counts, "LYZ": counts * 0})
     axis = next(axis for axis in figure.axes if axis.get_title() == "CD3D")
@@ -146,7 +147,7 @@ def test_marker_panels_draw_the_highest_on_top(latent):
 
 
 def test_twenty_categories_have_a_legend_and_more_have_a_note(latent):
-    coordinates, names = _projection.project(latent, method="pca")
+    coordinates, names = projection.project(latent, method="pca")
     labels = {f"{n}": np.array([f"c{i % n}" for i in range(300)]) for n in (20, 21)}
     few, many = plots.latent_figure(coordinates, names, categories=labels).axes
     entries = [text.get_text() for text in few.get_legend().get_texts()]
@@ -167,7 +168,7 @@ def test_plot_latent_returns_the_coordinates_and_writes_the_picture(latent, tmp_
         },
     }
     coordinates = plots.plot_latent(latent, tmp_path / "a.png", **arguments, method="pca", dpi=50)
-    np.testing.assert_array_equal(coordinates, _projection.project(latent, method="pca")[0])
+    np.testing.assert_array_equal(coordinates, projection.project(latent, method="pca")[0])
     pixels = matplotlib.image.imread(tmp_path / "a.png")
     assert pixels.shape[1] == 700  # 14 inches
     assert 0.05 < (pixels[..., :3] < 0.95).any(axis=2).mean() < 0.6

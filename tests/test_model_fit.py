@@ -136,8 +136,8 @@ def test_default_number_of_epochs_is_by_the_cells(monkeypatch: pytest.MonkeyPatc
         asked.append(args[3].max_epochs)
         raise RuntimeError("enough")
 
-    monkeypatch.setattr("fastvae._fitting.train_vae", note)
-    monkeypatch.setattr("fastvae._fitting.default_max_epochs", lambda n_cells: n_cells // 10)
+    monkeypatch.setattr("fastvae._model.fitting.train_vae", note)
+    monkeypatch.setattr("fastvae._model.fitting.default_max_epochs", lambda n_cells: n_cells // 10)
     with pytest.raises(RuntimeError, match="enough"):
         Model(DATA, **SMALL).fit(progress=False)
     assert asked == [12]

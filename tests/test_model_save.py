@@ -146,7 +146,7 @@ def test_a_save_cut_short_is_noticed(
             raise OSError(28, "No space left on device")
         return atomic_path(target)
 
-    monkeypatch.setattr("fastvae._saved.atomic_path", failing)
+    monkeypatch.setattr("fastvae._model.saved.atomic_path", failing)
     with pytest.raises(OSError, match="No space left"):
         other.save(saved, overwrite=True)
     if stage == 1:  # nothing was replaced yet

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._saved import CONFIG, WEIGHTS, read_config
-from ._setup import Setup
-from .data import read
-from .errors import InputError
+from .._model.saved import CONFIG, WEIGHTS, read_config
+from .._model.setup import Setup
+from ..data import read
+from ..errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd

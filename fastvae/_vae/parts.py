@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import functional
-from ._inputs import category, check_counts, check_matrix, codes_of, one_of
-from ._overrides import decoder_batches, stock_encoder, takes_sparse
-from .errors import InputError
+from .. import functional
+from ..errors import InputError
+from .inputs import category, check_counts, check_matrix, codes_of, one_of
+from .overrides import decoder_batches, stock_encoder, takes_sparse
 
 if TYPE_CHECKING:
-    from .vae import VAE
+    from ..vae import VAE
 
 DISPERSIONS = ("gene", "gene-batch", "gene-label", "gene-cell")
 LIKELIHOODS = ("zinb", "nb", "poisson")

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._files import atomic_path
-from .errors import InputError
+from .._files import atomic_path
+from ..errors import InputError
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

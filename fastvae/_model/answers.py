@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from . import _inference
-from ._files import check_new_file
-from ._latent_file import write_latent_file
-from ._select import batch_codes, cell_rows, gene_columns
-from ._state import State
-from .data._memory import require_memory
-from .errors import InputError
-from .train.settings import real_number, whole_number
+from .._files import check_new_file
+from ..data._memory import require_memory
+from ..errors import InputError
+from ..train.settings import real_number, whole_number
+from . import inference
+from .latent_file import write_latent_file
+from .select import batch_codes, cell_rows, gene_columns
+from .state import State
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,7 @@ class Answers(State):
         store = self._store_for(data)
         rows = cell_rows(cells, store.n_cells)
         batches = self._minibatches(store, rows, batch_size)
-        return _inference.latent(self.module, batches, len(rows), give_mean=give_mean, seed=seed)
+        return inference.latent(self.module, batches, len(rows), give_mean=give_mean, seed=seed)
 
     def get_normalized_expression(
         self,
@@ -139,7 +139,7 @@ class Answers(State):
             "ask for fewer genes (genes=) or for parts of the cells (cells=)",
         )
         result = np.empty(shape, dtype=np.float32)
-        _inference.expression(
+        inference.expression(
             self.module,
             self._minibatches(store, rows, batch_size),
             result,
@@ -243,7 +243,7 @@ class Answers(State):
         n_samples = whole_number("n_mc_samples", n_mc_samples, minimum=1)
         store = self._store_for(data)
         rows = cell_rows(cells, store.n_cells)
-        values = _inference.marginal_log_likelihood(
+        values = inference.marginal_log_likelihood(
             self.module,
             self._minibatches(store, rows, batch_size),
             len(rows),
@@ -279,7 +279,7 @@ class Answers(State):
             obs, var = adata.obs, adata.var
         rows = cell_rows(None, store.n_cells)
         batches = self._minibatches(store, rows, EVALUATION_BATCH)
-        latent = _inference.latent(self.module, batches, len(rows), give_mean=True, seed=0)
+        latent = inference.latent(self.module, batches, len(rows), give_mean=True, seed=0)
         write_latent_file(target, latent, obs, var)
         return latent
 
@@ -289,4 +289,4 @@ class Answers(State):
         store = self._store_for(data)
         rows = cell_rows(cells, store.n_cells)
         batches = self._minibatches(store, rows, batch_size)
-        return _inference.loss_of_cells(self.module, batches, len(rows), seed=seed)
+        return inference.loss_of_cells(self.module, batches, len(rows), seed=seed)

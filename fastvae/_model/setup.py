@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .data import CountStore, read
-from .errors import InputError
-from .train.settings import real_number, whole_number
-from .vae import VAE
+from ..data import CountStore, read
+from ..errors import InputError
+from ..train.settings import real_number, whole_number
+from ..vae import VAE
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from . import functional
-from ._inputs import prior
-from ._parts import as_column, decoder_batch, encoder_input, log_dispersion
-from .nn import VARIANCE_FLOOR, Encoder, identity
+from .. import functional
+from ..nn import VARIANCE_FLOOR, Encoder, identity
+from .inputs import prior
+from .parts import as_column, decoder_batch, encoder_input, log_dispersion
 
 if TYPE_CHECKING:
-    from .vae import VAE
+    from ..vae import VAE
 
 
 def forward(

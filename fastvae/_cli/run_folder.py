@@ -7,12 +7,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._files import check_writable_folder
+from .._files import check_writable_folder
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .model import Model
+    from ..model import Model
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def write_run(model: Model, folder: Path) -> np.ndarray:
     model.save(folder, overwrite=True)
     latent = model.write_latent(folder / "latent.h5ad", overwrite=True)
     if model.history["epoch"]:
-        from .plots import plot_history
+        from ..plots import plot_history
 
         plot_history(model.history, folder / "loss.png")
     return latent

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import functional
-from ._fused import negative_log_likelihood
-from ._parts import decoder_batch, encoder_input
-from .data import Minibatch, Minibatches
-from .nn import VARIANCE_FLOOR
-from .train.step import evaluating, loss_terms
-from .vae import VAE
+from .. import functional
+from .._vae.fused import negative_log_likelihood
+from .._vae.parts import decoder_batch, encoder_input
+from ..data import Minibatch, Minibatches
+from ..nn import VARIANCE_FLOOR
+from ..train.step import evaluating, loss_terms
+from ..vae import VAE
 
 
 def latent(

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .data._names import a_few, those_there
-from .errors import InputError
+from ..data._names import a_few, those_there
+from ..errors import InputError
 
 
 def cell_rows(cells: Any, n_cells: int) -> np.ndarray:

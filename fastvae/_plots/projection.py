@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 
-from .errors import InputError
+from ..errors import InputError
 
 UMAP_CELLS = (15, 200_000)  # fewer have no neighbourhoods; more take UMAP over half an hour
 NEIGHBOURS = 15

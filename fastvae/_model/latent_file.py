@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from . import __version__
-from ._files import atomic_path
+from .. import __version__
+from .._files import atomic_path
 
 KEY = "X_fastvae"
 

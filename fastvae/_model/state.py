@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ._setup import Setup
-from .data import CountStore, Minibatches
-from .errors import InputError
-from .train import new_history, resolve_device
-from .train.settings import whole_number
-from .train.step import device_of
-from .vae import VAE
+from ..data import CountStore, Minibatches
+from ..errors import InputError
+from ..train import new_history, resolve_device
+from ..train.settings import whole_number
+from ..train.step import device_of
+from ..vae import VAE
+from .setup import Setup
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._colours import FEW, category_codes, category_colours
-from .errors import InputError
+from ..errors import InputError
+from .colours import FEW, category_codes, category_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

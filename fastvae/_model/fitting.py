@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ._state import State
-from .data import Minibatches
-from .errors import InputError
-from .train import (
+from ..data import Minibatches
+from ..errors import InputError
+from ..train import (
     History,
     NonFiniteError,
     TrainSettings,
@@ -21,8 +20,9 @@ from .train import (
     split_cells,
     train_vae,
 )
-from .train.settings import whole_number
-from .train.step import seeded
+from ..train.settings import whole_number
+from ..train.step import seeded
+from .state import State
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
-from . import functional
-from ._parts import as_column, check_input, draws, encoder_input
+from .. import functional
+from .parts import as_column, check_input, draws, encoder_input
 
 if TYPE_CHECKING:
-    from .vae import VAE
+    from ..vae import VAE
 
 
 class SamplingMethods(nn.Module):

@@ -10,9 +10,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from . import functional
-from ._inputs import category, has_hooks
-from .errors import InputError
+from .. import functional
+from ..errors import InputError
+from .inputs import category, has_hooks
 
 
 def identity(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._neighbours import (
+from .neighbours import (
     chance_share,
     neighbours,
     principal_components,
@@ -36,14 +36,14 @@ N_NEIGHBOURS = 15
 
 def demo_data() -> AnnData:
     """Return the embedded blood cells."""
-    from .datasets import pbmc
+    from ..datasets import pbmc
 
     return pbmc()
 
 
 def draw_latent(adata: AnnData, latent: np.ndarray, path: Path) -> None:
     """Draw the latent space, coloured by batch, by label where there is one, and by markers."""
-    from .plots import plot_latent
+    from ..plots import plot_latent
 
     columns = [name for name in ("batch", "cell_type") if name in adata.obs]
     categories = {name: np.asarray(adata.obs[name].astype(str)) for name in columns}

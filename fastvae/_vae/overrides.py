@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ._inputs import has_hooks
-from .nn import DecoderSCVI, Encoder, LinearDecoderSCVI, identity
+from ..nn import DecoderSCVI, Encoder, LinearDecoderSCVI, identity
+from .inputs import has_hooks
 
 if TYPE_CHECKING:
-    from .vae import VAE
+    from ..vae import VAE
 
 # kept as functions, so that replacing a method on the class itself is noticed too
 _ENCODE = Encoder.forward

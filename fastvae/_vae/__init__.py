@@ -1,0 +1,1 @@
+"""Inner parts of `fastvae.vae` and `fastvae.nn`."""
