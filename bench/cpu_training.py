@@ -10,6 +10,7 @@ times; the figure is the median of cells per second over epochs after the first.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import subprocess
@@ -76,7 +77,7 @@ def train_scvi_tools(args: argparse.Namespace) -> dict[str, object]:
         callbacks=[Clock()],
     )
     cells = int(0.9 * adata.n_obs)
-    speeds = [cells / (b - a) for a, b in zip(ends, ends[1:], strict=False)]
+    speeds = [cells / (b - a) for a, b in itertools.pairwise(ends)]
     return {"cells_per_second": median(speeds), "version": scvi.__version__}
 
 
