@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="fastvae",
     help="Train the scVI variational autoencoder on single-cell counts, fast.",
-    epilog="Start with:  fastvae demo -o run_demo",
+    epilog="Start with:  fastvae demo",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -80,7 +80,12 @@ def _options(
 @app.command(epilog="Example:  fastvae train atlas.h5ad --batch-key donor -o run --early-stopping")
 def train(
     data: Annotated[Path, typer.Argument(help="An .h5ad, a 10x .h5 or a 10x folder (mtx).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the run to.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder to write the run to.  [default: DATA's name + _fastvae]"
+        ),
+    ] = None,
     batch_key: Annotated[
         str | None, typer.Option(help="Column of obs that names the batch of each cell.")
     ] = None,
@@ -136,6 +141,7 @@ def train(
         from ._cli.run_folder import run_folder
         from .model import Model
 
+        output = output or Path(f"{data.resolve().stem}_fastvae")
         with run_folder(output, overwrite=overwrite) as folder:
             model = Model(
                 data,
@@ -203,7 +209,9 @@ def info(
 
 @app.command(epilog="Example:  fastvae demo -o run_demo")
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the run to.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder to write the run to.")
+    ] = Path("fastvae_demo"),
     device: Device = "auto",
     overwrite: Overwrite = False,
     quiet: Quiet = False,

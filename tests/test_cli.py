@@ -72,6 +72,14 @@ def test_train_leaves_a_whole_run(data: Path, trained: Path) -> None:
     np.testing.assert_array_equal(latent.obsm["X_fastvae"], model.get_latent_representation())
 
 
+def test_without_a_name_the_run_is_named_after_the_data(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("train", data, "--max-epochs", 1, "--quiet")
+    assert (tmp_path / f"{data.stem}_fastvae" / "model.safetensors").is_file()
+
+
 def test_train_says_what_it_wrote(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     result = run("train", data, "-o", folder, "--max-epochs", 1)
