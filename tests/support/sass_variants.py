@@ -1,0 +1,199 @@
+"""Every kernel variant the launchers choose, recorded from the launchers themselves.
+
+The launchers run on CPU tensors with the launch replaced by a note of its arguments, so that tile
+sizes, warps and argument types are always those of the package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+N, G, LATENT, HIDDEN = 128, 2000, 10, 128
+MANY_CELLS = 4096
+
+
+@dataclasses.dataclass
+class Launch:
+    """One kernel launch: what triton needs to compile it, and what it stands for."""
+
+    case: str
+    kernel: str
+    function: Any
+    signature: dict[str, str]
+    constants: dict[tuple[int, ...], Any]
+    attributes: dict[tuple[int, ...], list[list[Any]]]
+    warps: int
+    entries: int
+    looped: bool
+    core: bool
+
+
+Case = tuple[str, Callable[[], Any], bool]
+
+
+def _argument(value: Any) -> tuple[str, Any, bool]:
+    """Triton's type of a launch argument, the constant it is compiled in as, divisible by 16."""
+    from triton._utils import canonicalize_dtype
+
+    if isinstance(value, Tensor):
+        return f"*{canonicalize_dtype(str(value.dtype))}", None, value.data_ptr() % 16 == 0
+    if isinstance(value, float):
+        return "fp32", None, False
+    if value == 1:
+        return "constexpr", 1, False
+    return "i32" if abs(value) < 2**31 else "i64", None, value % 16 == 0
+
+
+def _note(case: str, function: Any, values: dict[str, Any], warps: int, core: bool) -> Launch:
+    signature, constants, attributes = {}, {}, {}
+    for i, parameter in enumerate(function.params):
+        value = values[parameter.name]
+        if parameter.is_constexpr:
+            kind, constant, divisible = "constexpr", value, False
+        else:
+            kind, constant, divisible = _argument(value)
+        signature[parameter.name] = kind
+        if kind == "constexpr":
+            constants[(i,)] = constant
+        if divisible:
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    tile = math.prod(v for k, v in values.items() if k in ("BLOCK", "ROWS"))
+    module = function.fn.__module__.rpartition(".")[2]
+    return Launch(
+        case=case,
+        kernel=f"{module}.{function.fn.__name__}",
+        function=function,
+        signature=signature,
+        constants=constants,
+        attributes=attributes,
+        warps=warps,
+        entries=max(1, tile // (32 * warps)),
+        looped=" in range(" in function.src,
+        core=core,
+    )
+
+
+@contextlib.contextmanager
+def _recording(found: list[Launch], case: str, core: bool) -> Iterator[None]:
+    from triton.runtime.jit import JITFunction
+
+    run = JITFunction.run
+
+    def record(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        warps = kwargs.pop("num_warps", 4)
+        values = dict(zip(self.arg_names, args, strict=False)) | kwargs
+        found.append(_note(case, self, values, warps, core))
+
+    JITFunction.run = record
+    try:
+        yield
+    finally:
+        JITFunction.run = run
+
+
+def _likelihood(
+    family: str,
+    layout: str = "gene",
+    logits: torch.dtype = torch.float32,
+    counts: torch.dtype = torch.float32,
+    n: int = N,
+    genes: int = G,
+) -> Callable[[], Any]:
+    from fastvae.kernels import fused
+    from fastvae.kernels.entries import Counts
+
+    def launch() -> None:
+        x = Counts((n, genes), torch.empty(n, genes, dtype=counts))
+        s = torch.empty(n, genes, dtype=logits)
+        rows = {"gene": (genes,), "grouped": (2, genes), "per cell": (n, genes)}[layout]
+        # per-gene parameters are the model's own, per-cell ones come from the decoder
+        r_dtype = logits if layout == "per cell" else torch.float32
+        r = None if family == "Poisson" else torch.empty(rows, dtype=r_dtype)
+        pi = torch.empty(n, genes, dtype=logits) if family == "ZINB" else None
+        index = torch.zeros(n, dtype=torch.int64) if layout == "grouped" else None
+        parameters = s, torch.empty(n, 1), r, pi, index
+        _, stats = fused.nll_forward(x, *parameters)
+        needs = (True, True, r is not None, pi is not None)
+        fused.nll_backward(torch.empty(n), x, *parameters, stats, needs)
+
+    return launch
+
+
+def _log_prob(family: str) -> Callable[[], Any]:
+    from fastvae.kernels import fused
+    from fastvae.kernels.entries import Counts
+
+    def launch() -> None:
+        x, mu = Counts((N, G), torch.empty(N, G)), torch.empty(N, G)
+        theta = None if family == "Poisson" else torch.empty(G).expand(N, G)
+        pi = torch.empty(N, G) if family == "ZINB" else None
+        fused.log_prob_forward(x, mu, theta, pi, 1e-8)
+        fused.log_prob_backward(mu, x, mu, theta, pi, 1e-8, theta is not None)
+
+    return launch
+
+
+def _latent(softmax: bool) -> Callable[[], Any]:
+    from fastvae.kernels import fused
+
+    def launch() -> None:
+        q = torch.empty(N, LATENT)
+        *_, kl, seed = fused.sample_and_kl_forward(q, q, q, q, 1e-4, softmax)
+        fused.sample_and_kl_backward(q, q, kl, q, q, q, q, seed, 1e-4, softmax)
+
+    return launch
+
+
+def _sparse(log1p: bool) -> Callable[[], Any]:
+    from fastvae.kernels import fused, sparse
+    from fastvae.kernels.entries import Counts
+
+    def launch() -> None:
+        crow, col = torch.zeros(N + 1, dtype=torch.int64), torch.zeros(64, dtype=torch.int64)
+        x = Counts((N, G), None, crow, col, torch.empty(64))
+        sparse.densify(x, log1p)
+        fused.linear_forward(x, torch.empty(HIDDEN, G), torch.empty(HIDDEN), log1p)
+
+    return launch
+
+
+def cases() -> list[Case]:
+    """Name, launcher, and whether the case stands in the table of every target's tests."""
+    found: list[Case] = []
+    for family in ("ZINB", "NB", "Poisson"):
+        found.append((family, _likelihood(family), True))
+    found.append((f"ZINB, {MANY_CELLS} cells", _likelihood("ZINB", n=MANY_CELLS), True))
+    for family in ("ZINB", "NB"):
+        for layout in ("grouped", "per cell"):
+            found.append((f"{family}, {layout}", _likelihood(family, layout), False))
+    for dtype in (torch.bfloat16, torch.float16):
+        name = str(dtype).removeprefix("torch.")
+        found.append((f"ZINB, {name} logits", _likelihood("ZINB", logits=dtype), False))
+    for dtype in (torch.int32, torch.uint8, torch.int64):
+        name = str(dtype).removeprefix("torch.")
+        found.append((f"ZINB, {name} counts", _likelihood("ZINB", counts=dtype), False))
+    found.append((f"ZINB, {G + 1} genes", _likelihood("ZINB", genes=G + 1), False))
+    for family in ("ZINB", "NB", "Poisson"):
+        found.append((f"{family} log_prob", _log_prob(family), family == "ZINB"))
+    found.append(("latent, normal", _latent(False), True))
+    found.append(("latent, ln", _latent(True), False))
+    found.append(("sparse, counts", _sparse(False), False))
+    found.append(("sparse, log1p", _sparse(True), True))
+    return found
+
+
+def launches(*, core_only: bool = False) -> list[Launch]:
+    """Every distinct launch of the cases."""
+    found: list[Launch] = []
+    for name, launch, core in cases():
+        if core or not core_only:
+            with _recording(found, name, core):
+                launch()
+    return found
