@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+import torch
+from torch import Tensor
+
 from .errors import InputError
 from .kernels import reference
 
 NAMES = ("auto", "triton", "cpu", "torch")
-_MODULES = {"torch": reference}
 
+_imported: dict[str, ModuleType | None] = {}
 _forced: str | None = None  # a plain global, which torch.compile can guard on
 
 
@@ -47,22 +51,54 @@ def use_backend(name: str) -> Iterator[None]:
         _forced = before
 
 
-def select() -> ModuleType:
-    """Return the backend module for this call.
+def select(*tensors: Tensor | None) -> ModuleType:
+    """Return the backend module for these tensors.
 
     Raises
     ------
     InputError
-        If the forced backend is unknown or not part of this version.
+        If the forced backend is unknown, not installed, or cannot take these tensors.
     """
     name = _forced
     if name is None:
         name = _check(os.environ.get("FASTVAE_BACKEND") or "auto", "FASTVAE_BACKEND")
-    if name == "auto":
-        name = "torch"
-    if name not in _MODULES:
+    if name == "torch":
+        return reference
+    if name == "cpu":
         raise InputError(
-            f"backend {name!r} is not part of this version of fastvae, which has: "
-            f"{', '.join(_MODULES)}; use one of those or 'auto'"
+            "backend 'cpu' is not part of this version of fastvae, which has torch and triton; "
+            "use one of those or 'auto'"
         )
-    return _MODULES[name]
+    if name == "auto":
+        on_gpu = all(t is None or t.is_cuda for t in tensors)
+        fused = _triton() if on_gpu else None
+        return reference if fused is None or _misfit(tensors) else fused
+    fused = _triton()
+    if fused is None:
+        raise InputError("backend 'triton' needs the triton package; install it, or use 'auto'")
+    problem = _misfit(tensors)
+    if problem is not None:
+        raise InputError(f"backend 'triton' {problem}; use 'torch' or 'auto'")
+    return fused
+
+
+def _triton() -> ModuleType | None:
+    """The Triton kernels, imported when first wanted; None without triton."""
+    if "fused" not in _imported:
+        try:
+            _imported["fused"] = importlib.import_module("fastvae.kernels.fused")
+        except ImportError:
+            _imported["fused"] = None
+    return _imported["fused"]
+
+
+def _misfit(tensors: tuple[Tensor | None, ...]) -> str | None:
+    """Why the Triton kernels cannot take these tensors."""
+    for t in tensors:
+        if t is None:
+            continue
+        if not t.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+            return f"runs on CUDA tensors, one is on {t.device}"
+        if t.dtype == torch.float64:
+            return "computes in float32, one tensor is float64"
+    return None

@@ -105,15 +105,6 @@ def index_range(name: str, index: Tensor, size: int, what: str) -> None:
         raise InputError(f"{name} runs from {low} to {high}; there are {size} {what}, from 0")
 
 
-def same_dtype(*tensors: Tensor | None) -> tuple[Any, ...]:
-    """Cast to the widest dtype among them, at least float32."""
-    dtype = torch.float32
-    for t in tensors:
-        if t is not None:
-            dtype = torch.promote_types(dtype, t.dtype)
-    return tuple(None if t is None else t.to(dtype) for t in tensors)
-
-
 def broadcast(tensors: Sequence[Tensor]) -> torch.Size:
     """Return the common shape of dense tensors."""
     for t in tensors:

@@ -5,7 +5,7 @@ duplicate entries. Everything is computed in float32, or in float64 where a para
 half-precision parameters are accepted and their gradients come back in their own dtype. Second
 derivatives are not available and asking for them raises.
 
-Log theta is clamped to [-88, 88] and log mu to at most 80, so that finite input gives finite
+Log theta is clamped to [-87, 87] and log mu to at most 80, so that finite input gives finite
 output; log mu has no lower bound.
 """
 
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from . import _backend, _check
 from ._backend import use_backend
 from .kernels.autograd import CountLinear, CountLogProb, CountNLL, KLNormal, SampleAndKL
+from .kernels.entries import same_dtype
 
 __all__ = [
     "count_linear",
@@ -129,8 +130,9 @@ def _nll(
     log_theta, theta_index = _check.dispersion(log_theta, theta_index, n, g)
     if zi_logits is not None:
         _check.shape("zi_logits", zi_logits, (n, g), "x")
-    parameters = _check.same_dtype(scale_logits, log_library, log_theta, zi_logits)
-    return CountNLL.apply(_backend.select(), *counts, *parameters, theta_index)
+    parameters = scale_logits, log_library, log_theta, zi_logits
+    backend = _backend.select(*parameters)
+    return CountNLL.apply(backend, *counts, *parameters, theta_index)
 
 
 def zinb_log_prob(
@@ -184,14 +186,12 @@ def _log_prob(
     x: Tensor, mu: Tensor, theta: Tensor | None, zi_logits: Tensor | None, eps: float
 ) -> Tensor:
     _check.refuse_gradient(x)
-    mu, theta, zi_logits = _check.same_dtype(mu, theta, zi_logits)
-    tensors = [t for t in (x, mu, theta, zi_logits) if t is not None]
-    shape = _check.broadcast(tensors)
+    shape = _check.broadcast([t for t in (x, mu, theta, zi_logits) if t is not None])
     rows = (-1, shape[-1]) if len(shape) else (1, 1)
     if 0 in shape:
         rows = (0, 1)
     flat = [None if t is None else t.expand(shape).reshape(rows) for t in (x, mu, theta, zi_logits)]
-    return CountLogProb.apply(_backend.select(), *flat, eps).reshape(shape)
+    return CountLogProb.apply(_backend.select(*flat[1:]), *flat, eps).reshape(shape)
 
 
 def sample_and_kl(
@@ -238,12 +238,10 @@ def sample_and_kl(
     if q_mean.shape != q_log_var.shape:
         raise _check.mismatch("q_log_var", q_log_var, tuple(q_mean.shape), "q_mean")
     p_mean, p_var = _prior(q_mean, prior_mean, prior_var)
-    q_mean, q_log_var, p_mean, p_var = _check.same_dtype(q_mean, q_log_var, p_mean, p_var)
-    softmax = latent_distribution == "ln"
-    z, q_var, kl = SampleAndKL.apply(
-        _backend.select(), q_mean, q_log_var, p_mean, p_var, var_eps, softmax
-    )
-    return z, q_mean, q_var, kl
+    heads = same_dtype(q_mean, q_log_var, p_mean, p_var)
+    backend = _backend.select(*heads)
+    z, q_var, kl = SampleAndKL.apply(backend, *heads, var_eps, latent_distribution == "ln")
+    return z, heads[0], q_var, kl
 
 
 def reparameterize(q_m: Tensor, q_v: Tensor) -> Tensor:
@@ -266,8 +264,8 @@ def kl_normal(
     Accurate also where the two nearly agree. Raises InputError if shapes do not fit.
     """
     p_m, p_v = _prior(q_m, p_m, p_v)
-    q_m, q_v, p_m, p_v = _check.same_dtype(q_m, q_v, p_m, p_v)
-    return KLNormal.apply(_backend.select(), q_m, q_v.expand_as(q_m), p_m, p_v)
+    q_m, q_v, p_m, p_v = same_dtype(q_m, q_v, p_m, p_v)
+    return KLNormal.apply(_backend.select(q_m, q_v), q_m, q_v.expand_as(q_m), p_m, p_v)
 
 
 def _prior(q_m: Tensor, p_m: Tensor | None, p_v: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -308,7 +306,7 @@ def count_linear(
     if x.layout == torch.sparse_csr:
         _, _, crow, col, values = counts
         parts = counts.shape, crow, col, values
-        return CountLinear.apply(_backend.select(), *parts, weight, bias, log1p)
+        return CountLinear.apply(_backend.select(values, weight), *parts, weight, bias, log1p)
     dense = x.to(weight.dtype)
     return F.linear(torch.log1p(dense) if log1p else dense, weight, bias)
 

@@ -132,24 +132,22 @@ class SampleAndKL(torch.autograd.Function):
         var_eps: float,
         softmax: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        z, q_var, noise = backend.sample_forward(q_mean, q_log_var, var_eps, softmax)
-        ctx.backend, ctx.softmax = backend, softmax
-        ctx.save_for_backward(q_mean, q_log_var, p_mean, p_var, z, q_var, noise)
-        return z, q_var, backend.kl_forward(q_mean, q_var, p_mean, p_var)
+        heads = q_mean, q_log_var, p_mean, p_var
+        z, q_var, kl, noise = backend.sample_and_kl_forward(*heads, var_eps, softmax)
+        ctx.backend, ctx.var_eps, ctx.softmax = backend, var_eps, softmax
+        ctx.save_for_backward(*heads, noise)
+        return z, q_var, kl
 
     @staticmethod
     @_first_derivative_only
     def backward(  # noqa: D102
         ctx: Any, grad_z: Tensor, grad_q_var: Tensor, grad_kl: Tensor
     ) -> tuple[Any, ...]:
-        q_mean, q_log_var, p_mean, p_var, z, q_var, noise = ctx.saved_tensors
-        d_mean, d_var, d_p_mean, d_p_var = ctx.backend.kl_backward(
-            grad_kl, q_mean, q_var, p_mean, p_var
+        grads = ctx.backend.sample_and_kl_backward(
+            grad_z, grad_q_var, grad_kl, *ctx.saved_tensors, ctx.var_eps, ctx.softmax
         )
-        by_sample, d_log_var = ctx.backend.sample_backward(
-            grad_z, grad_q_var + d_var, z, q_log_var, q_var, noise, ctx.softmax
-        )
-        return None, d_mean + by_sample, d_log_var, d_p_mean, d_p_var, None, None
+        needed = zip(grads, ctx.needs_input_grad[1:5], strict=True)
+        return None, *(g if need else None for g, need in needed), None, None
 
 
 class CountLinear(torch.autograd.Function):

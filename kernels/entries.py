@@ -15,6 +15,15 @@ from torch import Tensor
 from . import numerics as nm
 
 
+def same_dtype(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """Cast to the widest dtype among them, at least float32."""
+    dtype = torch.float32
+    for t in tensors:
+        if t is not None:
+            dtype = torch.promote_types(dtype, t.dtype)
+    return tuple(None if t is None else t.to(dtype) for t in tensors)
+
+
 class Counts(NamedTuple):
     """One minibatch of counts: `dense`, or `crow`, `col` and `values` of a CSR matrix."""
 
@@ -84,7 +93,7 @@ class EntryGrads(NamedTuple):
 def make_entries(
     log_mu: Tensor, mu: Tensor | None, log_theta: Tensor | None, zi_logits: Tensor | None
 ) -> Entries:
-    """Join the parameters, log theta clamped to +-88; `mu` where it was the input."""
+    """Join the parameters, log theta clamped to +-87; `mu` where it was the input."""
     if log_theta is None:
         return Entries(nm.PoissonPieces(log_mu, torch.exp(log_mu) if mu is None else mu), None)
     log_theta = log_theta.clamp(-nm.LOG_THETA_MAX, nm.LOG_THETA_MAX)

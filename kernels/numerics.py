@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LOG_THETA_MAX = 88.0  # |log theta| beyond this is clamped: exp(+-88) is finite and > 0 in float32
+LOG_THETA_MAX = 87.0  # |log theta| beyond this is clamped: exp(+-87) is a normal float32
 LOG_MU_MAX = 80.0  # log mu above this is clamped; there is no lower bound
 SMALL_COUNT = 8  # whole counts up to here use a product, others the saddle-point form
 

@@ -1,7 +1,8 @@
 """Every operation in pure torch: the fallback on any device, and what other backends answer to.
 
 Operations come in forward / backward pairs on plain tensors; ``autograd.py`` joins them. Counts
-arrive as `Counts` (dense or CSR); all other tensors share one dtype, float32 or float64.
+arrive as `Counts` (dense or CSR); the likelihoods are computed in the widest dtype of their
+parameters, at least float32, and autograd casts the gradients back.
 The mathematics is derived in README.md beside this file.
 """
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import numerics as nm
-from .entries import Counts, Entries, log_prob, log_prob_grads, make_entries
+from .entries import Counts, Entries, log_prob, log_prob_grads, make_entries, same_dtype
 
 LOG_VAR_MAX = 80.0  # log-variance heads above this are clamped, so that exp stays finite
 
@@ -47,6 +48,9 @@ def nll_forward(
 
     The statistics are the maximum of the scale logits and log sum exp of what lies below it.
     """
+    scale_logits, log_library, log_theta, zi_logits = same_dtype(
+        scale_logits, log_library, log_theta, zi_logits
+    )
     shift = scale_logits.amax(dim=1, keepdim=True)
     log_sum = (scale_logits - shift).exp_().sum(dim=1, keepdim=True).log()
     norm = torch.cat([shift, log_sum], dim=1)
@@ -66,6 +70,9 @@ def nll_backward(
     needs: tuple[bool, bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Gradients by scale logits, log library, log theta and zi logits, where `needs` says so."""
+    scale_logits, log_library, log_theta, zi_logits = same_dtype(
+        scale_logits, log_library, log_theta, zi_logits
+    )
     p = _from_logits(scale_logits, log_library, log_theta, zi_logits, theta_index, norm)
     by_scale, by_library, by_theta, by_zi = needs
     grads = log_prob_grads(x, p, by_theta)
@@ -89,6 +96,7 @@ def nll_backward(
 
 
 def _from_mean(mu: Tensor, theta: Tensor | None, zi_logits: Tensor | None, eps: float) -> Entries:
+    mu, theta, zi_logits = same_dtype(mu, theta, zi_logits)
     mu = mu + eps
     if theta is None:
         return make_entries(torch.log(mu), mu, None, None)
@@ -144,30 +152,44 @@ def kl_backward(
     return grad * shift, grad * d_q_var, -grad * shift, grad * d_p_var
 
 
-def sample_forward(
-    q_mean: Tensor, q_log_var: Tensor, var_eps: float, softmax: bool
+def _draw(
+    q_mean: Tensor, q_log_var: Tensor, noise: Tensor, var_eps: float, softmax: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sample, variance and the standard normal noise behind the sample."""
-    q_var = torch.exp(q_log_var.clamp(max=LOG_VAR_MAX)) + var_eps
-    noise = torch.randn_like(q_mean)
+    """Sample, exp of the clamped head, and variance."""
+    v = torch.exp(q_log_var.clamp(max=LOG_VAR_MAX))
+    q_var = v + var_eps
     z = q_mean + q_var.sqrt() * noise
-    return (torch.softmax(z, dim=-1) if softmax else z), q_var, noise
+    return (torch.softmax(z, dim=-1) if softmax else z), v, q_var
 
 
-def sample_backward(
+def sample_and_kl_forward(
+    q_mean: Tensor, q_log_var: Tensor, p_mean: Tensor, p_var: Tensor, var_eps: float, softmax: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sample, variance, KL per cell, and what backward needs to know the noise."""
+    noise = torch.randn_like(q_mean)
+    z, _, q_var = _draw(q_mean, q_log_var, noise, var_eps, softmax)
+    return z, q_var, kl_forward(q_mean, q_var, p_mean, p_var), noise
+
+
+def sample_and_kl_backward(
     grad_z: Tensor,
     grad_q_var: Tensor,
-    z: Tensor,
+    grad_kl: Tensor,
+    q_mean: Tensor,
     q_log_var: Tensor,
-    q_var: Tensor,
+    p_mean: Tensor,
+    p_var: Tensor,
     noise: Tensor,
+    var_eps: float,
     softmax: bool,
-) -> tuple[Tensor, Tensor]:
-    """Gradients by mean and log-variance head."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by mean head, log-variance head, prior mean and prior variance."""
+    z, v, q_var = _draw(q_mean, q_log_var, noise, var_eps, softmax)
     if softmax:
         grad_z = z * (grad_z - (grad_z * z).sum(dim=-1, keepdim=True))
-    d_var = grad_z * noise / (2 * q_var.sqrt()) + grad_q_var
-    return grad_z, d_var * torch.exp(q_log_var.clamp(max=LOG_VAR_MAX))
+    d_mean, d_var, d_p_mean, d_p_var = kl_backward(grad_kl, q_mean, q_var, p_mean, p_var)
+    d_var = d_var + grad_z * noise / (2 * q_var.sqrt()) + grad_q_var
+    return d_mean + grad_z, d_var * v, d_p_mean, d_p_var
 
 
 def linear_forward(x: Counts, weight: Tensor, bias: Tensor | None, log1p: bool) -> Tensor:

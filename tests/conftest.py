@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+
 import pytest
 import torch
 
 from fastvae import functional
 
-BACKENDS = ["torch"]
+# Without a GPU the Triton kernels run in triton's interpreter, which is chosen at import.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+BACKENDS = ["torch", *(["triton"] if importlib.util.find_spec("triton") else [])]
 
 # The tensors are tiny; on a busy machine threads would only wait for each other.
 torch.set_num_threads(1)
+
+
+PRECISIONS = [
+    (backend, dtype)
+    for backend in BACKENDS
+    for dtype in (torch.float32, torch.float64)
+    if backend == "torch" or dtype == torch.float32
+]
 
 
 @pytest.fixture(params=BACKENDS)
@@ -18,6 +32,32 @@ def backend(request):
     """Every operation's test runs once per backend of this machine."""
     with functional.use_backend(request.param):
         yield request.param
+
+
+@pytest.fixture(params=PRECISIONS, ids=lambda p: f"{p[0]}-{str(p[1])[6:]}")
+def backend_and_dtype(request):
+    """Every dtype of every backend, which is in force meanwhile."""
+    with functional.use_backend(request.param[0]):
+        yield request.param
+
+
+@pytest.fixture
+def dtype(backend_and_dtype):
+    """The dtype of the two."""
+    return backend_and_dtype[1]
+
+
+@pytest.fixture
+def close(dtype):
+    """Comparison with a float64 value, as tightly as the dtype allows."""
+    tolerance = {"rtol": 2e-5, "atol": 1e-5} if dtype == torch.float32 else {}
+
+    def check(got, expected, message=""):
+        torch.testing.assert_close(
+            got.double(), expected.double(), **tolerance, msg=lambda m: f"{message}: {m}"
+        )
+
+    return check
 
 
 @pytest.fixture(autouse=True)

@@ -3,10 +3,11 @@
 import math
 
 import pytest
+import scipy.stats
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from fastvae import InputError
+from fastvae import InputError, _backend
 from fastvae import functional as fn
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR")
@@ -21,26 +22,53 @@ def heads(n=5, latent=3, dtype=torch.float64):
 @pytest.mark.parametrize("latent_distribution", ["normal", "ln"])
 @pytest.mark.parametrize("prior", [False, True], ids=["standard", "given"])
 @pytest.mark.parametrize("n", [0, 1, 5])
-def test_sample_and_kl(backend, latent_distribution, prior, n):
-    leaves = heads(n)[: 4 if prior else 2]
+def test_sample_and_kl(dtype, close, latent_distribution, prior, n):
+    leaves = heads(n, dtype=dtype)[: 4 if prior else 2]
     upstream = [torch.randn(n, 3), torch.randn(n, 3), torch.randn(n, 3), torch.randn(n)]
     torch.manual_seed(3)
     got = fn.sample_and_kl(*leaves, latent_distribution=latent_distribution)
     total = sum((g * u).sum() for g, u in zip(got, upstream, strict=True))
 
+    # The noise is the backend's own; the same seed gives it back as the normal sample.
     torch.manual_seed(3)
+    with torch.no_grad():
+        z, q_mean, q_var, _ = fn.sample_and_kl(*leaves)
+        noise = (z - q_mean) / q_var.sqrt()
     q_mean, q_var = leaves[0], leaves[1].exp() + 1e-4
-    z = Normal(q_mean, q_var.sqrt()).rsample()
+    z = q_mean + q_var.sqrt() * noise
     z = z.softmax(-1) if latent_distribution == "ln" else z
-    p = Normal(leaves[2], leaves[3].sqrt()) if prior else Normal(*torch.tensor([0.0, 1]).double())
+    p = Normal(leaves[2], leaves[3].sqrt()) if prior else Normal(*torch.tensor([0.0, 1]).to(dtype))
     expected = z, q_mean, q_var, kl_divergence(Normal(q_mean, q_var.sqrt()), p).sum(-1)
     reference = sum((g * u).sum() for g, u in zip(expected, upstream, strict=True))
 
     for a, b in zip(got, expected, strict=True):
-        torch.testing.assert_close(a, b)
+        close(a, b)
     grads = torch.autograd.grad(total, leaves), torch.autograd.grad(reference, leaves)
     for a, b in zip(*grads, strict=True):
-        torch.testing.assert_close(a, b)
+        close(a, b)
+
+
+def test_the_reference_draws_like_torch():
+    leaves = heads()[:2]
+    torch.manual_seed(3)
+    z = fn.sample_and_kl(*leaves)[0]
+    torch.manual_seed(3)
+    expected = Normal(leaves[0], (leaves[1].exp() + 1e-4).sqrt()).rsample()
+    torch.testing.assert_close(z, expected)
+
+
+def test_noise_is_standard_normal_and_repeats_with_the_seed(backend):
+    n = 20_000
+    draws = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        draws.append(fn.sample_and_kl(torch.zeros(n, 2), torch.zeros(n, 2), var_eps=0.0)[0])
+    one, again, other = draws
+    assert torch.equal(one, again)
+    assert abs(torch.corrcoef(torch.stack([one[:, 0], other[:, 0]]))[0, 1]) < 5 / math.sqrt(n)
+    assert abs(torch.corrcoef(one.t())[0, 1]) < 5 / math.sqrt(n)
+    result = scipy.stats.kstest(one.flatten().double().numpy(), "norm")
+    assert result.pvalue > 1e-4
 
 
 def test_the_library_prior_broadcasts(backend):
@@ -53,7 +81,7 @@ def test_the_library_prior_broadcasts(backend):
 
 
 def test_samples_have_the_mean_and_variance_asked_for(backend):
-    n = 200_000
+    n = 50_000
     mean, log_var = torch.full((n, 1), 1.5), torch.full((n, 1), math.log(0.49))
     z, _, q_v, _ = fn.sample_and_kl(mean, log_var)
     assert z.mean().item() == pytest.approx(1.5, abs=5 * 0.7 / math.sqrt(n))
@@ -78,13 +106,13 @@ def test_extreme_heads_are_finite(backend):
         assert torch.isfinite(t).all()
 
 
-def test_kl_normal_gradients(backend):
+def test_kl_normal_gradients():
     leaves = heads()
     leaves[1] = (leaves[1].detach().exp() + 0.1).requires_grad_()
     assert torch.autograd.gradcheck(fn.kl_normal, leaves)
 
 
-def test_reparameterize_draws_like_normal(backend):
+def test_reparameterize_draws_like_normal():
     mean, var = torch.randn(4, 20), torch.rand(4, 20) + 0.1
     torch.manual_seed(1)
     got = fn.reparameterize(mean, var)
@@ -95,8 +123,7 @@ def test_reparameterize_draws_like_normal(backend):
 @pytest.mark.parametrize("log1p", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1), (5, 33), (4, 257), (0, 3)], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_count_linear(backend, log1p, bias, shape, dtype):
+def test_count_linear(dtype, close, log1p, bias, shape):
     n, g = shape
     x = torch.poisson(torch.rand(n, g).double() * 2)
     weight = torch.randn(7, g, dtype=dtype, requires_grad=True)
@@ -105,12 +132,11 @@ def test_count_linear(backend, log1p, bias, shape, dtype):
     upstream = torch.randn(n, 7, dtype=dtype)
     expected = (x.log1p() if log1p else x) @ weight.double().t() + (offset if bias else 0)
     want = torch.autograd.grad(expected, leaves, upstream.double())
-    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {}
     for layout in (x.to(dtype), x.to(dtype).to_sparse_csr(), x.long()):
         got = fn.count_linear(layout, weight, offset, log1p=log1p)
-        torch.testing.assert_close(got.double(), expected, **tolerance)
+        close(got, expected)
         for a, b in zip(torch.autograd.grad(got, leaves, upstream), want, strict=True):
-            torch.testing.assert_close(a, b, **tolerance)
+            close(a, b)
 
 
 def test_log_library_size(backend):
@@ -124,11 +150,15 @@ def test_backends(monkeypatch):
     def one():
         return fn.poisson_nll(torch.ones(1, 2), torch.zeros(1, 2), torch.zeros(1, 1))
 
+    def message(name):
+        with fn.use_backend(name), pytest.raises(InputError) as caught:
+            one()
+        return str(caught.value)
+
     with pytest.raises(InputError, match="expected one of auto, triton, cpu, torch"):
         fn.use_backend("fast").__enter__()
-    with fn.use_backend("triton"), pytest.raises(InputError, match="not part of this version"):
-        one()
-    monkeypatch.setenv("FASTVAE_BACKEND", "triton")
+    assert "not part of this version" in message("cpu")
+    monkeypatch.setenv("FASTVAE_BACKEND", "cpu")
     with pytest.raises(InputError, match="not part of this version"):
         one()
     with fn.use_backend("torch"):  # the with block outranks the environment
@@ -136,6 +166,14 @@ def test_backends(monkeypatch):
     monkeypatch.setenv("FASTVAE_BACKEND", "quick")
     with pytest.raises(InputError, match="FASTVAE_BACKEND is 'quick'"):
         one()
+    monkeypatch.setattr(_backend, "_imported", {"fused": None})
+    assert "needs the triton package" in message("triton")
+    monkeypatch.setattr(_backend, "_imported", {"fused": object()})
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert "runs on CUDA tensors, one is on cpu" in message("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with fn.use_backend("triton"), pytest.raises(InputError, match="one tensor is float64"):
+        fn.kl_normal(torch.ones(2, 3).double(), torch.ones(2, 3))
 
 
 @pytest.mark.parametrize(

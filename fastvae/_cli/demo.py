@@ -23,7 +23,7 @@ MARKERS = ("CD3D", "MS4A1", "LYZ", "NKG7", "PPBP")
 """T cells, B cells, monocytes, natural killer cells, platelets."""
 
 DEMO_FIT: dict[str, Any] = {
-    "max_epochs": 40,
+    "max_epochs": 100,
     "learning_rate": 2e-3,
     "n_epochs_kl_warmup": 20,
     "seed": 0,

@@ -1,0 +1,153 @@
+"""Reparameterised sampling and KL, as Triton kernels.
+
+    q_v = exp(h) + eps        z = q_m + sqrt(q_v) e        e ~ N(0, 1)
+    KL  = 1/2 sum_d [(q_m - p_m)^2/p_v - (log(1 + t) - t)],   t = (q_v - p_v)/p_v
+
+The noise comes from Philox keyed on (seed, element). The seed is one number drawn on the device by
+torch's own generator: `torch.manual_seed` repeats it, a captured CUDA graph draws a new one at
+each replay, and backward regenerates the noise from it.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import special as sp
+
+LOG_VAR_MAX = tl.constexpr(80.0)
+
+
+@triton.jit
+def load_posterior(mean_ptr, h_ptr, offset, inside, eps):
+    """q_m, exp(h) and q_v."""
+    q_m = tl.load(mean_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+    h = tl.load(h_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+    v = sp.exp_accurate(tl.minimum(h, LOG_VAR_MAX))
+    return q_m, v, v + eps
+
+
+@triton.jit
+def softmax_rows(z, inside):
+    """Softmax over the second axis."""
+    z = tl.where(inside, z, -float("inf"))
+    e = sp.exp(z - tl.max(z, axis=1)[:, None])
+    return e / tl.sum(e, axis=1)[:, None]
+
+
+@triton.jit
+def log1pmx(t):
+    """log(1 + t) - t for t > -1."""
+    near = sp.log1pmx_near(tl.minimum(tl.maximum(t, -0.5), 0.5))
+    return tl.where(tl.abs(t) <= 0.5, near, sp.log(1.0 + t) - t)
+
+
+@triton.jit
+def forward_kernel(
+    mean_ptr, h_ptr, p_mean_ptr, p_var_ptr, seed_ptr, z_ptr, var_ptr, kl_ptr,
+    N, L, eps, SOFTMAX: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A block of cells: sample, variance, KL."""
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None].to(tl.int64)
+    d = tl.arange(0, BLOCK)[None, :]
+    inside = (row < N) & (d < L)
+    offset = row * L + d
+    q_m, _, q_v = load_posterior(mean_ptr, h_ptr, offset, inside, eps)
+    p_m = tl.load(p_mean_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+    p_v = tl.load(p_var_ptr + offset, mask=inside, other=1.0).to(tl.float32)
+    z = q_m + tl.sqrt(q_v) * tl.randn(tl.load(seed_ptr), offset.to(tl.int32))
+    if SOFTMAX:
+        z = softmax_rows(z, d < L)
+    tl.store(z_ptr + offset, z, mask=inside)
+    tl.store(var_ptr + offset, q_v, mask=inside)
+    shift = q_m - p_m
+    terms = shift * shift / p_v - log1pmx((q_v - p_v) / p_v)
+    kl = 0.5 * tl.sum(tl.where(inside, terms, 0.0), axis=1)
+    cell = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    tl.store(kl_ptr + cell, kl, mask=cell < N)
+
+
+@triton.jit
+def backward_kernel(
+    mean_ptr, h_ptr, p_mean_ptr, p_var_ptr, seed_ptr, gz_ptr, gv_ptr, gkl_ptr,
+    dm_ptr, dh_ptr, dpm_ptr, dpv_ptr,
+    N, L, eps, SOFTMAX: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A block of cells: gradients by both heads and by the prior."""
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None].to(tl.int64)
+    d = tl.arange(0, BLOCK)[None, :]
+    inside = (row < N) & (d < L)
+    offset = row * L + d
+    q_m, v, q_v = load_posterior(mean_ptr, h_ptr, offset, inside, eps)
+    p_m = tl.load(p_mean_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+    p_v = tl.load(p_var_ptr + offset, mask=inside, other=1.0).to(tl.float32)
+    noise = tl.randn(tl.load(seed_ptr), offset.to(tl.int32))
+    gz = tl.load(gz_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+    gv = tl.load(gv_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+    gkl = tl.load(gkl_ptr + row, mask=row < N, other=0.0).to(tl.float32)
+    sd = tl.sqrt(q_v)
+    if SOFTMAX:
+        z = softmax_rows(q_m + sd * noise, d < L)
+        gz = z * (gz - tl.sum(tl.where(inside, gz * z, 0.0), axis=1)[:, None])
+    shift = (q_m - p_m) / p_v
+    tl.store(dm_ptr + offset, gz + gkl * shift, mask=inside)
+    d_v = gz * noise / (2.0 * sd) + gv + gkl * 0.5 * ((q_v - p_v) / q_v) / p_v
+    tl.store(dh_ptr + offset, d_v * v, mask=inside)
+    tl.store(dpm_ptr + offset, -gkl * shift, mask=inside)
+    d_p_v = gkl * 0.5 * ((p_v - q_v) / p_v / p_v - shift * shift)
+    tl.store(dpv_ptr + offset, d_p_v, mask=inside)
+
+
+def _grid(n: int, latent: int) -> tuple[tuple[int], dict[str, int]]:
+    block = triton.next_power_of_2(latent)
+    rows = max(1, 1024 // block)
+    return (triton.cdiv(n, rows),), {"ROWS": rows, "BLOCK": block}
+
+
+def sample_and_kl_forward(
+    q_mean: Tensor, q_log_var: Tensor, p_mean: Tensor, p_var: Tensor, var_eps: float, softmax: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sample, variance, KL per cell, and the seed of the noise."""
+    n, latent = q_mean.shape
+    seed = torch.randint(2**31 - 1, (1,), device=q_mean.device)
+    z = torch.empty(n, latent, dtype=q_mean.dtype, device=q_mean.device)
+    q_var = torch.empty_like(z)
+    kl = torch.empty(n, dtype=torch.float32, device=q_mean.device)
+    if n:
+        grid, sizes = _grid(n, latent)
+        forward_kernel[grid](
+            *_contiguous(q_mean, q_log_var, p_mean, p_var), seed, z, q_var, kl,
+            n, latent, var_eps, SOFTMAX=softmax, **sizes,
+        )  # fmt: skip
+    return z, q_var, kl, seed
+
+
+def sample_and_kl_backward(
+    grad_z: Tensor,
+    grad_q_var: Tensor,
+    grad_kl: Tensor,
+    q_mean: Tensor,
+    q_log_var: Tensor,
+    p_mean: Tensor,
+    p_var: Tensor,
+    seed: Tensor,
+    var_eps: float,
+    softmax: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by mean head, log-variance head, prior mean and prior variance."""
+    n, latent = q_mean.shape
+    grads = [torch.empty(n, latent, dtype=q_mean.dtype, device=q_mean.device) for _ in range(4)]
+    if n:
+        grid, sizes = _grid(n, latent)
+        backward_kernel[grid](
+            *_contiguous(q_mean, q_log_var, p_mean, p_var), seed,
+            *_contiguous(grad_z, grad_q_var, grad_kl), *grads,
+            n, latent, var_eps, SOFTMAX=softmax, **sizes,
+        )  # fmt: skip
+    return grads[0], grads[1], grads[2], grads[3]
+
+
+def _contiguous(*tensors: Tensor) -> list[Tensor]:
+    return [t.contiguous() for t in tensors]

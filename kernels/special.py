@@ -1,0 +1,149 @@
+"""Elementary functions for the Triton kernels, in float32, without libdevice.
+
+Each states its instructions and its largest error; README.md has the table. The ``*_approx``
+primitives are one special-function instruction on the GPU and their numpy equal in the
+interpreter, which has no inline assembly.
+"""
+
+from __future__ import annotations
+
+import os
+
+import triton
+import triton.language as tl
+
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LOG2E_LOW = tl.constexpr(1.9259629911266175e-08)  # log2(e) - float32(log2(e))
+LN2 = tl.constexpr(0.6931471805599453)
+LN2_HIGH = tl.constexpr(0.693145751953125)
+LN2_LOW = tl.constexpr(1.428606765330187e-06)
+
+
+@triton.jit
+def exp2_approx(x):
+    """2^x, flushing subnormal results to 0."""
+    if INTERPRETED:
+        return tl.exp2(x)
+    return tl.inline_asm_elementwise(
+        "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+    )
+
+
+@triton.jit
+def log2_approx(x):
+    """log2 x for 1/2 < x < 2 within 2^-22.6."""
+    if INTERPRETED:
+        return tl.log2(x)
+    return tl.inline_asm_elementwise(
+        "lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+    )
+
+
+@triton.jit
+def rcp_approx(x):
+    """1/x."""
+    if INTERPRETED:
+        return 1.0 / x
+    return tl.inline_asm_elementwise(
+        "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+    )
+
+
+@triton.jit
+def exp(x):
+    """e^x with relative error 2e-7 + |x| 6e-8: 2 instructions."""
+    return exp2_approx(x * LOG2E)
+
+
+@triton.jit
+def exp_accurate(x):
+    """e^x with relative error 3e-7 at any x: 5 instructions."""
+    t = x * LOG2E
+    rest = tl.fma(x, LOG2E, -t) + x * LOG2E_LOW
+    y = exp2_approx(t)
+    return tl.fma(y * 0.6931471805599453, rest, y)
+
+
+@triton.jit
+def atanh2(s):
+    """2 atanh(s) = log((1 + s)/(1 - s)) for |s| <= 1/3: 7 instructions."""
+    y = s * s
+    p = tl.fma(y, 0.268514980228, 0.282366198053)
+    p = tl.fma(y, p, 0.400075606449)
+    p = tl.fma(y, p, 0.666666403367)
+    return tl.fma(s * y, p, 2.0 * s)
+
+
+@triton.jit
+def log1p_unit(e):
+    """log(1 + e) for 0 <= e <= 1: 10 instructions."""
+    return atanh2(e * rcp_approx(2.0 + e))
+
+
+@triton.jit
+def log(x):
+    """log x for normal x > 0: about 18 instructions."""
+    bits = x.to(tl.int32, bitcast=True)
+    k = (bits - 0x3F3504F3) >> 23
+    m = (bits - (k << 23)).to(tl.float32, bitcast=True)  # in [sqrt(1/2), sqrt(2))
+    kf = k.to(tl.float32)
+    return tl.fma(kf, LN2_HIGH, tl.fma(kf, LN2_LOW, atanh2((m - 1.0) * rcp_approx(m + 1.0))))
+
+
+@triton.jit
+def log_short(x):
+    """log x for normal x > 0 with absolute error 1.2e-7 + |log x| 1e-7: 7 instructions."""
+    bits = x.to(tl.int32, bitcast=True)
+    k = (bits - 0x3F3504F3) & -0x00800000
+    m = (bits - k).to(tl.float32, bitcast=True)
+    return LN2 * tl.fma(k.to(tl.float32), 1.1920928955078125e-07, log2_approx(m))
+
+
+@triton.jit
+def log1pmx_near(t):
+    """log(1 + t) - t for |t| <= 1/2, without cancellation: 11 instructions."""
+    s = t * rcp_approx(2.0 + t)
+    y = s * s
+    p = tl.fma(y, 0.268514980228, 0.282366198053)
+    p = tl.fma(y, p, 0.400075606449)
+    p = tl.fma(y, p, 0.666666403367)
+    return s * (y * p - t)
+
+
+@triton.jit
+def stirling_error(z, log_z):
+    """lgamma(z + 1) - [(z + 1/2) log z - z + log(2 pi)/2] for z > 0, given log z."""
+    far = z >= 4.0
+    w = tl.where(far, z, z + 4.0)
+    q = rcp_approx(w)
+    y = q * q
+    series = q * tl.fma(y, tl.fma(y, 0.0007936507937, -0.002777777778), 0.08333333333)
+    near = tl.where(far, 1.0, z)
+    log_shift = log(near + 4.0) - tl.where(far, 0.0, log_z)
+    product = (near + 1.0) * (near + 2.0) * (near + 3.0) * rcp_approx(near + 4.0)
+    q = rcp_approx(near + 4.0)
+    shifted = (near + 0.5) * log_shift - 4.0 - log(product * q * q)
+    return tl.where(far, series, series + shifted)
+
+
+@triton.jit
+def z_digamma_minus_log(z, log_z):
+    """z (digamma(z) - log z) for z > 0, given log z."""
+    far = z >= 4.0
+    w = tl.where(far, z, z + 4.0)
+    q = rcp_approx(w)
+    y = q * q
+    w_phi = tl.fma(q, tl.fma(y, tl.fma(y, -0.003968253968, 0.008333333333), -0.08333333333), -0.5)
+    near = tl.where(far, 1.0, z)
+    log_shift = log(near + 4.0) - tl.where(far, 0.0, log_z)
+    shifted = near * (w_phi * q + log_shift) - 1.0
+    shifted -= near * (rcp_approx(near + 1.0) + rcp_approx(near + 2.0) + rcp_approx(near + 3.0))
+    return tl.where(far, w_phi, shifted)
+
+
+@triton.jit
+def log1p(x):
+    """log(1 + x) for x >= 0: about 22 instructions."""
+    return tl.where(x <= 1.0, log1p_unit(tl.minimum(x, 1.0)), log(1.0 + tl.maximum(x, 1.0)))
