@@ -27,7 +27,7 @@ from typing import Any
 from _gpu import environment
 from _gpu.results import RESTART, Part, PoisonedDeviceError, read_json, short, write_json
 
-# The most seconds each part may take of nine minutes; what one leaves goes to the later ones.
+# Weights, about seconds: a part may take its share of the time left to it and those after it.
 PARTS = {
     "tests": 130.0,
     "bandwidth": 25.0,
@@ -36,7 +36,6 @@ PARTS = {
     "training": 110.0,
     "tiles": 60.0,
 }
-NINE_MINUTES = 540.0
 LEAST = 4.0  # a part with less time than this is left out
 RESTARTS = 3
 
@@ -191,11 +190,9 @@ def run_all(args: argparse.Namespace) -> int:
         if left < LEAST:
             summary["left_out"][name] = "no time left"
             continue
-        later = args.parts[args.parts.index(name) + 1 :]
-        own = PARTS[name] * args.minutes * 60 / NINE_MINUTES
-        if not later:
-            own = left  # the last part has the rest
-        summary["parts"][name] = result = supervise(args, name, min(own, left))
+        weights = [PARTS[other] for other in args.parts[args.parts.index(name) :]]
+        own = left * weights[0] / sum(weights)
+        summary["parts"][name] = result = supervise(args, name, own)
         print(f"{name}: {json.dumps(result)}", flush=True)
         write_json(path, summary)
     summary["seconds"] = round(time.monotonic() - started, 1)

@@ -17,7 +17,11 @@ from fastvae import functional as fn
 from .problems import Problem
 from .results import short
 
-NLL = {"zinb": fn.zinb_nll, "nb": fn.nb_nll, "poisson": fn.poisson_nll}
+NLL: dict[str, Callable[..., Tensor]] = {
+    "zinb": fn.zinb_nll,
+    "nb": fn.nb_nll,
+    "poisson": fn.poisson_nll,
+}
 BACKENDS = ("triton", "cpu", "torch")
 CAPTURABLE = ("triton", "textbook", "compiled textbook")  # the others wait for the host
 Loss = Callable[..., Tensor]
@@ -117,11 +121,15 @@ def contenders(family: str, backends: list[str]) -> tuple[dict[str, Loss], dict[
 
 
 def compiled(what: str, family: str) -> Loss:
-    """A fresh compilation for static shapes, torch's default mode."""
-    torch._dynamo.reset()
+    """Compiled for static shapes in torch's default mode; `forget` before other shapes."""
     if what == "textbook":
         return densified(torch.compile(textbook, dynamic=False))
     return on_backend(torch.compile(NLL[family], dynamic=False), "torch")
+
+
+def forget() -> None:
+    """Drop what was compiled: past 8 shapes of one function torch would silently run it eagerly."""
+    torch._dynamo.reset()
 
 
 def forward(loss: Loss, problem: Problem) -> Callable[[], Tensor]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from . import accuracy
 from .results import Part, Row
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -66,6 +67,7 @@ def run(part: Part, device: torch.device, quick: bool) -> None:
                     ),
                     log,
                 )
+        accuracy.run(part, device, quick)  # while the tests compile their kernels
         for name, (process, log) in running.items():
 
             def fill(row: Row, process: subprocess.Popen[bytes] = process, log: Path = log) -> None:

@@ -16,6 +16,7 @@ from .contenders import (
     available_backends,
     compiled,
     contenders,
+    forget,
     forward,
     forward_backward,
 )
@@ -132,18 +133,20 @@ def measure(
         peak = timing.peak_bytes(function, device)
         entry["peak_matrices"] = None if peak is None else peak / (4.0 * n * genes)
     if device.type == "cuda" and n * genes <= GRAPH_ENTRIES:
-        result["graph_replay"] = replayed(functions, device, seconds / 2)
+        # making CSR dense waits for the host, except in the fused kernels
+        names = CAPTURABLE if problem.layout == "dense" else CAPTURABLE[:1]
+        graphs = {name: functions[name] for name in names if name in functions}
+        result["graph_replay"] = replayed(graphs, device, seconds / 2)
     return result
 
 
 def replayed(functions: dict[str, Any], device: torch.device, seconds: float) -> dict[str, Any]:
     graphs, failed = {}, {}
-    for name in functions:
-        if name in CAPTURABLE:
-            try:
-                graphs[name] = timing.captured(functions[name])
-            except Exception as error:
-                failed[name] = {"error": short(error)}
+    for name, function in functions.items():
+        try:
+            graphs[name] = timing.captured(function)
+        except Exception as error:
+            failed[name] = {"error": short(error)}
     return {**timing.interleaved(graphs, device, seconds), **failed}
 
 
@@ -180,6 +183,7 @@ def run(
             problem = make_problem(family, n, genes, layout, device)
             row["density"] = problem.nonzeros / (n * genes)
             losses, row["missing"] = contenders(family, backends)
+            forget()
             if (n, genes) in COMPILED_SIZES and layout == "dense":
                 compiler.add("textbook", problem, losses, row)
             if (n, genes) in COMPILED_REFERENCE_SIZES and (family, layout) == ("zinb", "dense"):
@@ -195,4 +199,6 @@ def run(
                 row.update(state="disagreement", error=f"beyond the tolerance: {', '.join(bad)}")
 
         labels = {"family": family, "layout": layout, "cells": n, "genes": genes}
-        part.row(f"{family} {layout} {n} x {genes}", fill, needs=4 * seconds + 0.5, **labels)
+        part.row(
+            f"{family} {layout} {n} x {genes}", fill, limit=120, needs=4 * seconds + 0.5, **labels
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ LATENT = [(128, 10), (4096, 10), (1024, 30), (65536, 10)]
 LINEAR = [(128, 2000), (4096, 2000), (1024, 8000), (4096, 8000), (1024, 30000), (4096, 30000)]
 DENSITIES = [0.08, 0.02, 0.2]
 HIDDEN = 128
+SAMPLE_RESULTS = ["kl", "q_v", "q_mean", "q_log_var"]
+LINEAR_RESULTS = ["out", "weight", "bias"]
 TF32_LIMIT = 2e-3  # its products keep 10 bits
 
 
@@ -34,39 +37,39 @@ def textbook_sample(q_mean: Tensor, q_log_var: Tensor) -> tuple[Tensor, Tensor, 
     return posterior.rsample(), q_mean, q_var, kl
 
 
+def sampler(name: str) -> Callable[..., Any]:
+    return textbook_sample if name == "textbook" else on_backend(fn.sample_and_kl, name)
+
+
+def kl_with_gradients(function: Callable[..., Any], *heads: Tensor) -> list[Tensor]:
+    """What does not depend on the noise, which differs by backend."""
+    _, _, q_var, kl = function(*heads)
+    grads = torch.autograd.grad(kl.sum() + q_var.sum(), heads)
+    return [kl.detach(), q_var.detach(), *grads]
+
+
+def sampling_step(function: Callable[..., Any], *heads: Tensor) -> Callable[[], Any]:
+    def run() -> Any:
+        z, _, _, kl = function(*heads)
+        return torch.autograd.grad(z.sum() + kl.sum(), heads)
+
+    return run
+
+
 def sampling_row(
     row: Row, n: int, latent: int, device: torch.device, backends: list[str], seconds: float
 ) -> None:
-    """Variance, KL and its gradients are compared; the noise differs by backend."""
-    q_mean = torch.randn(n, latent, device=device, requires_grad=True)
-    q_log_var = torch.randn(n, latent, device=device, requires_grad=True)
-    contenders: dict[str, Callable[..., Any]] = {
-        name: on_backend(fn.sample_and_kl, name) for name in backends
-    }
-    contenders["textbook"] = textbook_sample
-
-    def of_kl(function: Callable[..., Any], *heads: Tensor) -> list[Tensor]:
-        _, _, q_var, kl = function(*heads)
-        grads = torch.autograd.grad(kl.sum() + q_var.sum(), heads)
-        return [kl.detach(), q_var.detach(), *grads]
-
-    exact = of_kl(
-        textbook_sample, *(t.detach().double().requires_grad_() for t in (q_mean, q_log_var))
-    )
-    names = ["kl", "q_v", "q_mean", "q_log_var"]
+    """Sample, variance and KL with the gradients by both heads."""
+    heads = [torch.randn(n, latent, device=device, requires_grad=True) for _ in range(2)]
+    functions = {name: sampler(name) for name in [*backends, "textbook"]}
+    double = [head.detach().double().requires_grad_() for head in heads]
+    exact = kl_with_gradients(textbook_sample, *double)
     row["agreement"] = {
-        name: compare(of_kl(function, q_mean, q_log_var), exact, names)
-        for name, function in contenders.items()
+        name: compare(kl_with_gradients(function, *heads), exact, SAMPLE_RESULTS)
+        for name, function in functions.items()
     }
-
-    def step(function: Callable[..., Any]) -> Callable[[], Any]:
-        def run() -> Any:
-            z, _, _, kl = function(q_mean, q_log_var)
-            return torch.autograd.grad(z.sum() + kl.sum(), (q_mean, q_log_var))
-
-        return run
-
-    timed(row, {name: step(function) for name, function in contenders.items()}, device, seconds)
+    steps = {name: sampling_step(function, *heads) for name, function in functions.items()}
+    timed(row, steps, device, seconds)
 
 
 def timed(row: Row, functions: dict[str, Any], device: torch.device, seconds: float) -> None:
@@ -95,6 +98,28 @@ def with_tf32(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def dense_layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.linear(x.log1p(), weight, bias)
+
+
+def first_layer(name: str) -> Callable[..., Tensor]:
+    """log1p(x) @ W.T + b for CSR x, by a backend or by densifying."""
+    if name == "densify + matmul":
+        return densify_matmul
+
+    def sparse(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return fn.count_linear(x, weight, bias, log1p=True)
+
+    return on_backend(sparse, name)
+
+
+def with_gradients(
+    layer: Callable[..., Tensor], upstream: Tensor, x: Tensor, *leaves: Tensor
+) -> tuple[Tensor, ...]:
+    out = layer(x, *leaves)
+    return (out.detach(), *torch.autograd.grad(out, leaves, upstream.to(out.dtype)))
+
+
 def linear_row(
     row: Row,
     n: int,
@@ -104,34 +129,25 @@ def linear_row(
     backends: list[str],
     seconds: float,
 ) -> None:
-    """log1p(x) @ W.T + b from CSR with the gradients by W and b."""
+    """The layer from CSR, alone and with the gradients by W and b."""
     counts = make_counts(n, genes, density, device)
     x = to_csr(counts)
     weight = (torch.randn(HIDDEN, genes, device=device) / genes**0.5).requires_grad_()
     bias = torch.randn(HIDDEN, device=device, requires_grad=True)
-    sparse = lambda x, w, b: fn.count_linear(x, w, b, log1p=True)  # noqa: E731
-    layers: dict[str, Callable[..., Tensor]] = {
-        f"count_linear, {name}": on_backend(sparse, name) for name in backends
-    }
-    layers["densify + matmul"] = densify_matmul
     upstream = torch.randn(n, HIDDEN, device=device)
-
-    def both(layer: Callable[..., Tensor], *args: Tensor) -> tuple[Tensor, ...]:
-        out = layer(*args)
-        return (out.detach(), *torch.autograd.grad(out, args[1:], upstream.to(out.dtype)))
-
+    layers = {name: first_layer(name) for name in [*backends, "densify + matmul"]}
     steps: dict[str, Callable[..., Any]] = {
-        name: lambda *args, layer=layer: both(layer, *args) for name, layer in layers.items()
+        name: partial(with_gradients, layer, upstream) for name, layer in layers.items()
     }
     if device.type == "cuda":
         name = "densify + matmul, tf32"
         layers[name], steps[name] = with_tf32(densify_matmul), with_tf32(steps["densify + matmul"])
     leaves = [t.detach().double().requires_grad_() for t in (weight, bias)]
-    exact = both(lambda x, w, b: F.linear(x.log1p(), w, b), counts.double(), *leaves)
+    exact = with_gradients(dense_layer, upstream, counts.double(), *leaves)
     row["agreement"] = {}
     for name, step in steps.items():
         try:
-            found = compare(step(x, weight, bias), exact, ["out", "weight", "bias"])
+            found = compare(step(x, weight, bias), exact, LINEAR_RESULTS)
         except Exception as error:
             found = {"agrees": False, "error": short(error)}
         if "tf32" in name and "errors" in found:
@@ -140,11 +156,11 @@ def linear_row(
     del exact, counts
     forward: Row = {"agreement": row["agreement"], "state": ""}
     with torch.no_grad():
-        timed(
-            forward, {k: lambda f=f: f(x, weight, bias) for k, f in layers.items()}, device, seconds
-        )
+        alone = {k: partial(layer, x, weight, bias) for k, layer in layers.items()}
+        timed(forward, alone, device, seconds)
     row["forward"] = {k: forward[k] for k in ("times", "fastest")}
-    timed(row, {k: lambda f=f: f(x, weight, bias) for k, f in steps.items()}, device, seconds)
+    both = {k: partial(step, x, weight, bias) for k, step in steps.items()}
+    timed(row, both, device, seconds)
 
 
 def run(part: Part, device: torch.device, quick: bool) -> None:

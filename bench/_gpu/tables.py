@@ -32,9 +32,23 @@ def tests(content: Content) -> str:
     rows = [
         [r["key"], *(r.get(k, "-") for k in ("passed", "failed", "skipped")), r["state"]]
         for r in content["rows"]
+        if "passed" in r
     ]
+    shares = [
+        [
+            r["key"],
+            *(f"{name} {number(w['share_of_allowed'], 2)}" for name, w in r["worst"].items()),
+        ]
+        for r in content["rows"]
+        if "worst" in r
+    ]
+    width = max(map(len, shares), default=1)
+    padded = [[*line, *[""] * (width - len(line))] for line in shares]
+    accuracy = table(["worst error / allowed", *[""] * (width - 1)], padded)
     failed = [f"- `{name}`" for r in content["rows"] for name in r.get("failed_tests", [])]
-    return "\n".join([table(["tests", "passed", "failed", "skipped", "state"], rows), "", *failed])
+    return "\n".join(
+        [table(["tests", "passed", "failed", "skipped", "state"], rows), "", *failed, "", accuracy]
+    )
 
 
 def bandwidth(content: Content) -> str:
