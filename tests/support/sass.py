@@ -137,9 +137,7 @@ def measure(launch: Launch, target: int) -> Report:
         constexprs=launch.constants,
         attrs=launch.attributes,
     )
-    compiled = triton.compile(
-        source, target=GPUTarget("cuda", target, 32), options={"num_warps": launch.warps}
-    )
+    compiled = triton.compile(source, target=GPUTarget("cuda", target, 32), options=launch.options)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
@@ -153,7 +151,7 @@ def measure(launch: Launch, target: int) -> Report:
         case=launch.case,
         kernel=launch.kernel,
         target=target,
-        warps=launch.warps,
+        warps=launch.options["num_warps"],
         entries=launch.entries,
         core=launch.core,
         registers=usage["REG"],

@@ -29,7 +29,7 @@ class Launch:
     signature: dict[str, str]
     constants: dict[tuple[int, ...], Any]
     attributes: dict[tuple[int, ...], list[list[Any]]]
-    warps: int
+    options: dict[str, Any]
     entries: int
     looped: bool
     core: bool
@@ -51,7 +51,9 @@ def _argument(value: Any) -> tuple[str, Any, bool]:
     return "i32" if abs(value) < 2**31 else "i64", None, value % 16 == 0
 
 
-def _note(case: str, function: Any, values: dict[str, Any], warps: int, core: bool) -> Launch:
+def _note(
+    case: str, function: Any, values: dict[str, Any], options: dict[str, Any], core: bool
+) -> Launch:
     signature, constants, attributes = {}, {}, {}
     for i, parameter in enumerate(function.params):
         value = values[parameter.name]
@@ -73,8 +75,8 @@ def _note(case: str, function: Any, values: dict[str, Any], warps: int, core: bo
         signature=signature,
         constants=constants,
         attributes=attributes,
-        warps=warps,
-        entries=max(1, tile // (32 * warps)),
+        options=options,
+        entries=max(1, tile // (32 * options["num_warps"])),
         looped=" in range(" in function.src,
         core=core,
     )
@@ -87,9 +89,9 @@ def _recording(found: list[Launch], case: str, core: bool) -> Iterator[None]:
     run = JITFunction.run
 
     def record(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        warps = kwargs.pop("num_warps", 4)
         values = dict(zip(self.arg_names, args, strict=False)) | kwargs
-        found.append(_note(case, self, values, warps, core))
+        options = {"num_warps": 4} | {k: v for k, v in kwargs.items() if k not in self.arg_names}
+        found.append(_note(case, self, values, options, core))
 
     JITFunction.run = record
     try:
