@@ -1,6 +1,6 @@
 """-log p of one count and its gradients: the device functions every likelihood kernel calls.
 
-Counts that are whole and at most 8 take a product, the others Loader's saddle-point form, which
+Counts that are whole and at most 7 take a product, the others Loader's saddle-point form, which
 is evaluated only for tiles that hold such a count. README.md derives all of it.
 """
 
@@ -28,25 +28,25 @@ def family_of(theta: Tensor | None, zi_logits: Tensor | None) -> int:
 @triton.jit
 def is_large(x):
     """Counts that take the saddle-point form."""
-    return (x > 8.0) | (x != (x + 12582912.0) - 12582912.0)  # 1.5 2^23 rounds to whole
+    return (x > 7.0) | (x != (x + 12582912.0) - 12582912.0)  # 1.5 2^23 rounds to whole
 
 
 @triton.jit
 def small_product(x, start, step):
-    """prod_{1<=i<x} (start + i step)/(i + 1) for whole x <= 8."""
+    """prod_{1<=i<x} (start + i step)/(i + 1) for whole x <= 7."""
     rest = start - step
     product = tl.where(x > 1.0, tl.fma(rest, 0.5, step), 1.0)
-    for i in tl.static_range(2, 8):
-        product *= tl.where(x > i, tl.fma(rest, 1.0 / (i + 1), step), 1.0)
+    for i in tl.static_range(2, 7):
+        product = sp.times_where_above(product, tl.fma(rest, 1.0 / (i + 1), step), x, i)
     return product
 
 
 @triton.jit
 def small_harmonic(x, theta):
-    """sum_{1<=i<x} i/(theta + i), for whole x <= 8."""
+    """sum_{1<=i<x} i/(theta + i), for whole x <= 7."""
     total = tl.where(x > 1.0, sp.rcp_approx(theta + 1.0), 0.0)
-    for i in tl.static_range(2, 8):
-        total += tl.where(x > i, i * sp.rcp_approx(theta + i), 0.0)
+    for i in tl.static_range(2, 7):
+        total = sp.plus_where_above(total, i * sp.rcp_approx(theta + i), x, i)
     return total
 
 
@@ -116,7 +116,7 @@ def saddle_nll(x, log_mu, r, theta, pi, FAMILY: tl.constexpr):
     y = tl.where(is_large(x), x, 9.0)
     nll = -saddle_log_prob(y, log_mu, sp.exp_accurate(log_mu), r, theta, FAMILY)
     if FAMILY == ZINB:
-        nll += tl.maximum(pi, 0.0) + sp.log1p_unit(sp.exp(-tl.abs(pi)))
+        nll += tl.maximum(pi, 0.0) + sp.log1p_unit(sp.exp_minus(tl.abs(pi)))
     return nll
 
 
@@ -129,29 +129,27 @@ def entry_nll(x, log_mu, r, theta, pi, FAMILY: tl.constexpr):
         factorial = small_product(x, tl.zeros_like(x) + 1.0, tl.zeros_like(x))  # 1/x!
         return mu - tl.where(positive, x * log_mu + sp.log_short(factorial), 0.0), mu - x
     u = log_mu - r
-    e = sp.exp(-tl.abs(u))
+    e = sp.exp_minus(tl.abs(u))
     tail = sp.log1p_unit(e)
     nll = theta * (tl.maximum(u, 0.0) + tail)
     # theta >= 1 and theta < 1 want different parts of theta^-x in the product
     step = sp.rcp_approx(tl.maximum(theta, 1.0))
     product = small_product(x, tl.minimum(theta, 1.0), step)
     shared = x * (tl.minimum(u, 0.0) + tl.maximum(r, 0.0) - tail) + tl.minimum(r, 0.0)
-    log_positive = shared + sp.log_short(product)
     rho = tl.where(u > 0.0, e, 1.0) * sp.rcp_approx(1.0 + e)
     d = rho * (sp.exp(log_mu) - x)
     if FAMILY == NB:
-        return nll - tl.where(positive, log_positive, 0.0), d
-    b = -nll - pi
-    eb = sp.exp(-tl.abs(b))
-    w = tl.where(b > 0.0, 1.0, eb) * sp.rcp_approx(1.0 + eb)
+        return nll - tl.where(positive, shared + sp.log_short(product), 0.0), d
+    c = nll + pi
+    ec = sp.exp_minus(tl.abs(c))
+    # one reciprocal and one logarithm serve the product where x > 0, and log1p(e^-|c|) and
+    # w = sigmoid(-c) elsewhere
+    inverse = sp.rcp_approx(tl.where(positive, product, 1.0 + ec))
+    w = tl.where(c < 0.0, 1.0, ec) * inverse
     d = tl.where(positive, d, w * d)
-    # log1p(e^-|b|) - log1p(e^-|pi|), without the first where x > 0; absolute error is enough
-    eb = tl.where(positive, 0.0, eb)
-    ep = sp.exp(-tl.abs(pi))
-    tails = sp.LN2 * (sp.log2_approx(1.0 + eb) - sp.log2_approx(1.0 + ep))
-    zero = tl.where(b > 0.0, -nll, tl.minimum(pi, 0.0))
-    linear = tl.where(positive, log_positive - nll - tl.maximum(pi, 0.0), zero)
-    return -(linear + tails), d
+    above = tl.maximum(pi, 0.0)
+    linear = tl.where(positive, nll - shared + above, tl.where(c < 0.0, nll, above - pi))
+    return linear + sp.log_short((1.0 + sp.exp_minus(tl.abs(pi))) * inverse), d
 
 
 @triton.jit
@@ -162,7 +160,7 @@ def entry_grads(x, log_mu, r, theta, pi, FAMILY: tl.constexpr, WANT_THETA: tl.co
         return mu - x, mu, mu
     positive = x > 0.0
     u = log_mu - r
-    e = sp.exp(-tl.abs(u))
+    e = sp.exp_minus(tl.abs(u))
     inverse = sp.rcp_approx(1.0 + e)
     rho = tl.where(u > 0.0, e, 1.0) * inverse
     d_mu = rho * (mu - x)
@@ -175,10 +173,10 @@ def entry_grads(x, log_mu, r, theta, pi, FAMILY: tl.constexpr, WANT_THETA: tl.co
         d_theta += small_harmonic(x, theta) - x * v
     if FAMILY == NB:
         return d_mu, d_theta, mu
-    b = -theta * softplus - pi
-    eb = sp.exp(-tl.abs(b))
-    w = tl.where(b > 0.0, 1.0, eb) * sp.rcp_approx(1.0 + eb)
-    ep = sp.exp(-tl.abs(pi))
+    c = theta * softplus + pi
+    ec = sp.exp_minus(tl.abs(c))
+    w = tl.where(c < 0.0, 1.0, ec) * sp.rcp_approx(1.0 + ec)
+    ep = sp.exp_minus(tl.abs(pi))
     inverse = sp.rcp_approx(1.0 + ep)
     no = tl.where(pi > 0.0, ep, 1.0) * inverse  # sigmoid(-pi)
     yes = tl.where(pi > 0.0, 1.0, ep) * inverse

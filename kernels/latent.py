@@ -30,6 +30,15 @@ def load_posterior(mean_ptr, h_ptr, offset, inside, eps):
 
 
 @triton.jit
+def normal(seed, offset):
+    """Standard normal numbers by Box and Muller, without the range reduction of a general cos."""
+    a, b, _, _ = tl.randint4x(seed, offset)
+    u = tl.maximum(tl.uint_to_uniform_float(a), 1e-7)
+    angle = 6.283185307179586 * (tl.uint_to_uniform_float(b) - 0.5)
+    return tl.sqrt(-2.0 * sp.log(u)) * sp.cos_approx(angle)
+
+
+@triton.jit
 def softmax_rows(z, inside):
     """Softmax over the second axis."""
     z = tl.where(inside, z, -float("inf"))
@@ -57,7 +66,7 @@ def forward_kernel(
     q_m, _, q_v = load_posterior(mean_ptr, h_ptr, offset, inside, eps)
     p_m = tl.load(p_mean_ptr + offset, mask=inside, other=0.0).to(tl.float32)
     p_v = tl.load(p_var_ptr + offset, mask=inside, other=1.0).to(tl.float32)
-    z = q_m + tl.sqrt(q_v) * tl.randn(tl.load(seed_ptr), offset.to(tl.int32))
+    z = q_m + tl.sqrt(q_v) * normal(tl.load(seed_ptr), offset.to(tl.int32))
     if SOFTMAX:
         z = softmax_rows(z, d < L)
     tl.store(z_ptr + offset, z, mask=inside)
@@ -83,7 +92,7 @@ def backward_kernel(
     q_m, v, q_v = load_posterior(mean_ptr, h_ptr, offset, inside, eps)
     p_m = tl.load(p_mean_ptr + offset, mask=inside, other=0.0).to(tl.float32)
     p_v = tl.load(p_var_ptr + offset, mask=inside, other=1.0).to(tl.float32)
-    noise = tl.randn(tl.load(seed_ptr), offset.to(tl.int32))
+    noise = normal(tl.load(seed_ptr), offset.to(tl.int32))
     gz = tl.load(gz_ptr + offset, mask=inside, other=0.0).to(tl.float32)
     gv = tl.load(gv_ptr + offset, mask=inside, other=0.0).to(tl.float32)
     gkl = tl.load(gkl_ptr + row, mask=row < N, other=0.0).to(tl.float32)

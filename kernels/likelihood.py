@@ -51,8 +51,10 @@ def load_theta(pointer, g, inside):
 
 @triton.jit
 def bounded(log_mu):
-    """Log mu within its bound above, and finite past the last gene."""
-    return tl.maximum(tl.minimum(log_mu, LOG_MU_MAX), -1e30)
+    """Log mu within its bound; -inf past the last gene, where every result comes out as 0."""
+    if sp.INTERPRETED:  # 0 times -inf, in a branch not taken, is a warning there
+        log_mu = tl.maximum(log_mu, -1e30)
+    return tl.minimum(log_mu, LOG_MU_MAX)
 
 
 @triton.jit
@@ -100,7 +102,7 @@ def forward_kernel(
         large = is_large(x)
         if tl.max(large.to(tl.int32)) > 0:
             value = tl.where(large, saddle_nll(x, log_mu, r, theta, pi, FAMILY), value)
-        nll += value  # both are 0 past the last gene, where log mu is -1e30 and pi -inf
+        nll += value  # both are 0 past the last gene, where log mu and pi are -inf
         slope += d
     tl.store(nll_ptr + row, tl.sum(nll))
     tl.store(stats_ptr + 3 * row, shift)
@@ -284,6 +286,7 @@ def nll_backward(
         SHARED=lend,
         BLOCK=block,
         num_warps=warps,
+        maxnreg=168,  # as many as three programs per multiprocessor allow; left free, some spill
     )  # fmt: skip
     if d_theta is not None and not per_cell:
         d_theta = d_theta.view(groups, chunks, genes).sum(dim=1)

@@ -196,7 +196,7 @@ def test_log_prob_keeps_the_legacy_eps(dtype):
     a, b = np.log(2 + eps), np.log(2 + eps)
     at_3 = 2 * (a - b) + 3 * (np.log(eps) - b) + np.log(2 * 3 * 4) - np.log(6)
     relative = 2e-7 if dtype == torch.float32 else 1e-9
-    np.testing.assert_allclose(got.numpy(), [0.0, at_3], atol=2e-8, rtol=relative)
+    np.testing.assert_allclose(got.cpu().numpy(), [0.0, at_3], atol=2e-8, rtol=relative)
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")

@@ -67,7 +67,7 @@ def test_noise_is_standard_normal_and_repeats_with_the_seed(backend):
     assert torch.equal(one, again)
     assert abs(torch.corrcoef(torch.stack([one[:, 0], other[:, 0]]))[0, 1]) < 5 / math.sqrt(n)
     assert abs(torch.corrcoef(one.t())[0, 1]) < 5 / math.sqrt(n)
-    result = scipy.stats.kstest(one.flatten().double().numpy(), "norm")
+    result = scipy.stats.kstest(one.flatten().double().cpu().numpy(), "norm")
     assert result.pvalue > 1e-4
 
 
