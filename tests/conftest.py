@@ -10,13 +10,13 @@ import torch
 
 from fastvae import functional
 
-# On the CPU the Triton kernels run in triton's interpreter, which is chosen at import.
-if not os.environ.get("FASTVAE_TEST_DEVICE"):
+# The operations' tests make their tensors on this device: FASTVAE_TEST_DEVICE=cuda on a GPU. On
+# the CPU the Triton kernels run in triton's interpreter, which is chosen at import.
+if device := os.environ.get("FASTVAE_TEST_DEVICE"):
+    torch.set_default_device(device)
+else:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 BACKENDS = ["torch", *(["triton"] if importlib.util.find_spec("triton") else [])]
-
-# The operations' tests make their tensors on this device; FASTVAE_TEST_DEVICE=cuda on a GPU.
-torch.set_default_device(os.environ.get("FASTVAE_TEST_DEVICE") or "cpu")
 
 # The tensors are tiny; on a busy machine threads would only wait for each other.
 torch.set_num_threads(1)
