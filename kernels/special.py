@@ -72,12 +72,18 @@ def exp_accurate(x):
 
 
 @triton.jit
+def atanh_tail(y):
+    """(2 atanh(s) - 2 s)/s^3 for y = s^2 <= 1/9."""
+    p = tl.fma(y, 0.268514980228, 0.282366198053)
+    p = tl.fma(y, p, 0.400075606449)
+    return tl.fma(y, p, 0.666666403367)
+
+
+@triton.jit
 def atanh2(s):
     """2 atanh(s) = log((1 + s)/(1 - s)) for |s| <= 1/3: 7 instructions."""
     y = s * s
-    p = tl.fma(y, 0.268514980228, 0.282366198053)
-    p = tl.fma(y, p, 0.400075606449)
-    p = tl.fma(y, p, 0.666666403367)
+    p = atanh_tail(y)
     return tl.fma(s * y, p, 2.0 * s)
 
 
@@ -118,9 +124,7 @@ def log1pmx_near(t):
     """log(1 + t) - t for |t| <= 1/2, without cancellation: 11 instructions."""
     s = t * rcp_approx(2.0 + t)
     y = s * s
-    p = tl.fma(y, 0.268514980228, 0.282366198053)
-    p = tl.fma(y, p, 0.400075606449)
-    p = tl.fma(y, p, 0.666666403367)
+    p = atanh_tail(y)
     return s * (y * p - t)
 
 
