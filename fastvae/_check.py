@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -26,10 +26,12 @@ def shape(name: str, got: Tensor, expected: tuple[int, ...], by: str) -> None:
         raise mismatch(name, got, expected, by)
 
 
-def choice(name: str, got: str, allowed: tuple[str, ...]) -> None:
-    """Require one of the allowed words."""
-    if got not in allowed:
-        raise InputError(f"{name} is {got!r}; expected one of {', '.join(map(repr, allowed))}")
+def one_of(name: str, value: object, options: Iterable[str]) -> None:
+    """Refuse an option that is not among `options`."""
+    options = tuple(options)
+    if value not in options:
+        known = ", ".join(repr(option) for option in options)
+        raise InputError(f"{name}={value!r} is not known; choose one of {known}.")
 
 
 def counts(x: Tensor) -> Counts:

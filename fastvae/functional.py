@@ -234,7 +234,7 @@ def sample_and_kl(
     InputError
         If shapes do not fit or `latent_distribution` is unknown.
     """
-    _check.choice("latent_distribution", latent_distribution, ("normal", "ln"))
+    _check.one_of("latent_distribution", latent_distribution, ("normal", "ln"))
     if q_mean.shape != q_log_var.shape:
         raise _check.mismatch("q_log_var", q_log_var, tuple(q_mean.shape), "q_mean")
     p_mean, p_var = _prior(q_mean, prior_mean, prior_var)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
+from ._check import one_of
 from ._vae import fused
-from ._vae.inputs import at_least, dense, one_of, prior, required
+from ._vae.inputs import at_least, dense, prior, required
 from ._vae.inputs import check_counts as refuse_non_counts
 from ._vae.overrides import fused_forward_is_faithful, own_method
 from ._vae.parts import (

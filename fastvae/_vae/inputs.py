@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-
-
-def one_of(name: str, value: object, options: Iterable[str]) -> None:
-    """Refuse an option that is not among `options`."""
-    options = tuple(options)
-    if value not in options:
-        known = ", ".join(repr(option) for option in options)
-        raise InputError(f"{name}={value!r} is not known; choose one of {known}.")
 
 
 def at_least(minimum: int, **sizes: int) -> None:
