@@ -12,11 +12,14 @@ from torch import Tensor
 from . import likelihood
 from .elementwise import log_prob_backward, log_prob_forward
 from .entries import Counts
+from .gather import gather_csr, gather_dense
 from .latent import sample_and_kl_backward, sample_and_kl_forward
 from .reference import kl_backward, kl_forward  # N x L numbers, not worth a kernel of their own
 from .sparse import linear_forward, linear_weight_grad
 
 __all__ = [
+    "gather_csr",
+    "gather_dense",
     "kl_backward",
     "kl_forward",
     "linear_forward",

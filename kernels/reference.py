@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from . import numerics as nm
 from .entries import Counts, Entries, log_prob, log_prob_grads, make_entries, same_dtype
+from .rows import gather_csr as gather_csr
+from .rows import gather_dense as gather_dense
 
 LOG_VAR_MAX = 80.0  # log-variance heads above this are clamped, so that exp stays finite
 

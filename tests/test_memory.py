@@ -70,7 +70,7 @@ def test_matrices_the_kernels_are_given(monkeypatch, sparse, forward, backward):
     for kernel in (
         "likelihood.forward_kernel",
         "likelihood.backward_kernel",
-        "sparse.densify_kernel",
+        "sparse.dense_kernel",
     ):
         monkeypatch.setattr(f"fastvae.kernels.{kernel}", NoLaunch())
     x, leaves = arguments(sparse)

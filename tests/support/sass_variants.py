@@ -154,14 +154,33 @@ def _latent(softmax: bool) -> Callable[[], Any]:
 
 
 def _sparse(log1p: bool) -> Callable[[], Any]:
-    from fastvae.kernels import fused, sparse
+    from fastvae.kernels import sparse
     from fastvae.kernels.entries import Counts
 
     def launch() -> None:
         crow, col = torch.zeros(N + 1, dtype=torch.int64), torch.zeros(64, dtype=torch.int64)
         x = Counts((N, G), None, crow, col, torch.empty(64))
         sparse.densify(x, log1p)
-        fused.linear_forward(x, torch.empty(HIDDEN, G), torch.empty(HIDDEN), log1p)
+        sparse.linear_from_nonzeros(x, torch.empty(HIDDEN, G), torch.empty(HIDDEN), log1p)
+
+    return launch
+
+
+def _gather(compact: bool, n: int = N, genes: int = G) -> Callable[[], Any]:
+    from fastvae.kernels import fused
+    from fastvae.kernels.compact import CompactCounts
+    from fastvae.kernels.entries import Counts
+    from fastvae.kernels.rows import CsrBuffers
+
+    def launch() -> None:
+        crow, cells = torch.zeros(MANY_CELLS + 1, dtype=torch.int64), (MANY_CELLS, genes)
+        source: Any = Counts(cells, None, crow, torch.zeros(64, dtype=torch.int32), torch.empty(64))
+        if compact:
+            bits = torch.empty(64, dtype=torch.uint16), torch.empty(64, dtype=torch.uint8)
+            source = CompactCounts(cells, crow, *bits, crow, torch.empty(64, dtype=torch.int32))
+        rows = torch.zeros(n, dtype=torch.int64)
+        fused.gather_dense(source, rows, log1p=True)
+        fused.gather_csr(source, rows, CsrBuffers.empty(n, 64, "cpu"))
 
     return launch
 
@@ -188,6 +207,9 @@ def cases() -> list[Case]:
     found.append(("latent, ln", _latent(True), False))
     found.append(("sparse, counts", _sparse(False), False))
     found.append(("sparse, log1p", _sparse(True), True))
+    found.append(("rows, compact", _gather(True), True))
+    found.append(("rows, plain CSR", _gather(False), False))
+    found.append(("rows, compact, 30000 genes", _gather(True, genes=30000), False))
     return found
 
 
