@@ -32,7 +32,7 @@ PARTS = {
     "tests": 130.0,
     "bandwidth": 25.0,
     "kernels": 200.0,
-    "operations": 50.0,
+    "operations": 65.0,
     "training": 110.0,
     "tiles": 60.0,
 }

@@ -80,6 +80,25 @@ def test_counted_bytes(quick_run):
     assert sparse["both"]["bytes"]["least"] == pytest.approx(2 * stored + 3 * matrix)
 
 
+def test_forms_of_the_first_layer_and_gathered_rows(quick_run):
+    rows = {row["key"]: row for row in load(quick_run, "operations")["rows"]}
+    layer = rows["first_layer 16 x 60 at 0.1"]
+    assert layer["state"] == "done"
+    assert all(found["agrees"] for found in layer["agreement"].values())
+    times = {name: entry["median_ms"] for name, entry in layer["times"].items()}
+    assert set(times) == {"nonzeros", "dense"}
+    for dense, over in layer["time_over_best"].items():
+        assert over == times[layer["reckoned"][dense]] / min(times.values())
+    gather = rows["gather 32 of 2000"]
+    assert gather["state"] == "done"
+    assert all(gather["agreement"].values())
+    assert gather["bytes"]["compact to dense"] == 3 * gather["nnz"] + 4 * 32 * 60
+    assert gather["bytes"]["plain to CSR"] == 16 * gather["nnz"]
+    for name, entry in gather["times"].items():
+        rate = gather["bytes"][name] / entry["median_ms"] / 1e6
+        assert entry["gb_per_s"] == pytest.approx(rate)
+
+
 def test_training_goes_on_without_the_peer(quick_run):
     rows = {row["key"]: row for row in load(quick_run, "training")["rows"]}
     assert rows["fastvae 32"]["cells_per_second"] > 0
@@ -102,6 +121,9 @@ def test_tables_come_from_the_files(quick_run, suite, capsys, monkeypatch):
         for line in printed.splitlines()
     )
     assert "scvi-tools 32: failed" in printed
+    gather = load(quick_run, "operations")["rows"][-1]
+    rate = number(gather["times"]["compact to CSR"]["gb_per_s"])
+    assert f"| {rate} |" in next(p for p in printed.splitlines() if "compact to CSR" in p)
 
 
 def test_a_wrong_contender_is_reported_and_not_timed(suite, tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
-"""Sampling with KL, and the first layer on sparse counts against densifying them."""
+"""Sampling with KL, and what is done with sparse counts."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,19 +13,18 @@ from torch.nn import functional as F
 
 from fastvae import functional as fn
 
-from . import timing
+from . import minibatches, timing
 from .agreement import compare
 from .contenders import available_backends, on_backend
+from .minibatches import HIDDEN, TF32_LIMIT, with_tf32
 from .problems import make_counts, to_csr
 from .results import Part, Row, short
 
 LATENT = [(128, 10), (4096, 10), (1024, 30), (65536, 10)]
 LINEAR = [(128, 2000), (4096, 2000), (1024, 8000), (4096, 8000), (1024, 30000), (4096, 30000)]
 DENSITIES = [0.08, 0.02, 0.2]
-HIDDEN = 128
 SAMPLE_RESULTS = ["kl", "q_v", "q_mean", "q_log_var"]
 LINEAR_RESULTS = ["out", "weight", "bias"]
-TF32_LIMIT = 2e-3  # its products keep 10 bits
 
 
 def textbook_sample(q_mean: Tensor, q_log_var: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -84,18 +84,6 @@ def timed(row: Row, functions: dict[str, Any], device: torch.device, seconds: fl
 
 def densify_matmul(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.linear(x.to_dense().log1p_(), weight, bias)
-
-
-def with_tf32(function: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any) -> Any:
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("high")
-        try:
-            return function(*args)
-        finally:
-            torch.set_float32_matmul_precision(before)
-
-    return run
 
 
 def dense_layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -175,15 +163,43 @@ def run(part: Part, device: torch.device, quick: bool) -> None:
             cells=n,
             latent=latent,
         )
-    sizes = [(16, 60, 0.1)] if quick else [(*size, d) for d in DENSITIES for size in LINEAR]
-    for n, genes, density in sizes:
+    linear = [(16, 60, 0.1)] if quick else [(*size, d) for d in DENSITIES for size in LINEAR]
+    first = linear[: len(LINEAR)]  # at the usual density
+
+    def linear_rows(sizes: list[tuple[int, int, float]]) -> None:
+        for n, genes, density in sizes:
+            part.row(
+                f"count_linear {n} x {genes} at {density:g}",
+                lambda row, n=n, genes=genes, density=density: linear_row(
+                    row, n, genes, density, device, backends, seconds
+                ),
+                operation="count_linear",
+                cells=n,
+                genes=genes,
+                density=density,
+            )
+
+    linear_rows(first)
+    grid = itertools.product(minibatches.DENSITIES, minibatches.CELLS, minibatches.GENES)
+    for density, n, genes in [(0.1, 16, 60)] if quick else grid:
         part.row(
-            f"count_linear {n} x {genes} at {density:g}",
-            lambda row, n=n, genes=genes, density=density: linear_row(
-                row, n, genes, density, device, backends, seconds
+            f"first_layer {n} x {genes} at {density:g}",
+            lambda row, n=n, genes=genes, density=density: minibatches.first_layer_row(
+                row, n, genes, density, device, seconds / 2
             ),
-            operation="count_linear",
+            operation="first_layer",
             cells=n,
             genes=genes,
             density=density,
         )
+    for cells, batch in [(2000, 32)] if quick else minibatches.DATA_SETS:
+        part.row(
+            f"gather {batch} of {cells}",
+            lambda row, cells=cells, batch=batch: minibatches.gather_row(
+                row, cells, batch, device, seconds, quick
+            ),
+            operation="gather",
+            cells=batch,
+            data_set=cells,
+        )
+    linear_rows(linear[len(first) :])

@@ -138,7 +138,44 @@ def operations(content: Content) -> str:
         ]
         head = [operation, *(f"{n} us" for n in names), "fastest", "fastest forward"]
         parts.append(table(head, lines))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *sparse(content)])
+
+
+def sparse(content: Content) -> list[str]:
+    """Both forms of the first layer with what the package would take, and gathered rows."""
+    of = {
+        operation: [r for r in content["rows"] if r.get("operation") == operation and "times" in r]
+        for operation in ("first_layer", "gather")
+    }
+    parts = []
+    if rows := of["first_layer"]:
+        names = list(dict.fromkeys(name for row in rows for name in row["times"]))
+        over = list(dict.fromkeys(name for row in rows for name in row["time_over_best"]))
+        head = ["first layer, forward: cells", "genes", "density", *(f"{n} us" for n in names)]
+        head += [f"taken where the other is {n!r}, time over best" for n in over]
+        lines = [
+            [
+                *(row[k] for k in ("cells", "genes", "density")),
+                *(number(1e3 * row["times"].get(n, {}).get("median_ms", 0)) for n in names),
+                *(f"{row['reckoned'][n]}, {number(row['time_over_best'].get(n))}" for n in over),
+            ]
+            for row in rows
+        ]
+        parts.append(table(head, lines))
+    if rows := of["gather"]:
+        lines = [
+            [
+                row["cells"],
+                f"{row['data_set']:,}",
+                name,
+                number(1e3 * t["median_ms"]),
+                number(t["gb_per_s"]),
+            ]
+            for row in rows
+            for name, t in row["times"].items()
+        ]
+        parts.append(table(["gathered cells", "of", "form", "us", "GB/s"], lines))
+    return parts
 
 
 def training(content: Content) -> str:
