@@ -279,8 +279,8 @@ def count_linear(
 ) -> Tensor:
     """Apply a linear layer to counts: ``[log1p](x) @ weight.T + bias``.
 
-    With CSR `x` this is a weighted sum of columns of `weight`; `x` itself is never made dense in
-    the forward pass and gets no gradient.
+    With CSR `x` this is a weighted sum of columns of `weight`, or on a GPU a dense product of `x`
+    where that is reckoned to be faster; `x` gets no gradient.
 
     Parameters
     ----------

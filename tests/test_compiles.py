@@ -44,6 +44,12 @@ def test_matrices_move_in_128_bit_words(reports, target, kernel, family):
     assert report.entries == 4  # one word of float32 per thread and pass
 
 
+def test_the_first_layer_reads_its_weight_in_128_bit_words(reports):
+    report = reports[90, "sparse.linear_kernel", "sparse, log1p"]
+    assert report.entries == 16  # products per thread and pass
+    assert report.loads[128] == 4
+
+
 def test_odd_row_lengths_are_the_only_ones_read_word_by_word(reports):
     for case in ("ZINB, 2001 genes", "ZINB"):
         report = reports[90, LIKELIHOOD[0], case]

@@ -135,7 +135,7 @@ def test_rows_that_are_not_there(gather, source_of, n):
     out, totals = gather.gather_dense(source, rows)
     assert bool(out[:3].isnan().all() and totals[:3].isnan().all())
     assert torch.equal(out[3:], dense.float())
-    buffers = CsrBuffers.empty(len(rows), source.crow[-1], device())
+    buffers = CsrBuffers.empty(len(rows), int(source.crow[-1]), device())
     gather.gather_csr(source, rows, buffers)
     assert int(buffers.needed) == -1
     assert bool(buffers.values.isnan().all() and buffers.totals.isnan().all())
