@@ -1,7 +1,7 @@
 """Rows gathered from a data set on the device, compact or plain CSR, in torch.
 
 ``gather.py`` has the Triton forms. Rows may repeat and come in any order; one outside the source
-is never read.
+is never read. The source has no column twice in a row.
 """
 
 from __future__ import annotations

@@ -86,10 +86,11 @@ def linear_from_dense(x: Counts, weight: Tensor, bias: Tensor | None, log1p: boo
     """The same by one dense product, which is TF32's where torch allows that."""
     # autocast would round the counts to half precision
     with torch.autocast(weight.device.type, enabled=False):
-        return F.linear(densify(x, log1p), weight, bias)
+        offset = None if bias is None else bias.to(weight.dtype)
+        return F.linear(densify(x, log1p), weight, offset)
 
 
-# The machine that `nonzeros_pay` reckons with: an H100 by its data sheet, nothing measured.
+# The machine that `nonzeros_pay` reckons with: estimates for an H100, nothing measured.
 MEMORY = 2.5e12  # bytes/s to and from device memory
 CACHE = 4e12  # bytes/s of rows of the weight from the second-level cache
 TF32, FLOAT32 = 2.5e14, 4e13  # operations/s in a matrix product
@@ -102,7 +103,7 @@ def nonzeros_pay(n: int, genes: int, hidden: int, nnz: int, *, tf32: bool = True
 
     From nonzeros: ``4 nnz H`` bytes of the weight from the cache and ``8 G H`` to transpose it, but
     never less than the passes of a row of mean length take. Densified: ``8 N G`` bytes written and
-    read, and ``2 N G H`` operations. The constants above are those of a data sheet, not measured.
+    read, and ``2 N G H`` operations. The constants above are estimates, not measured.
 
     Parameters
     ----------
