@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,13 @@ from torch import Tensor
 from .errors import InputError
 from .kernels import reference
 
+_log = logging.getLogger("fastvae")
+
 NAMES = ("auto", "triton", "cpu", "torch")
 
-_imported: dict[str, ModuleType | None] = {}
+_MODULES = {"triton": "fastvae.kernels.fused", "cpu": "fastvae.kernels.cpu"}
+
+_imported: dict[str, ModuleType | str] = {}  # or why not
 _forced: str | None = None  # a plain global, which torch.compile can guard on
 
 
@@ -64,41 +69,54 @@ def select(*tensors: Tensor | None) -> ModuleType:
         name = _check(os.environ.get("FASTVAE_BACKEND") or "auto", "FASTVAE_BACKEND")
     if name == "torch":
         return reference
-    if name == "cpu":
-        raise InputError(
-            "backend 'cpu' is not part of this version of fastvae, which has torch and triton; "
-            "use one of those or 'auto'"
-        )
     if name == "auto":
         on_gpu = all(t is None or t.is_cuda for t in tensors)
-        fused = _triton() if on_gpu else None
-        return reference if fused is None or _misfit(tensors) else fused
-    fused = _triton()
-    if fused is None:
-        raise InputError("backend 'triton' needs the triton package; install it, or use 'auto'")
-    problem = _misfit(tensors)
+        name = "triton" if on_gpu else "cpu"
+        if _misfit(name, tensors):
+            return reference
+        module = _module(name)
+        return reference if isinstance(module, str) else module
+    problem = _misfit(name, tensors)
     if problem is not None:
-        raise InputError(f"backend 'triton' {problem}; use 'torch' or 'auto'")
-    return fused
+        raise InputError(f"backend {name!r} {problem}; use 'torch' or 'auto'")
+    module = _module(name)
+    if isinstance(module, str):
+        raise InputError(f"backend {name!r} cannot be loaded: {module}; or use 'auto'")
+    return module
 
 
-def _triton() -> ModuleType | None:
-    """The Triton kernels, imported when first wanted; None without triton."""
-    if "fused" not in _imported:
-        try:
-            _imported["fused"] = importlib.import_module("fastvae.kernels.fused")
-        except ImportError:
-            _imported["fused"] = None
-    return _imported["fused"]
+def _module(name: str) -> ModuleType | str:
+    """The kernels, imported when first wanted, or why they cannot be."""
+    _import(name)
+    return _imported[name]
 
 
-def _misfit(tensors: tuple[Tensor | None, ...]) -> str | None:
-    """Why the Triton kernels cannot take these tensors."""
+def _import(name: str) -> bool:
+    if name in _imported:
+        return True
+    try:
+        _imported[name] = importlib.import_module(_MODULES[name])
+    except ImportError as error:
+        _imported[name] = str(error)
+        if name == "cpu":  # triton's absence is ordinary; a missing library costs speed
+            _log.warning("fastvae computes in torch, which is slower: %s", error)
+    return True
+
+
+# torch.compile cannot trace an import. This is torch.compiler.assume_constant_result without
+# importing its compiler, and triton with it, along with fastvae.
+_import._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _misfit(name: str, tensors: tuple[Tensor | None, ...]) -> str | None:
+    """Why these kernels cannot take these tensors."""
+    device = "cuda" if name == "triton" else "cpu"
+    interpreted = name == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     for t in tensors:
         if t is None:
             continue
-        if not t.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-            return f"runs on CUDA tensors, one is on {t.device}"
+        if t.device.type != device and not (interpreted and t.device.type == "cpu"):
+            return f"runs on {device.upper()} tensors, one is on {t.device}"
         if t.dtype == torch.float64:
             return "computes in float32, one tensor is float64"
     return None

@@ -132,7 +132,9 @@ def _nll(
         _check.shape("zi_logits", zi_logits, (n, g), "x")
     parameters = scale_logits, log_library, log_theta, zi_logits
     backend = _backend.select(*parameters)
-    return CountNLL.apply(backend, *counts, *parameters, theta_index)
+    # inside a Function gradients are always off, and whether any is wanted cannot be seen
+    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in parameters)
+    return CountNLL.apply(backend, wanted, *counts, *parameters, theta_index)
 
 
 def zinb_log_prob(

@@ -1,7 +1,8 @@
 """autograd Functions over a backend's forward / backward pairs.
 
 A backend is a module with the functions of ``reference.py``. Each Function saves its inputs and
-O(N) statistics, and recomputes the rest in backward.
+O(N) statistics, and recomputes the rest in backward. A backend that has ``nll_with_gradients``
+computes the likelihood's gradients along with its value, and ``finish`` hands them over.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class CountNLL(torch.autograd.Function):
     def forward(  # noqa: D102
         ctx: Any,
         backend: ModuleType,
+        differentiate: bool,
         shape: tuple[int, int],
         dense: Tensor | None,
         crow: Tensor | None,
@@ -56,8 +58,13 @@ class CountNLL(torch.autograd.Function):
     ) -> Tensor:
         x = Counts(shape, dense, crow, col, values)
         parameters = scale_logits, log_library, log_theta, zi_logits, theta_index
-        nll, norm = backend.nll_forward(x, *parameters)
-        ctx.backend, ctx.shape = backend, shape
+        ctx.backend, ctx.shape, ctx.early, norm = backend, shape, None, None
+        compiling = torch.compiler.is_compiling()
+        if differentiate and not compiling and hasattr(backend, "nll_with_gradients"):
+            needs = ctx.needs_input_grad[7:11]
+            nll, ctx.early = backend.nll_with_gradients(x, *parameters, needs)
+        else:
+            nll, norm = backend.nll_forward(x, *parameters)
         ctx.save_for_backward(*_parts(x), *parameters, norm)
         return nll
 
@@ -65,9 +72,13 @@ class CountNLL(torch.autograd.Function):
     @_first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # noqa: D102
         saved = ctx.saved_tensors
+        early, ctx.early = ctx.early, None  # a second backward computes them anew
+        grads = None if early is None else ctx.backend.finish(early, grad)
+        if grads is not None:
+            return (*[None] * 7, *grads, None)
         x = Counts(ctx.shape, *saved[:4])
-        grads = ctx.backend.nll_backward(grad, x, *saved[4:], ctx.needs_input_grad[6:10])
-        return None, None, None, None, None, None, *grads, None
+        grads = ctx.backend.nll_backward(grad, x, *saved[4:], ctx.needs_input_grad[7:11])
+        return (*[None] * 7, *grads, None)
 
 
 class CountLogProb(torch.autograd.Function):

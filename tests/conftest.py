@@ -17,6 +17,8 @@ if device := os.environ.get("FASTVAE_TEST_DEVICE"):
 else:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 BACKENDS = ["torch", *(["triton"] if importlib.util.find_spec("triton") else [])]
+if not device:
+    BACKENDS.append("cpu")  # built by the install; its absence is a failure, not a skip
 
 # The tensors are tiny; on a busy machine threads would only wait for each other.
 torch.set_num_threads(1)
@@ -26,7 +28,7 @@ PRECISIONS = [
     (backend, dtype)
     for backend in BACKENDS
     for dtype in (torch.float32, torch.float64)
-    if backend == "torch" or dtype == torch.float32
+    if backend == "torch" or dtype == torch.float32  # the others compute in float32
 ]
 
 

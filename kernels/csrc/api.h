@@ -1,0 +1,104 @@
+// What crosses the border to Python: plain structs and C functions, mirrored in cpu.py.
+// All matrices are row-major with unit stride along genes; strides count elements.
+#pragma once
+
+#include <cstdint>
+
+// Raised with every change of a struct or function here; cpu.py compares.
+constexpr int32_t FASTVAE_ABI = 1;
+
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
+
+extern "C" {
+
+// Counts: `dense`, or a CSR matrix whose columns increase strictly within each row.
+struct FastvaeCounts {
+    const float* dense;
+    int64_t dense_stride;
+    const void* crow;
+    const void* col;
+    const float* values;
+    int32_t wide_indices;  // crow and col are int64, not int32
+};
+
+// Likelihood of N cells of G genes from decoder logits. Rows are visited in blocks: block b holds
+// rows order[start[b]] .. order[start[b + 1] - 1] (order NULL: the rows themselves), all of which
+// share one row of log theta unless it is given per cell.
+struct FastvaeNll {
+    int64_t n, g;
+    int32_t family;  // 0 Poisson, 1 NB, 2 ZINB
+    int32_t threads;
+    FastvaeCounts x;
+    const float* scale_logits;
+    int64_t scale_stride;
+    const float* log_library;  // (N)
+    const float* log_theta;    // one row, K rows, or N rows
+    int64_t theta_stride;
+    const int64_t* theta_index;  // (N), NULL unless there are K rows
+    int32_t theta_per_cell;
+    int32_t want_theta;
+    const float* zi_logits;
+    int64_t zi_stride;
+    const int64_t* order;
+    const int64_t* start;
+    int64_t blocks;
+    float* nll;         // (N)
+    const float* grad;  // (N), upstream
+    float* d_scale;     // (N, G), or NULL where gradients are not asked for
+    float* d_library;   // (N)
+    float* d_theta;     // (blocks, G) sums of each block; (N, G) per cell
+    float* d_zi;        // (N, G)
+    float* workspace;   // threads x workspace floats per thread
+};
+
+// Encoder heads to sample and KL, (N, L) each, unit strides; priors with a stride of 0 repeat.
+struct FastvaeLatent {
+    int64_t n, l;
+    int32_t threads;
+    int32_t softmax;
+    float var_eps;
+    const float *mean, *log_var, *noise;  // (N, L) contiguous
+    const float *prior_mean, *prior_var;
+    int64_t prior_mean_row, prior_mean_col, prior_var_row, prior_var_col;
+    float *z, *var, *kl;
+    const float *grad_z, *grad_var, *grad_kl;
+    float *d_mean, *d_log_var, *d_prior_mean, *d_prior_var;
+};
+
+// First layer on CSR x: out = x W^T + bias, or the gradient by W. W is (H, G) row-major, or
+// column-major, which is (G, H) row-major.
+struct FastvaeLinear {
+    int64_t n, g, h;
+    int32_t threads;
+    int32_t column_major;
+    FastvaeCounts x;
+    const float* weight;
+    const float* bias;  // (H), or NULL
+    float* out;         // (N, H)
+    const float* grad;  // (N, H)
+    float* d_weight;    // (H, G) in the order of W
+    void* workspace;    // linear_workspace bytes
+};
+
+int32_t fastvae_abi();
+const char* fastvae_isa();
+int32_t fastvae_use_isa(const char* name);
+int64_t fastvae_nll_workspace(int64_t g);
+int64_t fastvae_linear_workspace(int64_t n, int64_t g, int64_t h, int64_t threads);
+int32_t fastvae_check_csr(const FastvaeCounts* x, int64_t n, int64_t g, int64_t stored);
+void fastvae_nll(const FastvaeNll* call);
+int32_t fastvae_all_equal(const float* values, int64_t n, float value);
+void fastvae_sum_blocks(const float* blocks, const int64_t* start, int64_t rows, int64_t g,
+                        float* out);
+void fastvae_sample_and_kl(const FastvaeLatent* call);
+void fastvae_sample_and_kl_backward(const FastvaeLatent* call);
+void fastvae_linear(const FastvaeLinear* call);
+void fastvae_linear_weight_grad(const FastvaeLinear* call);
+
+}  // extern "C"
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif

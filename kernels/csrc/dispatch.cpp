@@ -1,0 +1,166 @@
+// The C functions: picks the instruction set at run time, and does what needs none in particular.
+#include <atomic>
+#include <cstring>
+
+#include "kernels.h"
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
+namespace fastvae {
+
+#define FASTVAE_DECLARE(isa)                                            \
+    namespace isa {                                                     \
+    void nll(const FastvaeNll&);                                        \
+    void sample_and_kl(const FastvaeLatent&);                           \
+    void sample_and_kl_backward(const FastvaeLatent&);                  \
+    void linear(const FastvaeLinear&);                                  \
+    void linear_weight_grad(const FastvaeLinear&);                      \
+    static const Kernels kernels = {                                    \
+        #isa, nll, sample_and_kl, sample_and_kl_backward, linear, linear_weight_grad}; \
+    }
+
+#ifdef FASTVAE_X86_LEVELS
+FASTVAE_DECLARE(v2)
+FASTVAE_DECLARE(v3)
+FASTVAE_DECLARE(v4)
+#else
+FASTVAE_DECLARE(baseline)
+#endif
+
+namespace {
+
+const Kernels* best() {
+#ifdef FASTVAE_X86_LEVELS
+    __builtin_cpu_init();
+    const bool has_v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                        __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+    const bool has_v4 =
+        has_v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl");
+    if (has_v4) return &v4::kernels;
+    if (has_v3) return &v3::kernels;
+    return &v2::kernels;
+#else
+    return &baseline::kernels;
+#endif
+}
+
+const Kernels* const fastest = best();
+std::atomic<const Kernels*> chosen{fastest};
+
+std::atomic<bool> forked{false};
+
+#if defined(__unix__) || defined(__APPLE__)
+const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+#endif
+
+const Kernels& kernels() { return *chosen.load(std::memory_order_relaxed); }
+
+template <class Index>
+int32_t check(const FastvaeCounts& x, int64_t n, int64_t g, int64_t stored) {
+    const Index* crow = static_cast<const Index*>(x.crow);
+    const Index* col = static_cast<const Index*>(x.col);
+    if (crow[0] != 0 || crow[n] != stored) return 1;
+    for (int64_t i = 0; i < n; ++i)
+        if (crow[i + 1] < crow[i] || crow[i + 1] > stored) return 1;
+    for (int64_t row = 0; row < n; ++row) {
+        int64_t before = -1;
+        bool increase = true;
+        for (int64_t i = crow[row]; i < crow[row + 1]; ++i) {
+            if (col[i] < 0 || col[i] >= g) return 2;
+            increase &= col[i] > before;
+            before = col[i];
+        }
+        if (!increase) return 3;
+    }
+    return 0;
+}
+
+}  // namespace
+
+int usable_threads(int64_t asked) {
+    if (asked < 1 || forked.load(std::memory_order_relaxed)) return 1;
+    return static_cast<int>(asked);
+}
+
+}  // namespace fastvae
+
+extern "C" {
+
+int32_t fastvae_abi() { return FASTVAE_ABI; }
+
+// The instruction set in use: "v4", "v3", "v2" (of x86-64) or "baseline".
+const char* fastvae_isa() { return fastvae::kernels().name; }
+
+// Use another one; 0 where this processor has it not, or it is not known.
+int32_t fastvae_use_isa(const char* name) {
+    using namespace fastvae;
+#ifdef FASTVAE_X86_LEVELS
+    const Kernels* const order[] = {&v2::kernels, &v3::kernels, &v4::kernels};
+#else
+    const Kernels* const order[] = {&baseline::kernels};
+#endif
+    for (const Kernels* candidate : order) {
+        if (std::strcmp(candidate->name, name) == 0) {
+            chosen = candidate;
+            return 1;
+        }
+        if (candidate == fastest) break;
+    }
+    return 0;
+}
+
+int64_t fastvae_nll_workspace(int64_t g) { return fastvae::nll_workspace(g); }
+
+int64_t fastvae_linear_workspace(int64_t n, int64_t g, int64_t h, int64_t threads) {
+    using namespace fastvae;
+    const int64_t forward = 4 * g * h;
+    const int64_t backward = 4 * (threads * GENES * h + n * (linear_pieces(g) + 1));
+    return forward > backward ? forward : backward;
+}
+
+// 0, or what is wrong: 1 row pointers, 2 a column outside, 3 columns that do not increase.
+int32_t fastvae_check_csr(const FastvaeCounts* x, int64_t n, int64_t g, int64_t stored) {
+    return x->wide_indices ? fastvae::check<int64_t>(*x, n, g, stored)
+                           : fastvae::check<int32_t>(*x, n, g, stored);
+}
+
+void fastvae_nll(const FastvaeNll* call) { fastvae::kernels().nll(*call); }
+
+int32_t fastvae_all_equal(const float* values, int64_t n, float value) {
+    bool equal = true;
+    for (int64_t i = 0; i < n; ++i) equal &= values[i] == value;
+    return equal;
+}
+
+// out[k] = sum of blocks start[k] .. start[k + 1] - 1, each of g numbers, in double.
+void fastvae_sum_blocks(const float* blocks, const int64_t* start, int64_t rows, int64_t g,
+                        float* out) {
+    constexpr int64_t WIDTH = 256;
+    for (int64_t k = 0; k < rows; ++k)
+        for (int64_t begin = 0; begin < g; begin += WIDTH) {
+            const int64_t width = begin + WIDTH < g ? WIDTH : g - begin;
+            double total[WIDTH] = {};
+            for (int64_t b = start[k]; b < start[k + 1]; ++b)
+                for (int64_t i = 0; i < width; ++i) total[i] += blocks[b * g + begin + i];
+            for (int64_t i = 0; i < width; ++i)
+                out[k * g + begin + i] = static_cast<float>(total[i]);
+        }
+}
+
+void fastvae_sample_and_kl(const FastvaeLatent* call) { fastvae::kernels().sample_and_kl(*call); }
+
+void fastvae_sample_and_kl_backward(const FastvaeLatent* call) {
+    fastvae::kernels().sample_and_kl_backward(*call);
+}
+
+void fastvae_linear(const FastvaeLinear* call) { fastvae::kernels().linear(*call); }
+
+void fastvae_linear_weight_grad(const FastvaeLinear* call) {
+    fastvae::kernels().linear_weight_grad(*call);
+}
+
+}  // extern "C"

@@ -1,0 +1,281 @@
+// Negative log-likelihood of cells from decoder logits, and its gradients.
+//
+// Each row is walked in chunks that stay in the nearest cache: every entry is first computed as a
+// zero count, in one branch-free pass; the nonzero ones are then written over it. The gradient by
+// log theta is summed over the rows of a block; how rows fall into blocks is the caller's choice
+// and does not depend on the number of threads, so neither does any sum.
+#include <cmath>
+
+#include "entry.h"
+#include "parallel.h"
+
+namespace fastvae {
+namespace FASTVAE_ISA {
+namespace {
+
+constexpr int64_t CHUNK = 1024;
+constexpr int64_t PARTIAL = 256;  // float sums run this far before they are added in double
+
+struct Positives {
+    int64_t count;
+    alignas(64) int32_t at[CHUNK];
+    alignas(64) float x[CHUNK];
+};
+
+struct Buffers {
+    alignas(64) float nll[CHUNK];
+    alignas(64) float d_theta[CHUNK];
+    Positives positives;
+    alignas(64) float of_nll[CHUNK], of_mu[CHUNK], of_theta[CHUNK], of_zi[CHUNK];
+    alignas(64) int32_t large[CHUNK];
+    alignas(64) float large_nll[CHUNK], large_mu[CHUNK], large_theta[CHUNK];
+};
+
+// One cell: where its inputs are and where its results go.
+struct Row {
+    const float *scale, *zi, *r, *theta;
+    float shift, offset;  // log mu = min((scale - shift) + offset, LOG_MU_MAX)
+    float *d_mu, *d_zi;
+
+    float log_mu(int64_t g) const { return min((scale[g] - shift) + offset, LOG_MU_MAX); }
+};
+
+double sum(const float* values, int64_t n) {
+    double total = 0.0;
+    for (int64_t begin = 0; begin < n; begin += PARTIAL) {
+        const int64_t end = begin + PARTIAL < n ? begin + PARTIAL : n;
+        float part = 0.0f;
+#pragma omp simd reduction(+ : part)
+        for (int64_t g = begin; g < end; ++g) part += values[g];
+        total += part;
+    }
+    return total;
+}
+
+float largest(const float* values, int64_t n) {
+    float top = -__builtin_inff();
+#pragma omp simd reduction(max : top)
+    for (int64_t g = 0; g < n; ++g) top = values[g] > top ? values[g] : top;
+    return top;
+}
+
+// exp(scale - shift) of a row into `out`, and their sum.
+double exponentials(const float* scale, float shift, int64_t n, float* out) {
+    double total = 0.0;
+    for (int64_t begin = 0; begin < n; begin += PARTIAL) {
+        const int64_t end = begin + PARTIAL < n ? begin + PARTIAL : n;
+        float part = 0.0f;
+#pragma omp simd reduction(+ : part)
+        for (int64_t g = begin; g < end; ++g) {
+            out[g] = exp(scale[g] - shift);
+            part += out[g];
+        }
+        total += part;
+    }
+    return total;
+}
+
+// log theta within its bounds, and theta.
+void dispersion(const float* log_theta, int64_t n, float* r, float* theta) {
+#pragma omp simd
+    for (int64_t g = 0; g < n; ++g) {
+        r[g] = min(LOG_THETA_MAX, max(-LOG_THETA_MAX, log_theta[g]));
+        theta[g] = exp(r[g]);
+    }
+}
+
+// Nonzero entries of genes begin..end, counted from begin; a NaN is one of them.
+void find_positives(const float* x, int64_t begin, int64_t end, Positives& found) {
+    int64_t count = 0;
+    for (int64_t g = begin; g < end; ++g) {
+        found.at[count] = static_cast<int32_t>(g - begin);
+        found.x[count] = x[g];
+        count += !(x[g] <= 0.0f);
+    }
+    found.count = count;
+}
+
+template <class Index>
+int64_t take_positives(const FastvaeCounts& counts, int64_t from, int64_t until, int64_t begin,
+                       int64_t end, Positives& found) {
+    const Index* col = static_cast<const Index*>(counts.col);
+    int64_t count = 0;
+    while (from < until && static_cast<int64_t>(col[from]) < end) {
+        found.at[count] = static_cast<int32_t>(static_cast<int64_t>(col[from]) - begin);
+        found.x[count] = counts.values[from];
+        count += !(counts.values[from] <= 0.0f);
+        ++from;
+    }
+    found.count = count;
+    return from;
+}
+
+template <int FAMILY, bool GRAD, bool THETA>
+void zeros(const Row& row, int64_t begin, int64_t n, Buffers& out) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+        const int64_t g = begin + i;
+        const float r = FAMILY == POISSON ? 0.0f : row.r[g];
+        const float theta = FAMILY == POISSON ? 0.0f : row.theta[g];
+        const Entry entry = zero_entry<FAMILY>(row.log_mu(g), r, theta);
+        out.nll[i] = entry.nll;
+        if (GRAD) row.d_mu[g] = entry.d_mu;
+        if (GRAD && THETA) out.d_theta[i] = entry.d_theta;
+    }
+    if (FAMILY != ZINB) return;
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+        const int64_t g = begin + i;
+        const float d_mu = GRAD ? row.d_mu[g] : 0.0f;
+        const float d_theta = GRAD && THETA ? out.d_theta[i] : 0.0f;
+        const Entry entry = inflated_zero(out.nll[i], d_mu, d_theta, row.zi[g]);
+        out.nll[i] = entry.nll;
+        if (GRAD) row.d_mu[g] = entry.d_mu;
+        if (GRAD && THETA) out.d_theta[i] = entry.d_theta;
+        if (GRAD) row.d_zi[g] = entry.d_zi;
+    }
+}
+
+template <int FAMILY, bool LARGE>
+FASTVAE_INLINE Entry positive_entry(const Row& row, int64_t g, float x) {
+    const float r = FAMILY == POISSON ? 0.0f : row.r[g];
+    const float theta = FAMILY == POISSON ? 0.0f : row.theta[g];
+    const float pi = FAMILY == ZINB ? row.zi[g] : 0.0f;
+    return LARGE ? large_entry<FAMILY>(x, row.log_mu(g), r, theta, pi)
+                 : small_entry<FAMILY>(x, row.log_mu(g), r, theta, pi);
+}
+
+template <int FAMILY, bool GRAD, bool THETA>
+void positives(const Row& row, int64_t begin, Buffers& b) {
+    const Positives& p = b.positives;
+#pragma omp simd
+    for (int64_t i = 0; i < p.count; ++i) {
+        const Entry entry = positive_entry<FAMILY, false>(row, begin + p.at[i], p.x[i]);
+        b.of_nll[i] = entry.nll;
+        b.of_mu[i] = entry.d_mu;
+        b.of_theta[i] = entry.d_theta;
+        b.of_zi[i] = entry.d_zi;
+    }
+    int64_t n_large = 0;
+    for (int64_t i = 0; i < p.count; ++i) {
+        b.large[n_large] = static_cast<int32_t>(i);
+        n_large += is_large(p.x[i]);
+    }
+#pragma omp simd
+    for (int64_t j = 0; j < n_large; ++j) {
+        const int32_t i = b.large[j];
+        const Entry entry = positive_entry<FAMILY, true>(row, begin + p.at[i], p.x[i]);
+        b.large_nll[j] = entry.nll;
+        b.large_mu[j] = entry.d_mu;
+        b.large_theta[j] = entry.d_theta;
+    }
+    for (int64_t j = 0; j < n_large; ++j) {
+        const int32_t i = b.large[j];
+        b.of_nll[i] = b.large_nll[j];
+        b.of_mu[i] = b.large_mu[j];
+        b.of_theta[i] = b.large_theta[j];
+    }
+    for (int64_t i = 0; i < p.count; ++i) {
+        const int32_t at = p.at[i];
+        b.nll[at] = b.of_nll[i];
+        if (GRAD) row.d_mu[begin + at] = b.of_mu[i];
+        if (GRAD && THETA) b.d_theta[at] = b.of_theta[i];
+        if (GRAD && FAMILY == ZINB) row.d_zi[begin + at] = b.of_zi[i];
+    }
+}
+
+template <int FAMILY, bool GRAD, bool THETA>
+void one_row(const FastvaeNll& call, int64_t n, Row row, float* exponential, float* d_theta,
+             Buffers& b) {
+    row.scale = call.scale_logits + n * call.scale_stride;
+    row.shift = largest(row.scale, call.g);
+    const double total = exponentials(row.scale, row.shift, call.g, exponential);
+    row.offset = static_cast<float>(call.log_library[n] - std::log(total));
+    const float grad = GRAD ? call.grad[n] : 0.0f;
+    if (FAMILY == ZINB) row.zi = call.zi_logits + n * call.zi_stride;
+    if (GRAD) row.d_mu = call.d_scale + n * call.g;
+    if (GRAD && FAMILY == ZINB) row.d_zi = call.d_zi + n * call.g;
+
+    int64_t next = 0, stop = 0;
+    if (!call.x.dense) {
+        next = call.x.wide_indices ? static_cast<const int64_t*>(call.x.crow)[n]
+                                   : static_cast<const int32_t*>(call.x.crow)[n];
+        stop = call.x.wide_indices ? static_cast<const int64_t*>(call.x.crow)[n + 1]
+                                   : static_cast<const int32_t*>(call.x.crow)[n + 1];
+    }
+    double nll = 0.0, d_mu = 0.0;
+    for (int64_t begin = 0; begin < call.g; begin += CHUNK) {
+        const int64_t end = begin + CHUNK < call.g ? begin + CHUNK : call.g;
+        zeros<FAMILY, GRAD, THETA>(row, begin, end - begin, b);
+        if (call.x.dense)
+            find_positives(call.x.dense + n * call.x.dense_stride, begin, end, b.positives);
+        else if (call.x.wide_indices)
+            next = take_positives<int64_t>(call.x, next, stop, begin, end, b.positives);
+        else
+            next = take_positives<int32_t>(call.x, next, stop, begin, end, b.positives);
+        positives<FAMILY, GRAD, THETA>(row, begin, b);
+        nll += sum(b.nll, end - begin);
+        if (GRAD) d_mu += sum(row.d_mu + begin, end - begin);
+        if (GRAD && FAMILY == ZINB) {
+#pragma omp simd
+            for (int64_t g = begin; g < end; ++g) row.d_zi[g] *= grad;
+        }
+        if (GRAD && THETA) {
+#pragma omp simd
+            for (int64_t i = 0; i < end - begin; ++i) d_theta[begin + i] += b.d_theta[i] * grad;
+        }
+    }
+    call.nll[n] = static_cast<float>(nll);
+    if (GRAD) {
+        const float by_softmax = static_cast<float>(d_mu / total);
+#pragma omp simd
+        for (int64_t g = 0; g < call.g; ++g)
+            row.d_mu[g] = (row.d_mu[g] - exponential[g] * by_softmax) * grad;
+        call.d_library[n] = static_cast<float>(d_mu) * grad;
+    }
+}
+
+template <int FAMILY, bool GRAD, bool THETA>
+void every_row(const FastvaeNll& call) {
+    const int64_t width = rounded_up(call.g);
+    parallel(call.blocks, call.threads, [&](int64_t block, int thread) {
+        Buffers buffers;
+        float* exponential = call.workspace + thread * nll_workspace(call.g);
+        float *r = exponential + width, *theta = r + width;
+        Row row = {};
+        row.r = r, row.theta = theta;
+        for (int64_t i = call.start[block]; i < call.start[block + 1]; ++i) {
+            const int64_t n = call.order ? call.order[i] : i;
+            const bool first = i == call.start[block];
+            if (FAMILY != POISSON && (first || call.theta_per_cell)) {
+                const int64_t k = call.theta_per_cell ? n : call.theta_index ? call.theta_index[n] : 0;
+                dispersion(call.log_theta + k * call.theta_stride, call.g, r, theta);
+            }
+            float* d_theta = nullptr;
+            if (GRAD && THETA) {
+                d_theta = call.d_theta + (call.theta_per_cell ? n : block) * call.g;
+                if (first || call.theta_per_cell)
+                    for (int64_t g = 0; g < call.g; ++g) d_theta[g] = 0.0f;
+            }
+            one_row<FAMILY, GRAD, THETA>(call, n, row, exponential, d_theta, buffers);
+        }
+    });
+}
+
+template <int FAMILY>
+void family(const FastvaeNll& call) {
+    if (!call.d_scale) return every_row<FAMILY, false, false>(call);
+    if (FAMILY == POISSON || !call.want_theta) return every_row<FAMILY, true, false>(call);
+    every_row<FAMILY, true, true>(call);
+}
+
+}  // namespace
+
+void nll(const FastvaeNll& call) {
+    if (call.family == POISSON) return family<POISSON>(call);
+    if (call.family == NB) return family<NB>(call);
+    family<ZINB>(call);
+}
+
+}  // namespace FASTVAE_ISA
+}  // namespace fastvae

@@ -1,0 +1,107 @@
+"""The likelihood as custom operators, which torch.compile takes as they are.
+
+Outside of compilation backends are called directly, which costs less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .entries import Counts
+
+Optional = Tensor | None
+
+
+class Operators(NamedTuple):
+    """Forward and backward of the likelihood, with the signatures of ``reference.py``."""
+
+    nll_forward: Callable[..., tuple[Tensor, Tensor]]
+    nll_backward: Callable[..., tuple[Optional, Optional, Optional, Optional]]
+
+
+def register(
+    name: str, forward: Callable[..., Any], backward: Callable[..., Any], statistics: int
+) -> Operators:
+    """Make operators ``fastvae::nll_forward_<name>`` and ``..._backward_<name>`` of a backend.
+
+    Parameters
+    ----------
+    forward, backward
+        The backend's own functions.
+    statistics
+        Numbers per cell that forward keeps for backward.
+    """
+
+    def counts(like: Tensor, *parts: Optional) -> Counts:
+        return Counts((like.shape[0], like.shape[1]), *parts)
+
+    @torch.library.custom_op(f"fastvae::nll_forward_{name}", mutates_args=())
+    def forward_op(
+        dense: Tensor | None,
+        crow: Tensor | None,
+        col: Tensor | None,
+        values: Tensor | None,
+        scale_logits: Tensor,
+        log_library: Tensor,
+        log_theta: Tensor | None,
+        zi_logits: Tensor | None,
+        theta_index: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        x = counts(scale_logits, dense, crow, col, values)
+        return forward(x, scale_logits, log_library, log_theta, zi_logits, theta_index)
+
+    @forward_op.register_fake
+    def _(dense, crow, col, values, scale_logits, *_):  # type: ignore[no-untyped-def]
+        n = scale_logits.shape[0]
+        return (
+            scale_logits.new_empty(n, dtype=torch.float32),
+            scale_logits.new_empty(n, statistics, dtype=torch.float32),
+        )
+
+    @torch.library.custom_op(f"fastvae::nll_backward_{name}", mutates_args=())
+    def backward_op(
+        grad: Tensor,
+        dense: Tensor | None,
+        crow: Tensor | None,
+        col: Tensor | None,
+        values: Tensor | None,
+        scale_logits: Tensor,
+        log_library: Tensor,
+        log_theta: Tensor | None,
+        zi_logits: Tensor | None,
+        theta_index: Tensor | None,
+        stats: Tensor,
+        needs: list[bool],
+    ) -> list[Tensor]:
+        x = counts(scale_logits, dense, crow, col, values)
+        parameters = scale_logits, log_library, log_theta, zi_logits, theta_index
+        grads = backward(grad, x, *parameters, stats, tuple(needs))
+        return [grad.new_empty(0) if g is None else g for g in grads]
+
+    @backward_op.register_fake
+    def _(grad, dense, crow, col, values, scale, library, theta, zi, *rest):  # type: ignore[no-untyped-def]
+        dtypes = scale.dtype, torch.float32, torch.float32, scale.dtype
+        return [
+            grad.new_empty(0) if t is None or not need else t.new_empty(t.shape, dtype=dtype)
+            for t, dtype, need in zip((scale, library, theta, zi), dtypes, rest[-1], strict=True)
+        ]
+
+    def nll_forward(x: Counts, *parameters: Optional) -> tuple[Tensor, Tensor]:
+        return forward_op(*x[1:], *parameters)
+
+    def nll_backward(
+        grad: Tensor, x: Counts, *rest: Any
+    ) -> tuple[Optional, Optional, Optional, Optional]:
+        *parameters, stats, needs = rest
+        made = backward_op(grad, *x[1:], *parameters, stats, list(needs))
+        wanted = [need and t is not None for need, t in zip(needs, parameters, strict=False)]
+        by_scale, by_library, by_theta, by_zi = (
+            g if want else None for g, want in zip(made, wanted, strict=True)
+        )
+        return by_scale, by_library, by_theta, by_zi
+
+    return Operators(nll_forward, nll_backward)
