@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ._vae.layers import FCLayers, identity, one_hot, reparameterize_gaussian
+from ._vae.layers import FCLayers, dense, identity, one_hot, reparameterize_gaussian
 
 __all__ = [
     "DecoderSCVI",
@@ -137,9 +137,9 @@ class DecoderSCVI(nn.Module):
         """
         hidden = self.px_decoder(z, *cat_list)
         return (
-            self.px_scale_decoder[0](hidden),
-            self.px_r_decoder(hidden) if dispersion == "gene-cell" else None,
-            self.px_dropout_decoder(hidden) if zero_inflation else None,
+            dense(self.px_scale_decoder[0], hidden),
+            dense(self.px_r_decoder, hidden) if dispersion == "gene-cell" else None,
+            dense(self.px_dropout_decoder, hidden) if zero_inflation else None,
         )
 
     def forward(

@@ -7,19 +7,17 @@ small operations are the reference's, which it fuses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from torch.nn import functional as F
 
-import torch
-
-from . import cpu_layers, cpu_likelihood, operators, reference
+from . import cpu_layers, cpu_likelihood, dense, operators, reference
 from .cpu_likelihood import finish, nll_with_gradients
-from .native import instruction_set, use_instruction_set
+from .native import library
+from .operators import either
 from .reference import kl_backward, kl_forward, log_prob_backward, log_prob_forward
 
 __all__ = [
+    "dense_linear",
     "finish",
-    "instruction_set",
     "kl_backward",
     "kl_forward",
     "linear_forward",
@@ -29,9 +27,9 @@ __all__ = [
     "nll_backward",
     "nll_forward",
     "nll_with_gradients",
+    "row_sums",
     "sample_and_kl_backward",
     "sample_and_kl_forward",
-    "use_instruction_set",
 ]
 
 _operators = operators.register(
@@ -39,19 +37,13 @@ _operators = operators.register(
 )
 
 
-def _either(compiled: Callable[..., Any], direct: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*arguments: Any) -> Any:
-        return (compiled if torch.compiler.is_compiling() else direct)(*arguments)
+nll_forward = either(_operators.nll_forward, cpu_likelihood.nll_forward)
+nll_backward = either(_operators.nll_backward, cpu_likelihood.nll_backward)
+sample_and_kl_forward = either(reference.sample_and_kl_forward, cpu_layers.sample_and_kl_forward)
+sample_and_kl_backward = either(reference.sample_and_kl_backward, cpu_layers.sample_and_kl_backward)
+linear_forward = either(reference.linear_forward, cpu_layers.linear_forward)
+row_sums = either(reference.row_sums, cpu_layers.row_sums)
+linear_weight_grad = either(reference.linear_weight_grad, cpu_layers.linear_weight_grad)
 
-    run.__doc__ = direct.__doc__
-    return run
-
-
-nll_forward = _either(_operators.nll_forward, cpu_likelihood.nll_forward)
-nll_backward = _either(_operators.nll_backward, cpu_likelihood.nll_backward)
-sample_and_kl_forward = _either(reference.sample_and_kl_forward, cpu_layers.sample_and_kl_forward)
-sample_and_kl_backward = _either(
-    reference.sample_and_kl_backward, cpu_layers.sample_and_kl_backward
-)
-linear_forward = _either(reference.linear_forward, cpu_layers.linear_forward)
-linear_weight_grad = _either(reference.linear_weight_grad, cpu_layers.linear_weight_grad)
+_by_onednn = bool(library.fastvae_blas_is_held_back()) and dense.available()
+dense_linear = dense.linear if _by_onednn else F.linear

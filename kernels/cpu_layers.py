@@ -9,7 +9,15 @@ from torch import Tensor
 
 from . import reference
 from .entries import Counts
-from .native import LatentCall, LinearCall, address, counts_argument, library, threads_for
+from .native import (
+    LatentCall,
+    LinearCall,
+    address,
+    counts_argument,
+    library,
+    matrix,
+    threads_for,
+)
 
 
 def _latent_call(q_mean: Tensor, p_mean: Tensor, p_var: Tensor, **fields: object) -> LatentCall:
@@ -101,12 +109,22 @@ def sample_and_kl_backward(
     return d_mean, d_log_var, d_p_mean, d_p_var
 
 
+def row_sums(x: Counts) -> Tensor:
+    """Total of each CSR row, (N, 1)."""
+    held = counts_argument(x)
+    if held.argument.dense is not None:
+        return reference.row_sums(x)
+    out = torch.empty(x.shape[0], 1, device="cpu")
+    library.fastvae_row_sums(held.argument, x.shape[0], address(out))
+    return out
+
+
 def _linear_call(x: Counts, values: Tensor, hidden: int) -> tuple[LinearCall, tuple[Tensor, ...]]:
     n, g = x.shape
     held = counts_argument(x._replace(values=values))
     threads = threads_for(values.numel() * hidden // 8)
-    size = library.fastvae_linear_workspace(n, g, hidden, threads)
-    workspace = torch.empty(size, dtype=torch.uint8, device="cpu")
+    size = library.fastvae_linear_workspace(n, g, threads)
+    workspace = torch.empty(size, dtype=torch.int32, device="cpu")
     call = LinearCall(
         n=n, g=g, h=hidden, threads=threads, x=held.argument, workspace=address(workspace)
     )
@@ -120,15 +138,14 @@ def linear_forward(x: Counts, weight: Tensor, bias: Tensor | None, log1p: bool) 
     call, held = _linear_call(x, torch.log1p(values) if log1p else values, hidden)
     if call.x.dense is not None:
         return reference.linear_forward(x, weight, bias, log1p)
-    weight, bias = weight.detach().float(), None if bias is None else bias.detach().float()
-    call.column_major = weight.t().is_contiguous()
-    weight = weight if call.column_major else weight.contiguous()
-    bias = None if bias is None else bias.contiguous()
+    dtype, weight = weight.dtype, matrix(weight)
+    bias = None if bias is None else bias.detach().float().contiguous()
     out = weight.new_empty(x.shape[0], hidden)
-    call.weight, call.bias, call.out = address(weight), address(bias), address(out)
+    call.weight, call.weight_stride = address(weight), weight.stride(0)
+    call.bias, call.out = address(bias), address(out)
     library.fastvae_linear(ctypes.byref(call))
     del held
-    return out
+    return out.to(dtype)
 
 
 def linear_weight_grad(grad: Tensor, x: Counts, log1p: bool) -> Tensor:
@@ -138,9 +155,9 @@ def linear_weight_grad(grad: Tensor, x: Counts, log1p: bool) -> Tensor:
     call, held = _linear_call(x, torch.log1p(values) if log1p else values, hidden)
     if call.x.dense is not None:
         return reference.linear_weight_grad(grad, x, log1p)
-    grad = grad.detach().float().contiguous()
+    dtype, grad = grad.dtype, grad.detach().float().contiguous()
     out = grad.new_empty(hidden, x.shape[1])
     call.grad, call.d_weight = address(grad), address(out)
     library.fastvae_linear_weight_grad(ctypes.byref(call))
     del held
-    return out
+    return out.to(dtype)

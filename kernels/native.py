@@ -93,24 +93,27 @@ class LinearCall(Structure):
         ("g", c_int64),
         ("h", c_int64),
         ("threads", c_int32),
-        ("column_major", c_int32),
         ("x", CountsArgument),
-        *((name, c_void_p) for name in ("weight", "bias", "out", "grad", "d_weight", "workspace")),
+        ("weight", c_void_p),
+        ("weight_stride", c_int64),
+        *((name, c_void_p) for name in ("bias", "out", "grad", "d_weight", "workspace")),
     )
 
 
 _FUNCTIONS = {
     "fastvae_abi": (c_int32, []),
     "fastvae_isa": (c_char_p, []),
+    "fastvae_blas_is_held_back": (c_int32, []),
     "fastvae_use_isa": (c_int32, [c_char_p]),
     "fastvae_nll_workspace": (c_int64, [c_int64]),
-    "fastvae_linear_workspace": (c_int64, [c_int64] * 4),
+    "fastvae_linear_workspace": (c_int64, [c_int64] * 3),
     "fastvae_check_csr": (c_int32, [POINTER(CountsArgument), c_int64, c_int64, c_int64]),
     "fastvae_nll": (None, [POINTER(NllCall)]),
     "fastvae_all_equal": (c_int32, [c_void_p, c_int64, c_float]),
     "fastvae_sum_blocks": (None, [c_void_p, c_void_p, c_int64, c_int64, c_void_p]),
     "fastvae_sample_and_kl": (None, [POINTER(LatentCall)]),
     "fastvae_sample_and_kl_backward": (None, [POINTER(LatentCall)]),
+    "fastvae_row_sums": (None, [POINTER(CountsArgument), c_int64, c_void_p]),
     "fastvae_linear": (None, [POINTER(LinearCall)]),
     "fastvae_linear_weight_grad": (None, [POINTER(LinearCall)]),
 }

@@ -105,3 +105,13 @@ def register(
         return by_scale, by_library, by_theta, by_zi
 
     return Operators(nll_forward, nll_backward)
+
+
+def either(compiled: Callable[..., Any], direct: Callable[..., Any]) -> Callable[..., Any]:
+    """`compiled` while torch.compile traces, `direct` otherwise."""
+
+    def run(*arguments: Any) -> Any:
+        return (compiled if torch.compiler.is_compiling() else direct)(*arguments)
+
+    run.__doc__ = direct.__doc__
+    return run

@@ -194,6 +194,20 @@ def sample_and_kl_backward(
     return d_mean + grad_z, d_var * v, d_p_mean, d_p_var
 
 
+dense_linear = F.linear
+
+
+def row_sums(x: Counts) -> Tensor:
+    """Total of each cell, (N, 1), in float64 where the counts are and float32 elsewhere."""
+    counts = x.values if x.dense is None else x.dense
+    assert counts is not None
+    counts = counts.to(counts.dtype if counts.dtype == torch.float64 else torch.float32)
+    if x.dense is not None:
+        return counts.sum(dim=1, keepdim=True)
+    row, _ = x.stored()
+    return counts.new_zeros((x.shape[0], 1)).index_add_(0, row, counts[:, None])
+
+
 def linear_forward(x: Counts, weight: Tensor, bias: Tensor | None, log1p: bool) -> Tensor:
     """``[log1p](x) @ weight.T + bias`` for CSR x: weighted sums of the weight's columns."""
     assert x.col is not None

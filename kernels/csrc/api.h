@@ -67,26 +67,26 @@ struct FastvaeLatent {
     float *d_mean, *d_log_var, *d_prior_mean, *d_prior_var;
 };
 
-// First layer on CSR x: out = x W^T + bias, or the gradient by W. W is (H, G) row-major, or
-// column-major, which is (G, H) row-major.
+// First layer on CSR x: out = x W^T + bias, or the gradient by W, (H, G).
 struct FastvaeLinear {
     int64_t n, g, h;
     int32_t threads;
-    int32_t column_major;
     FastvaeCounts x;
     const float* weight;
+    int64_t weight_stride;
     const float* bias;  // (H), or NULL
     float* out;         // (N, H)
     const float* grad;  // (N, H)
-    float* d_weight;    // (H, G) in the order of W
-    void* workspace;    // linear_workspace bytes
+    float* d_weight;    // (H, G) contiguous
+    void* workspace;    // linear_workspace times 4 bytes
 };
 
 int32_t fastvae_abi();
 const char* fastvae_isa();
+int32_t fastvae_blas_is_held_back();
 int32_t fastvae_use_isa(const char* name);
 int64_t fastvae_nll_workspace(int64_t g);
-int64_t fastvae_linear_workspace(int64_t n, int64_t g, int64_t h, int64_t threads);
+int64_t fastvae_linear_workspace(int64_t n, int64_t g, int64_t threads);
 int32_t fastvae_check_csr(const FastvaeCounts* x, int64_t n, int64_t g, int64_t stored);
 void fastvae_nll(const FastvaeNll* call);
 int32_t fastvae_all_equal(const float* values, int64_t n, float value);
@@ -94,6 +94,7 @@ void fastvae_sum_blocks(const float* blocks, const int64_t* start, int64_t rows,
                         float* out);
 void fastvae_sample_and_kl(const FastvaeLatent* call);
 void fastvae_sample_and_kl_backward(const FastvaeLatent* call);
+void fastvae_row_sums(const FastvaeCounts* x, int64_t n, float* out);
 void fastvae_linear(const FastvaeLinear* call);
 void fastvae_linear_weight_grad(const FastvaeLinear* call);
 

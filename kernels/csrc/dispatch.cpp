@@ -95,6 +95,15 @@ int32_t fastvae_abi() { return FASTVAE_ABI; }
 // The instruction set in use: "v4", "v3", "v2" (of x86-64) or "baseline".
 const char* fastvae_isa() { return fastvae::kernels().name; }
 
+// Whether torch's usual BLAS, MKL, uses half the width of this processor's vectors.
+int32_t fastvae_blas_is_held_back() {
+#ifdef FASTVAE_X86_LEVELS
+    return fastvae::fastest == &fastvae::v4::kernels && __builtin_cpu_is("amd");
+#else
+    return 0;
+#endif
+}
+
 // Use another one; 0 where this processor has it not, or it is not known.
 int32_t fastvae_use_isa(const char* name) {
     using namespace fastvae;
@@ -115,11 +124,8 @@ int32_t fastvae_use_isa(const char* name) {
 
 int64_t fastvae_nll_workspace(int64_t g) { return fastvae::nll_workspace(g); }
 
-int64_t fastvae_linear_workspace(int64_t n, int64_t g, int64_t h, int64_t threads) {
-    using namespace fastvae;
-    const int64_t forward = 4 * g * h;
-    const int64_t backward = 4 * (threads * GENES * h + n * (linear_pieces(g) + 1));
-    return forward > backward ? forward : backward;
+int64_t fastvae_linear_workspace(int64_t n, int64_t g, int64_t threads) {
+    return fastvae::linear_workspace(n, g, threads);
 }
 
 // 0, or what is wrong: 1 row pointers, 2 a column outside, 3 columns that do not increase.
@@ -155,6 +161,16 @@ void fastvae_sample_and_kl(const FastvaeLatent* call) { fastvae::kernels().sampl
 
 void fastvae_sample_and_kl_backward(const FastvaeLatent* call) {
     fastvae::kernels().sample_and_kl_backward(*call);
+}
+
+// Sum of each CSR row, in double.
+void fastvae_row_sums(const FastvaeCounts* x, int64_t n, float* out) {
+    for (int64_t row = 0; row < n; ++row) {
+        double total = 0.0;
+        const int64_t begin = fastvae::row_start(*x, row), end = fastvae::row_start(*x, row + 1);
+        for (int64_t i = begin; i < end; ++i) total += x->values[i];
+        out[row] = static_cast<float>(total);
+    }
 }
 
 void fastvae_linear(const FastvaeLinear* call) { fastvae::kernels().linear(*call); }

@@ -198,10 +198,8 @@ void one_row(const FastvaeNll& call, int64_t n, Row row, float* exponential, flo
 
     int64_t next = 0, stop = 0;
     if (!call.x.dense) {
-        next = call.x.wide_indices ? static_cast<const int64_t*>(call.x.crow)[n]
-                                   : static_cast<const int32_t*>(call.x.crow)[n];
-        stop = call.x.wide_indices ? static_cast<const int64_t*>(call.x.crow)[n + 1]
-                                   : static_cast<const int32_t*>(call.x.crow)[n + 1];
+        next = row_start(call.x, n);
+        stop = row_start(call.x, n + 1);
     }
     double nll = 0.0, d_mu = 0.0;
     for (int64_t begin = 0; begin < call.g; begin += CHUNK) {

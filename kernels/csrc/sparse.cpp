@@ -1,127 +1,194 @@
 // The first layer on CSR counts: weighted sums of rows of W^T, and the gradient by W.
 //
-// Work is cut by genes where W is read or written, so that no two threads write the same number
-// and every sum has one order.
+// Both walk the genes in blocks, so that what belongs to a block of genes and a tile of hidden
+// units stays in the nearest cache. A number is always summed by one thread and in the order of
+// the genes or cells: threads change no result.
+#include <cstring>
+
 #include "parallel.h"
 
 namespace fastvae {
 namespace FASTVAE_ISA {
 namespace {
 
-constexpr int64_t UNITS = 64;  // hidden units summed in registers at once
-constexpr int64_t ROWS = 8;    // cells that one piece of work holds
+constexpr int64_t UNITS = LINEAR_UNITS;
+constexpr int64_t ROWS = LINEAR_ROWS;
+constexpr int64_t TILE = linear_tile();
 
-int64_t index(const void* at, bool wide, int64_t i) {
-    return wide ? static_cast<const int64_t*>(at)[i] : static_cast<const int32_t*>(at)[i];
+// Vectors as wide as the widest instruction set's; compilers split them for the others. Tiles are
+// kept in local variables of this type, because compilers leave arrays in memory.
+typedef float Vector __attribute__((vector_size(64)));
+constexpr int64_t LANES = 16;
+
+FASTVAE_INLINE Vector load(const float* from) {
+    Vector v;
+    std::memcpy(&v, from, sizeof v);
+    return v;
 }
 
-// (rows, columns) to (columns, rows), a tile at a time.
+FASTVAE_INLINE void store(const Vector& v, float* to) { std::memcpy(to, &v, sizeof v); }
+
+#ifdef __clang__
+#define FASTVAE_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t Order __attribute__((vector_size(64)));
+#define FASTVAE_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Order{__VA_ARGS__})
+#endif
+
+// One stage of a 16 x 16 transpose: exchanges the off-diagonal quarters of every square of side
+// 2 K, where LOW and HIGH pick the halves of two rows.
+#define FASTVAE_EXCHANGE(K, LOW, HIGH)                        \
+    for (int64_t i = 0; i < LANES; ++i)                       \
+        if (!(i & K)) {                                       \
+            const Vector a = v[i], b = v[i + K];              \
+            v[i] = FASTVAE_SHUFFLE(a, b, LOW);                \
+            v[i + K] = FASTVAE_SHUFFLE(a, b, HIGH);           \
+        }
+#define FASTVAE_LOW_8 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23
+#define FASTVAE_HIGH_8 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
+#define FASTVAE_LOW_4 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27
+#define FASTVAE_HIGH_4 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31
+#define FASTVAE_LOW_2 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define FASTVAE_HIGH_2 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#define FASTVAE_LOW_1 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30
+#define FASTVAE_HIGH_1 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31
+
+void transpose_square(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+    Vector v[LANES];
+    for (int64_t i = 0; i < LANES; ++i) v[i] = load(from + i * from_stride);
+    FASTVAE_EXCHANGE(8, FASTVAE_LOW_8, FASTVAE_HIGH_8)
+    FASTVAE_EXCHANGE(4, FASTVAE_LOW_4, FASTVAE_HIGH_4)
+    FASTVAE_EXCHANGE(2, FASTVAE_LOW_2, FASTVAE_HIGH_2)
+    FASTVAE_EXCHANGE(1, FASTVAE_LOW_1, FASTVAE_HIGH_1)
+    for (int64_t i = 0; i < LANES; ++i) store(v[i], to + i * to_stride);
+}
+
+// (rows, columns) to (columns, rows).
 void transpose(const float* from, int64_t from_stride, float* to, int64_t to_stride, int64_t rows,
                int64_t columns) {
-    constexpr int64_t TILE = 16;
-    for (int64_t r = 0; r < rows; r += TILE)
-        for (int64_t c = 0; c < columns; c += TILE) {
-            const int64_t r_end = r + TILE < rows ? r + TILE : rows;
-            const int64_t c_end = c + TILE < columns ? c + TILE : columns;
-            for (int64_t j = c; j < c_end; ++j)
-                for (int64_t i = r; i < r_end; ++i)
+    for (int64_t r = 0; r < rows; r += LANES)
+        for (int64_t c = 0; c < columns; c += LANES) {
+            if (r + LANES <= rows && c + LANES <= columns) {
+                transpose_square(from + r * from_stride + c, from_stride, to + c * to_stride + r,
+                                 to_stride);
+                continue;
+            }
+            for (int64_t j = c; j < columns && j < c + LANES; ++j)
+                for (int64_t i = r; i < rows && i < r + LANES; ++i)
                     to[j * to_stride + i] = from[i * from_stride + j];
         }
 }
 
-// out[0..width) = bias + sum of x[i] W^T[col[i]], for `width` units from unit `first`.
-template <class Index, int64_t WIDTH>
-void gather_units(const FastvaeLinear& call, const float* by_gene, int64_t n, int64_t first,
-                  int64_t width, int64_t from, int64_t until) {
-    float total[WIDTH];
-    for (int64_t h = 0; h < width; ++h) total[h] = call.bias ? call.bias[first + h] : 0.0f;
-    const Index* col = static_cast<const Index*>(call.x.col);
-    for (int64_t i = from; i < until; ++i) {
-        const float x = call.x.values[i];
-        const float* w = by_gene + static_cast<int64_t>(col[i]) * call.h + first;
-        if (width == WIDTH) {
-#pragma omp simd
-            for (int64_t h = 0; h < WIDTH; ++h) total[h] += x * w[h];
-        } else {
-#pragma omp simd
-            for (int64_t h = 0; h < width; ++h) total[h] += x * w[h];
-        }
-    }
-    float* out = call.out + n * call.h + first;
-    for (int64_t h = 0; h < width; ++h) out[h] = total[h];
-}
-
-template <class Index>
-void gather_rows(const FastvaeLinear& call, const float* by_gene) {
+// Where the entries of each block of genes begin in each row, counted from the row's first:
+// starts[n][block], with one block past the last.
+void find_blocks(const FastvaeLinear& call, int32_t* starts) {
+    const int64_t blocks = linear_blocks(call.g);
     parallel((call.n + ROWS - 1) / ROWS, call.threads, [&](int64_t piece, int) {
         const int64_t end = (piece + 1) * ROWS < call.n ? (piece + 1) * ROWS : call.n;
-        const Index* crow = static_cast<const Index*>(call.x.crow);
-        for (int64_t n = piece * ROWS; n < end; ++n)
-            for (int64_t first = 0; first < call.h; first += UNITS) {
-                const int64_t width = first + UNITS < call.h ? UNITS : call.h - first;
-                gather_units<Index, UNITS>(call, by_gene, n, first, width, crow[n], crow[n + 1]);
+        for (int64_t n = piece * ROWS; n < end; ++n) {
+            int32_t* start = starts + n * (blocks + 1);
+            const int64_t from = row_start(call.x, n), until = row_start(call.x, n + 1);
+            int64_t i = from;
+            for (int64_t block = 0; block <= blocks; ++block) {
+                while (i < until && column(call.x, i) < block * GENES) ++i;
+                start[block] = static_cast<int32_t>(i - from);
             }
+        }
     });
+}
+
+// to[h] += sum over the entries from..until of x * rows[column - first][h].
+FASTVAE_INLINE void add_rows(const FastvaeCounts& x, int64_t from, int64_t until, int64_t first,
+                             const float* rows, float* to) {
+    Vector a = load(to), b = load(to + LANES), c = load(to + 2 * LANES), d = load(to + 3 * LANES);
+    for (int64_t i = from; i < until; ++i) {
+        const float* row = rows + (column(x, i) - first) * UNITS;
+        const float value = x.values[i];
+        a += value * load(row);
+        b += value * load(row + LANES);
+        c += value * load(row + 2 * LANES);
+        d += value * load(row + 3 * LANES);
+    }
+    store(a, to);
+    store(b, to + LANES);
+    store(c, to + 2 * LANES);
+    store(d, to + 3 * LANES);
+}
+
+// rows[column - first][h] += x * grad[h] for the entries from..until.
+FASTVAE_INLINE void spread(const FastvaeCounts& x, int64_t from, int64_t until, int64_t first,
+                           const float* grad, float* rows) {
+    const Vector a = load(grad), b = load(grad + LANES);
+    const Vector c = load(grad + 2 * LANES), d = load(grad + 3 * LANES);
+    for (int64_t i = from; i < until; ++i) {
+        float* row = rows + (column(x, i) - first) * UNITS;
+        const float value = x.values[i];
+        store(load(row) + value * a, row);
+        store(load(row + LANES) + value * b, row + LANES);
+        store(load(row + 2 * LANES) + value * c, row + 2 * LANES);
+        store(load(row + 3 * LANES) + value * d, row + 3 * LANES);
+    }
+}
+
+int64_t at_most(int64_t step, int64_t begin, int64_t end) {
+    return begin + step < end ? step : end - begin;
 }
 
 }  // namespace
 
 void linear(const FastvaeLinear& call) {
-    const float* by_gene = call.weight;
-    if (!call.column_major) {
-        float* copy = static_cast<float*>(call.workspace);
-        parallel(linear_pieces(call.g), call.threads, [&](int64_t piece, int) {
-            const int64_t g = piece * GENES;
-            const int64_t genes = g + GENES < call.g ? GENES : call.g - g;
-            transpose(call.weight + g, call.g, copy + g * call.h, call.h, call.h, genes);
-        });
-        by_gene = copy;
-    }
-    if (call.x.wide_indices)
-        gather_rows<int64_t>(call, by_gene);
-    else
-        gather_rows<int32_t>(call, by_gene);
+    const int64_t blocks = linear_blocks(call.g), tiles = (call.h + UNITS - 1) / UNITS;
+    float* tile_rows = static_cast<float*>(call.workspace);
+    int32_t* starts = reinterpret_cast<int32_t*>(tile_rows + call.threads * TILE);
+    find_blocks(call, starts);
+    parallel(tiles * ((call.n + ROWS - 1) / ROWS), call.threads, [&](int64_t piece, int thread) {
+        const int64_t h = piece % tiles * UNITS, width = at_most(UNITS, h, call.h);
+        const int64_t begin = piece / tiles * ROWS, rows = at_most(ROWS, begin, call.n);
+        float* by_gene = tile_rows + thread * TILE;
+        float* sums = by_gene + GENES * UNITS;
+        for (int64_t n = 0; n < rows; ++n)
+            for (int64_t i = 0; i < UNITS; ++i)
+                sums[n * UNITS + i] = call.bias && i < width ? call.bias[h + i] : 0.0f;
+        for (int64_t block = 0; block < blocks; ++block) {
+            const int64_t g = block * GENES;
+            transpose(call.weight + h * call.weight_stride + g, call.weight_stride, by_gene, UNITS,
+                      width, at_most(GENES, g, call.g));
+            for (int64_t n = 0; n < rows; ++n) {
+                const int32_t* start = starts + (begin + n) * (blocks + 1) + block;
+                const int64_t from = row_start(call.x, begin + n);
+                add_rows(call.x, from + start[0], from + start[1], g, by_gene, sums + n * UNITS);
+            }
+        }
+        for (int64_t n = 0; n < rows; ++n)
+            for (int64_t i = 0; i < width; ++i)
+                call.out[(begin + n) * call.h + h + i] = sums[n * UNITS + i];
+    });
 }
 
 void linear_weight_grad(const FastvaeLinear& call) {
-    const int64_t pieces = linear_pieces(call.g);
-    float* sums = static_cast<float*>(call.workspace);
-    // where each piece's entries begin, counted from the row's first: starts[n][piece]
-    int32_t* starts = reinterpret_cast<int32_t*>(sums + call.threads * GENES * call.h);
-    const bool wide = call.x.wide_indices;
-    parallel((call.n + ROWS - 1) / ROWS, call.threads, [&](int64_t block, int) {
-        const int64_t end = (block + 1) * ROWS < call.n ? (block + 1) * ROWS : call.n;
-        for (int64_t n = block * ROWS; n < end; ++n) {
-            int32_t* start = starts + n * (pieces + 1);
-            const int64_t from = index(call.x.crow, wide, n);
-            const int64_t until = index(call.x.crow, wide, n + 1);
-            int64_t i = from;
-            for (int64_t piece = 0; piece <= pieces; ++piece) {
-                while (i < until && index(call.x.col, wide, i) < piece * GENES) ++i;
-                start[piece] = static_cast<int32_t>(i - from);
-            }
-        }
-    });
-    parallel(pieces, call.threads, [&](int64_t piece, int thread) {
-        const int64_t g = piece * GENES;
-        const int64_t genes = g + GENES < call.g ? GENES : call.g - g;
-        // W column-major: the piece of the result is one stretch of memory
-        float* part = call.column_major ? call.d_weight + g * call.h
-                                        : sums + thread * GENES * call.h;
-        for (int64_t i = 0; i < genes * call.h; ++i) part[i] = 0.0f;
+    const int64_t blocks = linear_blocks(call.g), tiles = (call.h + UNITS - 1) / UNITS;
+    float* tile_rows = static_cast<float*>(call.workspace);
+    int32_t* starts = reinterpret_cast<int32_t*>(tile_rows + call.threads * TILE);
+    find_blocks(call, starts);
+    parallel(tiles * blocks, call.threads, [&](int64_t piece, int thread) {
+        const int64_t h = piece / blocks * UNITS, width = at_most(UNITS, h, call.h);
+        const int64_t block = piece % blocks, g = block * GENES;
+        const int64_t genes = at_most(GENES, g, call.g);
+        float* rows = tile_rows + thread * TILE;
+        for (int64_t i = 0; i < genes * UNITS; ++i) rows[i] = 0.0f;
         for (int64_t n = 0; n < call.n; ++n) {
-            const int32_t* start = starts + n * (pieces + 1) + piece;
-            const int64_t from = index(call.x.crow, wide, n);
-            const float* grad = call.grad + n * call.h;
-            for (int64_t i = from + start[0]; i < from + start[1]; ++i) {
-                const float x = call.x.values[i];
-                float* to = part + (index(call.x.col, wide, i) - g) * call.h;
-#pragma omp simd
-                for (int64_t h = 0; h < call.h; ++h) to[h] += x * grad[h];
+            const int32_t* start = starts + n * (blocks + 1) + block;
+            const int64_t from = row_start(call.x, n);
+            if (start[0] == start[1]) continue;
+            float padded[UNITS] = {};
+            const float* grad = call.grad + n * call.h + h;
+            if (width < UNITS) {
+                for (int64_t i = 0; i < width; ++i) padded[i] = grad[i];
+                grad = padded;
             }
+            spread(call.x, from + start[0], from + start[1], g, grad, rows);
         }
-        if (!call.column_major)
-            transpose(part, call.h, call.d_weight + g, call.g, genes, call.h);
+        transpose(rows, UNITS, call.d_weight + h * call.g + g, call.g, genes, width);
     });
 }
 

@@ -5,14 +5,14 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels.h"
+
 // Polynomials are summed by halves: the loops are bound by how long one entry takes.
 
 // Every instruction set compiles these sources once, each copy in a namespace of its own.
 #ifndef FASTVAE_ISA
 #define FASTVAE_ISA baseline
 #endif
-
-#define FASTVAE_INLINE static inline __attribute__((always_inline))
 
 namespace fastvae {
 namespace FASTVAE_ISA {
