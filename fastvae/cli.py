@@ -114,6 +114,9 @@ def train(
     ] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
     device: Device = "auto",
+    residence: Annotated[
+        str, typer.Option(help="Where the counts are kept: auto, device, host or disk.")
+    ] = "auto",
     n_latent: Annotated[int, typer.Option(help="Latent dimensions.")] = 10,
     n_hidden: Annotated[int, typer.Option(help="Width of the hidden layers.")] = 128,
     n_layers: Annotated[int, typer.Option(help="Hidden layers.")] = 1,
@@ -168,6 +171,7 @@ def train(
                 early_stopping=early_stopping,
                 seed=seed,
                 device=device,
+                residence=residence,
                 progress=not quiet,
                 learning_rate=learning_rate,
                 n_epochs_kl_warmup=n_epochs_kl_warmup,

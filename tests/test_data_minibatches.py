@@ -136,3 +136,39 @@ def test_first_minibatch_of_a_process_is_silent() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert (result.stdout.strip(), result.stderr) == ("12.0 12.0", "")
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_ranks_share_every_cell_once(store: CountStore, shuffle: bool, world_size: int) -> None:
+    loaders = [
+        Minibatches(store, batch_size=4, shuffle=shuffle, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    orders = [_order(loader) for loader in loaders]
+    assert sorted(cell for order in orders for cell in order) == list(range(40))
+    sizes = [len(order) for order in orders]
+    assert max(sizes) - min(sizes) <= 1
+    with pytest.raises(InputError, match="rank must be from 0 to world_size - 1, got 2 of 2"):
+        Minibatches(store, batch_size=4, rank=2, world_size=2)
+
+
+def test_a_position_within_an_epoch_can_be_resumed(store: CountStore) -> None:
+    loader = Minibatches(store, batch_size=8, shuffle=True, seed=3)
+    loader.set_epoch(5)
+    whole = _order(loader)
+    assert loader.state_dict() == {"epoch": 5, "position": 0}
+    seen = []
+    for minibatch in loader:
+        seen.extend(minibatch.cells)
+        if len(seen) == 16:
+            state = loader.state_dict()
+            break
+    assert state == {"epoch": 5, "position": 2}
+    other = Minibatches(store, batch_size=8, shuffle=True, seed=3)
+    other.load_state_dict(state)
+    other.set_epoch(5)
+    assert seen + _order(other) == whole
+    assert _order(other) == whole  # once only
+    with pytest.raises(InputError, match="position is minibatch 9, and an epoch has 5"):
+        other.load_state_dict({"epoch": 5, "position": 9})

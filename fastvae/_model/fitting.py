@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 
 from ..data import Minibatches
+from ..data.residence import check_residence, place
+from ..data.store import Store
 from ..errors import InputError
 from ..train import (
     History,
@@ -49,6 +52,7 @@ class Fitting(State):
         n_epochs_kl_warmup: int | None = 400,
         n_steps_kl_warmup: int | None = None,
         max_grad_norm: float | None = None,
+        residence: str | None = None,
     ) -> Self:
         """Train; called again, train further from where the weights are.
 
@@ -79,6 +83,11 @@ class Fitting(State):
             epochs than that it ends below 1, as in scvi-tools.
         max_grad_norm
             Clip the norm of the gradient; None does not.
+        residence
+            Where the counts are kept meanwhile: "device" (in compact form in the memory of
+            `device`), "host", "disk", or "auto". None is what the model was made with. The last
+            two must be where the data is already; with `progress` the choice and its reason are
+            said on standard error.
 
         Returns
         -------
@@ -107,7 +116,8 @@ class Fitting(State):
             n_steps_kl_warmup=n_steps_kl_warmup,
             max_grad_norm=max_grad_norm,
         )
-        store = self._own_store()
+        asked = self._residence if residence is None else check_residence(residence)
+        store: Store = self._own_store()
         if settings.max_epochs is None:
             settings = replace(settings, max_epochs=default_max_epochs(store.n_cells))
         where = resolve_device(device)
@@ -115,6 +125,9 @@ class Fitting(State):
             seed = self.training.get("seed", int(torch.randint(2**31, ())))
         seed = whole_number("seed", seed, minimum=0)
         train_cells, validation_cells = split_cells(store.n_cells, settings.train_size, seed)
+        store, reason = place(store, asked, where)
+        if progress:
+            print(reason, file=sys.stderr, flush=True)
         size = settings.batch_size
         batches = Minibatches(
             store, train_cells, batch_size=size, shuffle=True, seed=seed, device=where
@@ -131,6 +144,7 @@ class Fitting(State):
             "n_validation": len(validation_cells),
             "seed": seed,
             "device": str(where),
+            "residence": store.residence,
             "settings": settings.as_dict(),
         }
         try:

@@ -35,6 +35,7 @@ class State:
         self._setup = setup
         self._module: VAE | None = None
         self._store: CountStore | None = None
+        self._residence = "auto"
         self._obs: pd.DataFrame | None = None
         self._var: pd.DataFrame | None = None
         self._history = new_history()

@@ -34,9 +34,27 @@ def csr_tensor(
     torch.Tensor
         (N, G) ``torch.sparse_csr``, dtype of `values`.
     """
+    parts = [on_device(part, torch.device(device)) for part in (crow, col, values)]
+    return csr_of(parts[0], parts[1], parts[2], size)
+
+
+def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return `array` as a tensor: shared on the CPU, else copied through pinned memory.
+
+    The host does not wait for the copy; torch keeps the pinned memory until it is done.
+    """
+    tensor = torch.from_numpy(array)
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def csr_of(
+    crow: torch.Tensor, col: torch.Tensor, values: torch.Tensor, size: tuple[int, int]
+) -> torch.Tensor:
+    """Join tensors of one device as a ``torch.sparse_csr`` tensor, unchecked."""
     _silence_beta_warning()
-    parts = [torch.from_numpy(part).to(device) for part in (crow, col, values)]
-    return torch.sparse_csr_tensor(parts[0], parts[1], parts[2], size=size, check_invariants=False)
+    return torch.sparse_csr_tensor(crow, col, values, size=size, check_invariants=False)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from ..errors import InputError
@@ -49,12 +50,31 @@ def require_memory(needed: int, what: str, advice: str = _ADVICE) -> None:
     available = available_memory()
     if available is not None and needed > available:
         raise InputError(
-            f"not enough memory: {what} needs about {_gigabytes(needed)}, "
-            f"{_gigabytes(available)} are available; {advice}"
+            f"not enough memory: {what} needs about {size_text(needed)}, "
+            f"{size_text(available)} are available; {advice}"
         )
 
 
-def _gigabytes(n_bytes: int) -> str:
+def parse_size(size: str | int, what: str) -> int:
+    """Return bytes from 500_000_000, "500MB", "1.5 GB" or "2GiB".
+
+    Raises
+    ------
+    InputError
+        It is not a size above zero; `what` names the option.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?\s*", str(size).lower())
+    n_bytes = 0
+    if match is not None:
+        number, prefix, binary = match.groups()
+        n_bytes = int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix or " "))
+    if n_bytes <= 0 or isinstance(size, bool):
+        raise InputError(f"{what} must be a size such as 500MB or 4GB, not {size!r}")
+    return n_bytes
+
+
+def size_text(n_bytes: int) -> str:
+    """Return a size as people say it."""
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
 
 

@@ -3,44 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from ..errors import InputError
-from ._csr import csr_tensor
-from .store import CountStore
-
-
-class Minibatch(NamedTuple):
-    """B cells, with what `VAE.forward` takes.
-
-    Attributes
-    ----------
-    x
-        (B, G) ``torch.sparse_csr`` float32 counts with int32 indices.
-    batch_index, y
-        (B, 1) int64 batch and label codes.
-    local_l_mean, local_l_var
-        (B, 1) float32 statistics of the log library size in each cell's batch.
-    cells
-        (B,) int64 ndarray: rows of the store.
-    """
-
-    x: torch.Tensor
-    batch_index: torch.Tensor
-    y: torch.Tensor
-    local_l_mean: torch.Tensor
-    local_l_var: torch.Tensor
-    cells: np.ndarray
+from .order import BlockOrder, Order, WholeOrder, shuffled
+from .parts import Minibatch, Part
+from .prefetch import ahead
+from .store import Store
 
 
 class Minibatches:
     """Iterate over cells of a store in minibatches.
 
-    The order depends on (`seed`, epoch) only: not on torch's generator, the device or what ran
-    before. Call `set_epoch` before each epoch, or every epoch has the same order.
+    The order depends on (`seed`, epoch) only: not on torch's generator, the device, the number of
+    threads or what ran before. Call `set_epoch` before each epoch, or every epoch has the same
+    order. Counts on disk are shuffled in blocks: the order then also depends on `batch_size` and
+    on the store's ``pool_cells``.
 
     Parameters
     ----------
@@ -60,6 +40,9 @@ class Minibatches:
         Of the tensors.
     drop_last
         Leave out a last minibatch smaller than `batch_size`.
+    rank, world_size
+        This process is number `rank` of `world_size` that share the cells: each cell of an epoch
+        is seen by exactly one of them, and their numbers of cells differ by one at most.
 
     Raises
     ------
@@ -70,7 +53,7 @@ class Minibatches:
 
     def __init__(
         self,
-        store: CountStore,
+        store: Store,
         cells: np.ndarray | None = None,
         *,
         batch_size: int,
@@ -78,6 +61,8 @@ class Minibatches:
         seed: int = 0,
         device: torch.device | str = "cpu",
         drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         if cells is None:
             cells = np.arange(store.n_cells)
@@ -93,9 +78,17 @@ class Minibatches:
             raise InputError(f"cells has rows outside 0..{store.n_cells - 1}")
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
-        if drop_last and len(cells) < batch_size:
+        if not 0 <= rank < world_size:
+            raise InputError(f"rank must be from 0 to world_size - 1, got {rank} of {world_size}")
+        self._first = rank * len(cells) // world_size
+        self._n_cells = (rank + 1) * len(cells) // world_size - self._first
+        if self._n_cells == 0:
             raise InputError(
-                f"drop_last with {len(cells)} cells and batch_size {batch_size} leaves no "
+                f"{len(cells)} cells cannot be shared by {world_size} processes; use fewer"
+            )
+        if drop_last and self._n_cells < batch_size:
+            raise InputError(
+                f"drop_last with {self._n_cells} cells and batch_size {batch_size} leaves no "
                 "minibatch; use a smaller batch_size"
             )
         self.store = store
@@ -106,39 +99,79 @@ class Minibatches:
         self.device = torch.device(device)
         self.drop_last = drop_last
         self.epoch = 0
+        self._position = self._resume_at = 0
+        self._blocks = store.block_edges if shuffle else None
+        if self._blocks is not None:
+            self.cells = np.sort(self.cells)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration."""
+        if epoch != self.epoch:
+            self._resume_at = 0
         self.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch, and how many of its minibatches have been handed out."""
+        return {"epoch": self.epoch, "position": self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iteration go on in that epoch after that many minibatches.
+
+        Raises
+        ------
+        InputError
+            The epoch has fewer minibatches than that.
+        """
+        epoch, position = int(state["epoch"]), int(state["position"])
+        if not 0 <= position <= len(self):
+            raise InputError(
+                f"the saved position is minibatch {position}, and an epoch has {len(self)}; "
+                "go on with the same cells and batch_size"
+            )
+        self.epoch, self._position, self._resume_at = epoch, position, position
 
     def __len__(self) -> int:
         return len(self._starts())
 
     def __iter__(self) -> Iterator[Minibatch]:
-        order = self.cells
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
         starts = self._starts()
-        stops = [*starts[1:], self._n_used()]
-        for start, stop in zip(starts, stops, strict=True):
-            yield self.gather(order[start:stop])
+        edges = [*starts, self._n_used()]
+        at = self._position = self._resume_at
+        self._resume_at = 0
+        # Parts are whole numbers of minibatches, so that none needs counts of two parts.
+        step = max(1, self.store.pool_cells // self.batch_size)
+        order = self._order()
+
+        def load(number: int) -> tuple[int, Part]:
+            first, last = number * step, min((number + 1) * step, len(starts))
+            start, stop = edges[first] + self._first, edges[last] + self._first
+            cells = order.at(start, stop)
+            if self._blocks is not None:
+                cells = shuffled(cells, self.seed, self.epoch, number)
+            return first, self.store.part(cells, self.device)
+
+        numbers = range(at // step, -(-len(starts) // step))
+        parts = ahead(load, numbers, self.store.workers)
+        try:
+            for first, part in parts:
+                begin = edges[first]
+                for i in range(max(at, first), min(first + step, len(starts))):
+                    minibatch = part.minibatch(edges[i] - begin, edges[i + 1] - begin)
+                    self._position = i + 1
+                    yield minibatch
+                del part  # its memory is free before the next is taken
+        finally:
+            parts.close()
+        self._position = 0
 
     def gather(self, cells: np.ndarray) -> Minibatch:
         """Make the minibatch of the given rows."""
-        store = self.store
-        crow, col, values = store.rows(cells)
-        batches = store.batch_codes[cells]
-        return Minibatch(
-            x=csr_tensor(crow, col, values, (len(cells), store.n_genes), self.device),
-            batch_index=self._column(batches),
-            y=self._column(store.label_codes[cells]),
-            local_l_mean=self._column(store.log_library_mean[batches]),
-            local_l_var=self._column(store.log_library_var[batches]),
-            cells=cells,
-        )
+        return self.store.part(cells, self.device).minibatch(0, len(cells))
 
-    def _column(self, values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values).unsqueeze(1).to(self.device)
+    def _order(self) -> Order:
+        if self._blocks is not None:
+            return BlockOrder(self.cells, self._blocks, self.seed, self.epoch)
+        return WholeOrder(self.cells, self.shuffle, self.seed, self.epoch)
 
     def _starts(self) -> list[int]:
         n_used = self._n_used()
@@ -147,5 +180,4 @@ class Minibatches:
         return starts[:-1] if self.shuffle and lone else starts
 
     def _n_used(self) -> int:
-        n_cells = len(self.cells)
-        return n_cells - n_cells % self.batch_size if self.drop_last else n_cells
+        return self._n_cells - self._n_cells % self.batch_size if self.drop_last else self._n_cells

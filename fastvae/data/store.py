@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from ..errors import InputError
 from ._matrix import to_csr
 from ._names import a_few
 from .categories import encode
+from .parts import HostPart, Part, gather_rows
 from .validate import Origin, canonicalise, check_axes, check_counts
 
 if TYPE_CHECKING:
@@ -25,18 +27,15 @@ _MIN_VARIANCE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
-class CountStore:
-    """Counts of N cells x G genes in memory, with batch and label codes.
+class Store:
+    """What minibatches need to know of N cells x G genes, wherever the counts are.
 
-    Minibatches use `rows`, the codes and the library statistics only: another residence
-    (device, disk) has to provide these and nothing else.
+    `Minibatches` uses `part`, the codes and the library statistics only.
 
     Attributes
     ----------
-    counts
-        scipy CSR float32 (N, G), columns sorted, no duplicates, no stored zeros.
-    gene_names, cell_names
-        (G,) and (N,) arrays of str (object dtype).
+    gene_names
+        (G,) array of str (object dtype).
     batch_codes, label_codes
         (N,) int64; zeros where there is no key.
     batch_categories, label_categories
@@ -47,15 +46,102 @@ class CountStore:
         the values of the whole data set; the variance is at least 1e-4.
     """
 
-    counts: sp.csr_matrix
+    residence: ClassVar[str]
+
     gene_names: np.ndarray
-    cell_names: np.ndarray
     batch_codes: np.ndarray
     batch_categories: tuple[str, ...]
     label_codes: np.ndarray
     label_categories: tuple[str, ...]
     log_library_mean: np.ndarray
     log_library_var: np.ndarray
+
+    @property
+    def n_cells(self) -> int:
+        """N."""
+        return len(self.batch_codes)
+
+    @property
+    def n_genes(self) -> int:
+        """G."""
+        return len(self.gene_names)
+
+    @property
+    def n_batch(self) -> int:
+        """Number of batch categories; 0 without a batch key."""
+        return len(self.batch_categories)
+
+    @property
+    def n_labels(self) -> int:
+        """Number of label categories; 0 without a label key."""
+        return len(self.label_categories)
+
+    @property
+    def n_stored(self) -> int:
+        """Number of nonzero counts."""
+        raise NotImplementedError
+
+    @property
+    def n_empty_cells(self) -> int:
+        """Cells without a single count; they are kept, and every result for them is finite."""
+        return int(np.count_nonzero(self.lengths() == 0))
+
+    @property
+    def block_edges(self) -> np.ndarray | None:
+        """Rows at which the blocks begin that are read in one piece; None: any row is as quick."""
+        return None
+
+    @property
+    def pool_cells(self) -> int:
+        """How many cells a part may have."""
+        return self.n_cells
+
+    @property
+    def workers(self) -> int:
+        """Threads that prepare parts in advance."""
+        return 0
+
+    def lengths(self) -> np.ndarray:
+        """Return the number of nonzero counts of each cell, (N,)."""
+        raise NotImplementedError
+
+    def part(self, cells: np.ndarray, device: torch.device) -> Part:
+        """Make ready to cut minibatches from a sequence of cells, on `device`."""
+        raise NotImplementedError
+
+    def rows(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Gather rows as CSR arrays.
+
+        Parameters
+        ----------
+        cells
+            (B,) row numbers, any order.
+
+        Returns
+        -------
+        crow, col, values
+            (B+1,) int32, (nnz,) int32, (nnz,) float32; fresh arrays.
+        """
+        x = self.part(np.asarray(cells), torch.device("cpu")).minibatch(0, len(cells)).x
+        return x.crow_indices().numpy(), x.col_indices().numpy(), x.values().numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class CountStore(Store):
+    """Counts in the memory of this machine.
+
+    Attributes
+    ----------
+    counts
+        scipy CSR float32 (N, G), columns sorted, no duplicates, no stored zeros.
+    cell_names
+        (N,) array of str (object dtype).
+    """
+
+    residence: ClassVar[str] = "host"
+
+    counts: sp.csr_matrix
+    cell_names: np.ndarray
 
     @classmethod
     def from_anndata(
@@ -121,46 +207,21 @@ class CountStore:
         )
 
     @property
-    def n_cells(self) -> int:
-        """N."""
-        return self.counts.shape[0]
+    def n_stored(self) -> int:
+        """Number of nonzero counts."""
+        return int(self.counts.nnz)
 
-    @property
-    def n_genes(self) -> int:
-        """G."""
-        return self.counts.shape[1]
+    def lengths(self) -> np.ndarray:
+        """Return the number of nonzero counts of each cell, (N,)."""
+        return np.diff(self.counts.indptr)
 
-    @property
-    def n_batch(self) -> int:
-        """Number of batch categories; 0 without a batch key."""
-        return len(self.batch_categories)
-
-    @property
-    def n_labels(self) -> int:
-        """Number of label categories; 0 without a label key."""
-        return len(self.label_categories)
-
-    @property
-    def n_empty_cells(self) -> int:
-        """Cells without a single count; they are kept, and every result for them is finite."""
-        return int(np.count_nonzero(np.diff(self.counts.indptr) == 0))
+    def part(self, cells: np.ndarray, device: torch.device) -> Part:
+        """See `Store`."""
+        return HostPart(self, cells, self.counts, cells, device)
 
     def rows(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Gather rows as CSR arrays.
-
-        Parameters
-        ----------
-        cells
-            (B,) row numbers, any order.
-
-        Returns
-        -------
-        crow, col, values
-            (B+1,) int32, (nnz,) int32, (nnz,) float32; fresh arrays.
-        """
-        block = self.counts[cells]
-        crow = block.indptr.astype(np.int32, copy=False)
-        return crow, block.indices.astype(np.int32, copy=False), block.data
+        """See `Store`."""
+        return gather_rows(self.counts, cells)
 
 
 def log_library_statistics(

@@ -1,0 +1,105 @@
+"""Minibatches of cells whose counts are in memory, as tensors on the training device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from ._csr import csr_tensor, on_device
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+    from .store import Store
+
+
+class Minibatch(NamedTuple):
+    """B cells, with what `VAE.forward` takes.
+
+    Attributes
+    ----------
+    x
+        (B, G) ``torch.sparse_csr`` float32 counts with int32 indices.
+    batch_index, y
+        (B, 1) int64 batch and label codes.
+    local_l_mean, local_l_var
+        (B, 1) float32 statistics of the log library size in each cell's batch.
+    cells
+        (B,) int64 ndarray: rows of the store.
+    """
+
+    x: torch.Tensor
+    batch_index: torch.Tensor
+    y: torch.Tensor
+    local_l_mean: torch.Tensor
+    local_l_var: torch.Tensor
+    cells: np.ndarray
+
+
+class Part(Protocol):
+    """A sequence of cells that minibatches are cut from."""
+
+    def minibatch(self, start: int, stop: int) -> Minibatch:
+        """Return the minibatch of the cells at positions `start` to `stop` of the sequence."""
+
+
+class HostPart:
+    """Cells whose counts are rows of a CSR matrix in memory.
+
+    Parameters
+    ----------
+    store
+        Where the codes and the library statistics are.
+    cells
+        (M,) int64 rows of the store, in the order of the minibatches.
+    counts
+        CSR float32.
+    rows
+        (M,) row of `counts` for each of `cells`.
+    device
+        Where the tensors go; to a GPU through pinned memory, without waiting.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        cells: np.ndarray,
+        counts: sp.csr_matrix,
+        rows: np.ndarray,
+        device: torch.device,
+    ) -> None:
+        self.store = store
+        self.cells = cells
+        self.counts = counts
+        self.rows = rows
+        self.device = device
+
+    def minibatch(self, start: int, stop: int) -> Minibatch:
+        """Gather the rows; see `Part`."""
+        store, device = self.store, self.device
+        cells = self.cells[start:stop]
+        crow, col, values = gather_rows(self.counts, self.rows[start:stop])
+        batches = store.batch_codes[cells]
+
+        def column(values: np.ndarray) -> torch.Tensor:
+            return on_device(values, device).unsqueeze(1)
+
+        return Minibatch(
+            x=csr_tensor(crow, col, values, (len(cells), store.n_genes), device),
+            batch_index=column(batches),
+            y=column(store.label_codes[cells]),
+            local_l_mean=column(store.log_library_mean[batches]),
+            local_l_var=column(store.log_library_var[batches]),
+            cells=cells,
+        )
+
+
+def gather_rows(
+    counts: sp.csr_matrix, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Copy rows of a CSR matrix, in any order: (B+1,) int32, (nnz,) int32, (nnz,) float32."""
+    block = counts[rows]
+    crow = block.indptr.astype(np.int32, copy=False)
+    return crow, block.indices.astype(np.int32, copy=False), block.data
