@@ -79,7 +79,10 @@ def _options(
 
 @app.command(epilog="Example:  fastvae train atlas.h5ad --batch-key donor -o run --early-stopping")
 def train(
-    data: Annotated[Path, typer.Argument(help="An .h5ad, a 10x .h5 or a 10x folder (mtx).")],
+    data: Annotated[
+        list[Path],
+        typer.Argument(help="An .h5ad, AnnData zarr, 10x .h5 or 10x folder (mtx); or several."),
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
@@ -88,6 +91,14 @@ def train(
     ] = None,
     batch_key: Annotated[
         str | None, typer.Option(help="Column of obs that names the batch of each cell.")
+    ] = None,
+    batch_key_of: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE=COLUMN", help="Another such column, of that file alone."),
+    ] = None,
+    genes: Annotated[
+        Path | None,
+        typer.Option(help="Text file with the genes to use, one per line.  [default: all common]"),
     ] = None,
     labels_key: Annotated[
         str | None, typer.Option(help="Column of obs that names the label of each cell.")
@@ -117,6 +128,9 @@ def train(
     residence: Annotated[
         str, typer.Option(help="Where the counts are kept: auto, device, host or disk.")
     ] = "auto",
+    memory_limit: Annotated[
+        str | None, typer.Option(help="Memory that streaming from disk may take, such as 2GB.")
+    ] = None,
     n_latent: Annotated[int, typer.Option(help="Latent dimensions.")] = 10,
     n_hidden: Annotated[int, typer.Option(help="Width of the hidden layers.")] = 128,
     n_layers: Annotated[int, typer.Option(help="Hidden layers.")] = 1,
@@ -141,13 +155,18 @@ def train(
 ) -> None:
     """Train on DATA and write model, history, loss curve and latent space to a folder."""
     with _user_errors():
+        from ._cli.inputs import assignments, gene_list
         from ._cli.run_folder import run_folder
         from .model import Model
 
-        output = output or Path(f"{data.resolve().stem}_fastvae")
+        output = output or Path(f"{data[0].resolve().stem}_fastvae")
         with run_folder(output, overwrite=overwrite) as folder:
             model = Model(
                 data,
+                residence=residence,
+                memory_limit=memory_limit,
+                genes=gene_list(genes),
+                batch_key_of=assignments(batch_key_of, "--batch-key-of"),
                 batch_key=batch_key,
                 labels_key=labels_key,
                 layer=layer,
@@ -171,7 +190,6 @@ def train(
                 early_stopping=early_stopping,
                 seed=seed,
                 device=device,
-                residence=residence,
                 progress=not quiet,
                 learning_rate=learning_rate,
                 n_epochs_kl_warmup=n_epochs_kl_warmup,
@@ -179,13 +197,15 @@ def train(
             _print_run(model, folder)
             typer.echo("next:")
             typer.echo(f"  fastvae info {folder}")
-            typer.echo(f"  fastvae embed {folder} {data} -o embedded.h5ad")
+            typer.echo(f"  fastvae embed {folder} {' '.join(map(str, data))} -o embedded.h5ad")
 
 
 @app.command(epilog="Example:  fastvae embed run new_cells.h5ad -o new_latent.h5ad")
 def embed(
     run: Annotated[Path, typer.Argument(help="Folder that fastvae train wrote.")],
-    data: Annotated[Path, typer.Argument(help="Cells with the genes the model was trained on.")],
+    data: Annotated[
+        list[Path], typer.Argument(help="Cells with the genes the model was trained on.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .h5ad file to write.")],
     device: Device = "auto",
     overwrite: Overwrite = False,

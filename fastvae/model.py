@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from ._model.fitting import Fitting
 from ._model.saved import HISTORY, fill_module, read_config, read_weights, write_saved
 from ._model.setup import Options, Setup, Slot
 from ._model.state import State
-from .data import CountStore
+from .data.joint import Wanted
+from .data.opening import Source, open_data
 from .errors import InputError
 from .train import read_history, resolve_device, write_history
 from .train.step import seeded
@@ -27,8 +29,8 @@ class Model(Fitting, Answers):
     Parameters
     ----------
     data
-        Raw counts: a path (.h5ad, 10x .h5, 10x mtx folder), an AnnData, a scipy sparse matrix or
-        an array of cells by genes.
+        Raw counts: a path (.h5ad, AnnData zarr, 10x .h5, 10x mtx folder) or a list of them, an
+        AnnData, a scipy sparse matrix or an array of cells by genes.
     batch_key, labels_key
         Columns of ``obs`` with the batch and the label of each cell.
     layer
@@ -45,6 +47,17 @@ class Model(Fitting, Answers):
         "normal" or "ln" (logistic-normal).
     use_observed_lib_size
         Take the total count of a cell as its library size; otherwise it is a latent variable.
+    residence
+        Where the counts are kept: "host" (in memory), "disk" (streamed from .h5ad or zarr),
+        "device" (in the memory of the device that `fit` trains on), or "auto": in memory if they
+        fit, and on a GPU if they fit there.
+    memory_limit
+        How much memory streaming may take, such as "2GB", beyond what the process has when it
+        begins; with "auto" counts that need more are streamed.
+    genes
+        Names of the genes to use; None is all, or those that all files have in common.
+    batch_key_of
+        The batch column of the files in which it is not `batch_key`, by the names of the files.
 
     Raises
     ------
@@ -81,6 +94,10 @@ class Model(Fitting, Answers):
         use_observed_lib_size: bool = True,
         use_raw: bool = False,
         genome: str | None = None,
+        residence: str = "auto",
+        memory_limit: int | str | None = None,
+        genes: Sequence[str] | None = None,
+        batch_key_of: Mapping[str, str] | None = None,
     ) -> None:
         options = Options(
             n_latent=n_latent,
@@ -94,10 +111,20 @@ class Model(Fitting, Answers):
         )
         options.check_keys(batch_key, labels_key)
         slot = Slot(layer, bool(use_raw), genome)
-        adata = slot.read(data)
-        store = CountStore.from_anndata(adata, batch_key=batch_key, labels_key=labels_key)
+        source = Source(residence, memory_limit)
+        wanted = Wanted(
+            layer=layer,
+            use_raw=bool(use_raw),
+            genome=slot.genome_for(data),
+            batch_key=batch_key,
+            labels_key=labels_key,
+            batch_key_of=dict(batch_key_of or {}),
+            gene_names=genes,
+        )
+        store, frames = open_data(data, wanted, source)
         super().__init__(Setup.of(options, store, batch_key, labels_key, slot))
-        self._attach(store, adata)
+        self._attach(store, frames)
+        self._residence = residence
 
     def save(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write model.safetensors, config.json and history.csv to `folder`.
@@ -126,6 +153,8 @@ class Model(Fitting, Answers):
         data: Any = None,
         *,
         device: str | torch.device = "auto",
+        residence: str = "auto",
+        memory_limit: int | str | None = None,
     ) -> Model:
         """Read a model that `save` wrote.
 
@@ -138,6 +167,8 @@ class Model(Fitting, Answers):
             question will bring its own.
         device
             Where the network goes, as in `fit`.
+        residence, memory_limit
+            Of `data`, as in the constructor.
 
         Returns
         -------
@@ -169,7 +200,8 @@ class Model(Fitting, Answers):
         if (folder / HISTORY).is_file():
             model._history = read_history(folder / HISTORY)
         if data is not None:
-            model._attach(*model._setup.store_of(data))
+            model._attach(*model._setup.store_of(data, Source(residence, memory_limit)))
+            model._residence = residence
         return model
 
     def __repr__(self) -> str:

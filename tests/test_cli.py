@@ -148,7 +148,7 @@ def test_existing_output_is_refused_before_any_work(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("the data were read")
 
-    monkeypatch.setattr("fastvae._model.setup.read", never)
+    monkeypatch.setattr("fastvae.data.opening.read", never)
     before = {path: path.read_bytes() for path in trained.iterdir()}
     result = run("train", data, "-o", trained, code=2)
     assert result.stderr.count("\n") == 1
@@ -169,7 +169,7 @@ def test_defects_keep_their_traceback(
     def defect(*_: Any, **__: Any) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("fastvae._model.setup.read", defect)
+    monkeypatch.setattr("fastvae.data.opening.read", defect)
     with pytest.raises(RuntimeError, match="a defect"):
         run("train", data, "-o", tmp_path / "run")
 

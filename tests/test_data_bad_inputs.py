@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import zarr
 from anndata import AnnData
 from count_data import TENX, annotated, dense_counts, write_v3_h5
 
@@ -177,7 +178,11 @@ ON_DISK: dict[str, tuple[Callable[[Path], None], str]] = {
         r"stored as awkward-array; expected a CSR, CSC or dense",
     ),
     "broken obs": (_edited(_drop_index), r"obs cannot be read.*update anndata"),
-    "zarr": (lambda path: (path.mkdir(), (path / ".zgroup").touch()), r"is a zarr store"),
+    "zarr": (lambda path: (path.mkdir(), (path / ".zgroup").touch()), r"damaged or incomplete"),
+    "another zarr": (
+        lambda path: zarr.open_group(path, mode="w"),
+        r"is a zarr store without obs and var; expected what AnnData\.write_zarr",
+    ),
 }
 
 

@@ -273,14 +273,14 @@ class Answers(State):
         """
         target = check_new_file(path, overwrite=overwrite)
         if data is None:
-            store, obs, var = self._own_store(), self._obs, self._var
+            store, frames = self._own_store(), self._frames
         else:
-            store, adata = self._setup.store_of(data)
-            obs, var = adata.obs, adata.var
+            store, frames = self._setup.store_of(data)
         rows = cell_rows(None, store.n_cells)
         batches = self._minibatches(store, rows, EVALUATION_BATCH)
         latent = inference.latent(self.module, batches, len(rows), give_mean=True, seed=0)
-        write_latent_file(target, latent, obs, var)
+        assert frames is not None
+        write_latent_file(target, latent, frames.obs, frames.var)
         return latent
 
     def _losses(

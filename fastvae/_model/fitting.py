@@ -12,7 +12,6 @@ import torch
 
 from ..data import Minibatches
 from ..data.residence import check_residence, place
-from ..data.store import Store
 from ..errors import InputError
 from ..train import (
     History,
@@ -117,7 +116,7 @@ class Fitting(State):
             max_grad_norm=max_grad_norm,
         )
         asked = self._residence if residence is None else check_residence(residence)
-        store: Store = self._own_store()
+        store = self._own_store()
         if settings.max_epochs is None:
             settings = replace(settings, max_epochs=default_max_epochs(store.n_cells))
         where = resolve_device(device)

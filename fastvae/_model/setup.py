@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..data import CountStore, read
+from ..data.joint import Wanted
+from ..data.opening import Frames, Source, open_data
+from ..data.store import Store
 from ..errors import InputError
 from ..train.settings import real_number, whole_number
 from ..vae import VAE
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 
 @dataclass(frozen=True)
@@ -67,12 +66,12 @@ class Slot:
     use_raw: bool = False
     genome: str | None = None
 
-    def read(self, data: Any) -> AnnData:
-        """Read `data` there; `genome` only where it is a file that can have several."""
-        path = Path(data) if isinstance(data, (str, os.PathLike)) else None
-        several = path is not None and path.suffix != ".h5ad"
-        genome = self.genome if several else None
-        return read(data, layer=self.layer, use_raw=self.use_raw, genome=genome)
+    def genome_for(self, data: Any) -> str | None:
+        """Return `genome` where the data can have several: in files that are not .h5ad."""
+        paths = data if isinstance(data, (list, tuple)) else [data]
+        files = [Path(path) for path in paths if isinstance(path, (str, os.PathLike))]
+        several = any(path.suffix not in (".h5ad", ".zarr") for path in files)
+        return self.genome if several else None
 
     def __str__(self) -> str:
         name = "raw" if self.use_raw else "X"
@@ -98,7 +97,7 @@ class Setup:
     def of(
         cls,
         options: Options,
-        store: CountStore,
+        store: Store,
         batch_key: str | None,
         labels_key: str | None,
         slot: Slot,
@@ -126,7 +125,7 @@ class Setup:
             **asdict(self.options),
         )
 
-    def store_of(self, data: Any) -> tuple[CountStore, AnnData]:
+    def store_of(self, data: Any, source: Source | None = None) -> tuple[Store, Frames]:
         """Read `data` and bring its genes and categories into the model's order.
 
         Labels are asked for only where the model uses them. Library statistics are those of the
@@ -135,27 +134,27 @@ class Setup:
         Returns
         -------
         tuple
-            The store, and the AnnData that was read.
+            The store, and what has obs and var.
         """
-        adata = self.slot.read(data)
         labelled = self.options.dispersion == "gene-label"
-        store = CountStore.from_anndata(
-            adata,
+        wanted = Wanted(
+            layer=self.slot.layer,
+            use_raw=self.slot.use_raw,
+            genome=self.slot.genome_for(data),
             batch_key=self.batch_key,
             labels_key=self.labels_key if labelled else None,
             batch_categories=self.batch_categories if self.batch_key is not None else None,
             label_categories=self.label_categories if labelled else None,
             gene_names=self.gene_names,
         )
+        store, frames = open_data(data, wanted, source or Source())
         mean = np.asarray(self.log_library_mean, dtype=np.float32)
         var = np.asarray(self.log_library_var, dtype=np.float32)
         shape = np.shape(store.log_library_mean)
-        return (
-            replace(
-                store, log_library_mean=mean.reshape(shape), log_library_var=var.reshape(shape)
-            ),
-            adata,
+        store = replace(
+            store, log_library_mean=mean.reshape(shape), log_library_var=var.reshape(shape)
         )
+        return store, frames
 
     def to_config(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..data import CountStore, Minibatches
+from ..data import Minibatches
+from ..data.opening import Frames
+from ..data.store import Store
 from ..errors import InputError
 from ..train import new_history, resolve_device
 from ..train.settings import whole_number
@@ -16,7 +18,6 @@ from ..vae import VAE
 from .setup import Setup
 
 if TYPE_CHECKING:
-    import pandas as pd
     from typing_extensions import Self
 
 
@@ -34,16 +35,15 @@ class State:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._module: VAE | None = None
-        self._store: CountStore | None = None
+        self._store: Store | None = None
+        self._frames: Frames | None = None
         self._residence = "auto"
-        self._obs: pd.DataFrame | None = None
-        self._var: pd.DataFrame | None = None
         self._history = new_history()
         self.training: dict[str, Any] = {}
         self.is_trained = False
 
-    def _attach(self, store: CountStore, adata: Any) -> None:
-        self._store, self._obs, self._var = store, adata.obs, adata.var
+    def _attach(self, store: Store, frames: Frames) -> None:
+        self._store, self._frames = store, frames
 
     @property
     def module(self) -> VAE:
@@ -67,7 +67,7 @@ class State:
         self.module.to(resolve_device(device))
         return self
 
-    def _minibatches(self, store: CountStore, rows: np.ndarray, batch_size: int) -> Minibatches:
+    def _minibatches(self, store: Store, rows: np.ndarray, batch_size: int) -> Minibatches:
         if not self.is_trained:
             raise InputError(
                 "the model has not been trained yet; call fit() first (or set "
@@ -76,7 +76,7 @@ class State:
         size = whole_number("batch_size", batch_size, minimum=1)
         return Minibatches(store, rows, batch_size=size, device=device_of(self.module))
 
-    def _own_store(self) -> CountStore:
+    def _own_store(self) -> Store:
         if self._store is None:
             raise InputError(
                 "the model was loaded without data; give them to this call (data=...) or to "
@@ -84,5 +84,5 @@ class State:
             )
         return self._store
 
-    def _store_for(self, data: Any) -> CountStore:
+    def _store_for(self, data: Any) -> Store:
         return self._own_store() if data is None else self._setup.store_of(data)[0]

@@ -40,7 +40,7 @@ def to_csr(matrix: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
     import h5py
 
     if isinstance(matrix, h5py.Group):
-        layout, found = _stored_layout(matrix, where)
+        layout, found = stored_layout(matrix, where)
     elif sp.issparse(matrix) or isinstance(matrix, (np.ndarray, h5py.Dataset)):
         layout = "sparse" if sp.issparse(matrix) else "rows"
         found = _shape_of(matrix, where)
@@ -57,7 +57,7 @@ def to_csr(matrix: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
     if layout == "csr":
         return read_compressed(matrix, shape, where)
     if layout == "csc":
-        return _read_transposed(matrix, shape, where)
+        return read_transposed(matrix, shape, where)
     if layout == "sparse":
         return _from_sparse(matrix, where)
     return _from_rows(matrix, shape, where)
@@ -71,7 +71,7 @@ def read_compressed(group: Any, shape: tuple[int, int], where: str) -> sp.csr_ma
     InputError
         As `to_csr`.
     """
-    indptr, data, indices = _open_arrays(group, shape[0], where)
+    indptr, data, indices = open_arrays(group, shape[0], where)
     n_values = int(indptr[-1])
     require_memory(n_values * _SPARSE_ENTRY + 2 * indptr.nbytes, _reading(where, shape, n_values))
     values = np.empty(n_values, dtype=np.float32)
@@ -84,9 +84,7 @@ def read_compressed(group: Any, shape: tuple[int, int], where: str) -> sp.csr_ma
 
 def sample(matrix: Any, limit: int = 20_000) -> np.ndarray:
     """Return up to `limit` entries (stored ones where sparse) from the start of a matrix."""
-    import h5py
-
-    if isinstance(matrix, h5py.Group):
+    if hasattr(matrix, "keys"):  # a group of an HDF5 file or a zarr store
         return np.asarray(matrix["data"][:limit])
     if sp.issparse(matrix):
         return np.asarray(matrix.tocoo(copy=False).data[:limit])
@@ -145,10 +143,16 @@ def _from_rows(matrix: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix
     return sp.csr_matrix((values, columns, indptr), shape=shape)
 
 
-def _read_transposed(group: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
-    """Read a stored CSC matrix: count per row first, then place blocks of columns."""
+def read_transposed(group: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
+    """Read a stored CSC matrix: count per row first, then place blocks of columns.
+
+    Raises
+    ------
+    InputError
+        As `to_csr`.
+    """
     n_rows, n_columns = shape
-    indptr, data, indices = _open_arrays(group, n_columns, where)
+    indptr, data, indices = open_arrays(group, n_columns, where)
     n_values = int(indptr[-1])
     require_memory(n_values * _SPARSE_ENTRY + n_rows * 24, _reading(where, shape, n_values))
     lengths = np.zeros(n_rows, dtype=np.int64)
@@ -178,7 +182,14 @@ def _read_transposed(group: Any, shape: tuple[int, int], where: str) -> sp.csr_m
     return sp.csr_matrix((values, columns, row_starts), shape=shape)
 
 
-def _open_arrays(group: Any, n_major: int, where: str) -> tuple[np.ndarray, Any, Any]:
+def open_arrays(group: Any, n_major: int, where: str) -> tuple[np.ndarray, Any, Any]:
+    """Return ``indptr`` (n_major + 1,) int64 in memory, and ``data`` and ``indices`` unread.
+
+    Raises
+    ------
+    InputError
+        They do not fit each other.
+    """
     missing = [name for name in ("data", "indices", "indptr") if name not in group]
     if missing:
         raise InputError(f"{where} is damaged: it has no {missing[0]!r}; write the file again")
@@ -189,10 +200,10 @@ def _open_arrays(group: Any, n_major: int, where: str) -> tuple[np.ndarray, Any,
         len(indptr) != n_major + 1
         or indptr[0] != 0
         or np.any(np.diff(indptr) < 0)
-        or not indptr[-1] == len(data) == len(indices)
+        or not indptr[-1] == data.shape[0] == indices.shape[0]
     ):
         raise InputError(
-            f"{where} is damaged: its row pointers do not fit its {len(data)} values; "
+            f"{where} is damaged: its row pointers do not fit its {data.shape[0]} values; "
             "write or download the file again"
         )
     return indptr, data, indices
@@ -219,7 +230,14 @@ def _as_float32(values: np.ndarray) -> np.ndarray:
         return values.astype(np.float32, copy=False)
 
 
-def _stored_layout(group: Any, where: str) -> tuple[str, tuple[int, int]]:
+def stored_layout(group: Any, where: str) -> tuple[str, tuple[int, int]]:
+    """Return "csr" or "csc", and the shape, of a sparse matrix in a file.
+
+    Raises
+    ------
+    InputError
+        It is neither.
+    """
     kind = str(group.attrs.get("encoding-type", group.attrs.get("h5sparse_format", "")))
     layout = kind.removesuffix("_matrix")
     shape = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))

@@ -10,15 +10,16 @@ import numpy as np
 
 from ..errors import InputError
 from ._h5 import kind_of, opened, reporting_damage
-from .h5ad import assemble, from_object, read_h5ad
+from .countfile import is_zarr
+from .h5ad import assemble, from_object, joined, read_h5ad
 from .tenx import read_mtx_folder, read_tenx_h5
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_ACCEPTED = (
-    "an .h5ad file, a 10x .h5 file, a 10x folder with matrix.mtx, an AnnData object, "
-    "a scipy sparse matrix or a 2-D numpy array (cells x genes)"
+ACCEPTED = (
+    "an .h5ad file, an AnnData zarr store, a 10x .h5 file, a 10x folder with matrix.mtx, "
+    "an AnnData object, a scipy sparse matrix or a 2-D numpy array (cells x genes)"
 )
 
 
@@ -34,10 +35,10 @@ def read(
     Parameters
     ----------
     source
-        Path of an .h5ad file, a 10x HDF5 file (Cell Ranger v2 or v3) or a 10x folder
-        (matrix.mtx, barcodes.tsv, genes.tsv or features.tsv, each plain or .gz); or an AnnData
-        object (backed or not), a scipy sparse matrix of any format, a 2-D ndarray. It is never
-        modified, and the result shares no memory with it.
+        Path of an .h5ad file, an AnnData zarr store, a 10x HDF5 file (Cell Ranger v2 or v3) or a
+        10x folder (matrix.mtx, barcodes.tsv, genes.tsv or features.tsv, each plain or .gz); or an
+        AnnData object (backed or not), a scipy sparse matrix of any format, a 2-D ndarray. It is
+        never modified, and the result shares no memory with it.
     layer
         Take this layer instead of X.
     use_raw
@@ -82,14 +83,12 @@ def read(
 
 def _read_path(path: Path, layer: str | None, use_raw: bool, genome: str | None) -> AnnData:
     if not path.exists():
-        raise InputError(f"{path} does not exist; expected {_ACCEPTED}")
+        raise InputError(f"{path} does not exist; expected {ACCEPTED}")
     if path.name in ("matrix.mtx", "matrix.mtx.gz"):
         path = path.parent
     if path.is_dir():
-        if any((path / name).exists() for name in (".zgroup", "zarr.json")):
-            raise InputError(
-                f"{path} is a zarr store; read it with anndata.io.read_zarr and pass the object"
-            )
+        if is_zarr(path):
+            return _read_zarr(path, layer, use_raw)
         _refuse_slots("a 10x folder", layer, use_raw)
         return read_mtx_folder(path, genome)
     with opened(path) as file:
@@ -107,8 +106,18 @@ def _read_path(path: Path, layer: str | None, use_raw: bool, genome: str | None)
         "h5mu": "a MuData file; pass the AnnData of its RNA modality",
     }
     raise InputError(
-        f"{path} is {hints.get(kind, 'an HDF5 file of unknown kind; expected ' + _ACCEPTED)}"
+        f"{path} is {hints.get(kind, 'an HDF5 file of unknown kind; expected ' + ACCEPTED)}"
     )
+
+
+def _read_zarr(path: Path, layer: str | None, use_raw: bool) -> AnnData:
+    from .joint import Wanted, open_files, stream
+    from .opening import load
+
+    wanted = Wanted(layer=layer, use_raw=use_raw)
+    (file,) = open_files([path], wanted, 1 << 62)
+    counts = load(stream([file], wanted, 1 << 62)).counts
+    return joined(counts, file.obs(), file.var())
 
 
 def _read_matrix(matrix: Any) -> AnnData:
@@ -116,7 +125,7 @@ def _read_matrix(matrix: Any) -> AnnData:
     import scipy.sparse as sp
 
     if not (sp.issparse(matrix) or isinstance(matrix, np.ndarray)):
-        raise InputError(f"cannot read a {type(matrix).__name__}; expected {_ACCEPTED}")
+        raise InputError(f"cannot read a {type(matrix).__name__}; expected {ACCEPTED}")
     if matrix.ndim != 2:
         raise InputError(f"the array has shape {matrix.shape}; expected cells x genes")
     n_cells, n_genes = matrix.shape

@@ -59,8 +59,8 @@ def read_h5ad(file: Any, path: Path, layer: str | None, use_raw: bool) -> AnnDat
         raw=None if raw is None else lambda: file[raw],
     )
     slot, matrix = slots.choose(layer, use_raw)
-    obs = _read_frame(file, "obs", path)
-    var = _read_frame(file, "raw/var" if use_raw else "var", path)
+    obs = read_frame(file, "obs", str(path))
+    var = read_frame(file, "raw/var" if use_raw else "var", str(path))
     with reporting_damage(path):
         return assemble(matrix, obs, var, str(path), slot, lambda: slots.count_like(slot))
 
@@ -130,12 +130,17 @@ def checked(counts: sp.csr_matrix, obs: pd.DataFrame, var: pd.DataFrame, origin:
     InputError
         As `check_counts`.
     """
+    canonicalise(counts)
+    check_counts(counts, origin)
+    return joined(counts, obs, var)
+
+
+def joined(counts: sp.csr_matrix, obs: pd.DataFrame, var: pd.DataFrame) -> AnnData:
+    """Wrap checked counts."""
     import warnings
 
     from anndata import AnnData
 
-    canonicalise(counts)
-    check_counts(counts, origin)
     with warnings.catch_warnings():
         # Repeated barcodes (joined samples) do no harm here: cells are addressed by position.
         warnings.filterwarnings("ignore", message="Observation names are not unique")
@@ -166,20 +171,38 @@ def _stored(adata: AnnData, key: str, in_memory: Callable[[], Any]) -> Any:
     return in_memory()
 
 
-def _read_frame(file: Any, key: str, path: Path) -> pd.DataFrame:
+def read_frame(group: Any, key: str, source: str) -> pd.DataFrame:
+    """Read a data frame of an HDF5 file or a zarr store; its index is made of str.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    """
+    frame = read_element(group[key], key, source)
+    frame.index = frame.index.astype(str)
+    if not isinstance(frame.index.dtype, np.dtype):
+        frame.index = frame.index.astype(object)
+    return frame
+
+
+def read_element(element: Any, what: str, source: str) -> Any:
+    """Read anything that anndata can.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    """
     try:
         from anndata.io import read_elem
     except ImportError:  # anndata < 0.11
         from anndata.experimental import read_elem
 
     try:
-        frame = read_elem(file[key])
+        return read_elem(element)
     except Exception as error:  # anndata wraps what its readers raise in types of its own
         raise InputError(
-            f"{path}: {key} cannot be read ({error}); the file is damaged or was written by a "
+            f"{source}: {what} cannot be read ({error}); the file is damaged or was written by a "
             "newer anndata: write it again, or update anndata"
         ) from error
-    frame.index = frame.index.astype(str)
-    if not isinstance(frame.index.dtype, np.dtype):
-        frame.index = frame.index.astype(object)
-    return frame

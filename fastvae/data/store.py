@@ -56,6 +56,12 @@ class Store:
     log_library_mean: np.ndarray
     log_library_var: np.ndarray
 
+    if TYPE_CHECKING:  # a field of one store, a property of the others
+
+        @property
+        def cell_names(self) -> np.ndarray:
+            """(N,) array of str (object dtype)."""
+
     @property
     def n_cells(self) -> int:
         """N."""
@@ -233,6 +239,13 @@ def log_library_statistics(
     variance is at least 1e-4.
     """
     totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    return library_statistics(totals, batch_codes, n_groups)
+
+
+def library_statistics(
+    totals: np.ndarray, batch_codes: np.ndarray, n_groups: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return `log_library_statistics` from the total counts of the cells, (N,) float64."""
     filled = totals > 0
     logs, groups = np.log(totals[filled]), batch_codes[filled]
     overall = (logs.mean(), logs.var()) if len(logs) else (0.0, 0.0)

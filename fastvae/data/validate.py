@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ class Origin:
 
     source: str
     slot: str
-    cells: pd.Index
+    cells: pd.Index | Sequence[str]
     genes: pd.Index
     candidates: Callable[[], list[str]] = _no_candidates
 
@@ -125,41 +125,94 @@ def check_counts(counts: sp.csr_matrix, origin: Origin, *, warn: bool = True) ->
         values that look log-normalised (most are not whole numbers and none is above 20) or
         scaled to a common total per cell.
     """
-    values = counts.data
-    n_fractional = 0
-    first_fractional = -1
-    largest = 0.0
-    for start in range(0, len(values), _CHUNK):
-        chunk = values[start : start + _CHUNK]
-        low, high = float(chunk.min()), float(chunk.max())
-        if not (low >= 0 and high < np.inf):  # NaN fails every comparison
-            bad = start + int(np.flatnonzero(~(np.isfinite(chunk) & (chunk >= 0)))[0])
-            _refuse_value(counts, bad, origin)
-        largest = max(largest, high)
-        fractional = chunk != np.rint(chunk)
-        n_here = int(np.count_nonzero(fractional))
-        if n_here and first_fractional < 0:
-            first_fractional = start + int(np.argmax(fractional))
-        n_fractional += n_here
-    if len(values) == 0:
-        raise InputError(f"{origin.where} holds nothing but zeros. {origin.advice()}")
-    if n_fractional == 0:
-        return
-    share = n_fractional / len(values)
-    if share > 0.5:
-        _refuse_normalised(counts, largest, share, origin)
-    if warn:
-        warnings.warn(
-            f"{origin.where}: {n_fractional} of {len(values)} values "
-            f"({100 * share:.2g} %) are not whole numbers, first "
-            f"{_describe(counts, first_fractional, origin)}; they are used as they are, but "
-            "counts are expected",
-            UserWarning,
-            stacklevel=2,
-        )
+    check = CountCheck(origin)
+    check.add(counts)
+    check.finish(warn=warn)
 
 
-def _refuse_value(counts: sp.csr_matrix, position: int, origin: Origin) -> None:
+class CountCheck:
+    """The checks of `check_counts` on a matrix that comes in pieces, rows in order.
+
+    Parameters
+    ----------
+    origin
+        Of the whole matrix.
+    """
+
+    def __init__(self, origin: Origin) -> None:
+        self._origin = origin
+        self._rows = self._stored = self._fractional = self._filled = 0
+        self._first = ""
+        self._largest = 0.0
+        self._least_total, self._largest_total, self._sum_of_totals = np.inf, 0.0, 0.0
+
+    def add(self, counts: sp.csr_matrix) -> None:
+        """Check the next rows: canonical CSR float32; raises InputError for a bad value."""
+        values = counts.data
+        fractional_before = self._fractional
+        for start in range(0, len(values), _CHUNK):
+            chunk = values[start : start + _CHUNK]
+            low, high = float(chunk.min()), float(chunk.max())
+            if not (low >= 0 and high < np.inf):  # NaN fails every comparison
+                bad = start + int(np.flatnonzero(~(np.isfinite(chunk) & (chunk >= 0)))[0])
+                _refuse_value(counts, bad, self._origin, self._rows)
+            self._largest = max(self._largest, high)
+            fractional = chunk != np.rint(chunk)
+            n_here = int(np.count_nonzero(fractional))
+            if n_here and not self._first:
+                at = start + int(np.argmax(fractional))
+                self._first = _describe(counts, at, self._origin, self._rows)
+            self._fractional += n_here
+        self._stored += len(values)
+        self._rows += counts.shape[0]
+        if self._fractional > fractional_before or self._filled:
+            self._add_totals(counts)
+
+    def _add_totals(self, counts: sp.csr_matrix) -> None:
+        totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+        totals = totals[totals > 0]
+        if len(totals):
+            self._filled += len(totals)
+            self._least_total = min(self._least_total, float(totals.min()))
+            self._largest_total = max(self._largest_total, float(totals.max()))
+            self._sum_of_totals += float(totals.sum())
+
+    def finish(self, *, warn: bool = True) -> None:
+        """Judge the whole: raise InputError if these are not counts, warn if a few are not."""
+        origin = self._origin
+        if self._stored == 0:
+            raise InputError(f"{origin.where} holds nothing but zeros. {origin.advice()}")
+        if self._fractional == 0:
+            return
+        share = self._fractional / self._stored
+        if share > 0.5:
+            self._refuse_normalised(share)
+        if warn:
+            warnings.warn(
+                f"{origin.where}: {self._fractional} of {self._stored} values "
+                f"({100 * share:.2g} %) are not whole numbers, first {self._first}; they are used "
+                "as they are, but counts are expected",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def _refuse_normalised(self, share: float) -> None:
+        origin = self._origin
+        described = f"{100 * share:.0f} % of its non-zero values are not whole numbers"
+        if self._largest < _LARGEST_LOG:
+            raise InputError(
+                f"{origin.where} looks log-normalised: {described} and the largest is "
+                f"{self._largest:.4g}. {origin.advice()}"
+            )
+        mean = self._sum_of_totals / max(self._filled, 1)
+        if self._filled > 1 and self._largest_total - self._least_total < 1e-3 * mean:
+            raise InputError(
+                f"{origin.where} looks normalised: {described} and every cell sums to "
+                f"{mean:.6g}. {origin.advice()}"
+            )
+
+
+def _refuse_value(counts: sp.csr_matrix, position: int, origin: Origin, first_row: int) -> None:
     value = float(counts.data[position])
     if value < 0:
         kind, hint = "a negative value", "counts cannot be negative, scaled values can"
@@ -167,30 +220,12 @@ def _refuse_value(counts: sp.csr_matrix, position: int, origin: Origin) -> None:
         kind, hint = "a NaN", "every entry must be a number"
     else:
         kind, hint = "an infinite value", "every entry must be finite"
-    raise InputError(
-        f"{origin.where} holds {kind}: {_describe(counts, position, origin)}; {hint}. "
-        f"{origin.advice()}"
-    )
+    where = _describe(counts, position, origin, first_row)
+    raise InputError(f"{origin.where} holds {kind}: {where}; {hint}. {origin.advice()}")
 
 
-def _refuse_normalised(counts: sp.csr_matrix, largest: float, share: float, origin: Origin) -> None:
-    described = f"{100 * share:.0f} % of its non-zero values are not whole numbers"
-    if largest < _LARGEST_LOG:
-        raise InputError(
-            f"{origin.where} looks log-normalised: {described} and the largest is {largest:.4g}. "
-            f"{origin.advice()}"
-        )
-    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
-    totals = totals[totals > 0]
-    if len(totals) > 1 and np.ptp(totals) < 1e-3 * totals.mean():
-        raise InputError(
-            f"{origin.where} looks normalised: {described} and every cell sums to "
-            f"{totals.mean():.6g}. {origin.advice()}"
-        )
-
-
-def _describe(counts: sp.csr_matrix, position: int, origin: Origin) -> str:
-    row = int(np.searchsorted(counts.indptr, position, side="right")) - 1
+def _describe(counts: sp.csr_matrix, position: int, origin: Origin, first_row: int) -> str:
+    row = first_row + int(np.searchsorted(counts.indptr, position, side="right")) - 1
     column = int(counts.indices[position])
     return (
         f"{float(counts.data[position]):.6g} at cell {str(origin.cells[row])!r} (row {row}), "

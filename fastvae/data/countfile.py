@@ -1,0 +1,290 @@
+"""One input as the disk residence sees it: names, columns of obs, and rows of counts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError
+from ._arrays import StoredArray, fast_zarr, hdf5_array, zarr_array
+from ._h5 import kind_of, opened, reporting_damage
+from ._matrix import open_arrays, read_transposed, stored_layout
+from ._memory import size_text
+from ._slots import Slots
+from ._watch import Watch
+from .h5ad import read_element, read_frame
+from .rows import CompressedRows, DenseRows, MemoryRows, Rows
+from .validate import Origin, check_axes
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+_ZARR_MARKS = (".zgroup", "zarr.json", ".zmetadata")
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether `path` is the folder of a zarr store."""
+    return path.is_dir() and any((path / name).exists() for name in _ZARR_MARKS)
+
+
+class CountFile:
+    """A file whose counts stay where they are.
+
+    Attributes
+    ----------
+    source
+        What messages call it.
+    rows
+        Its counts.
+    var_names
+        (G,) array of str.
+    clean
+        Whether every row is sorted and without repeated or zero entries; the check sets it.
+    """
+
+    def __init__(
+        self, source: str, group: Any, rows: Rows, var_key: str, slots: Slots, slot: str
+    ) -> None:
+        self.source = source
+        self.rows = rows
+        self.clean = True
+        self._group = group
+        self._var_key = var_key
+        self._slots = slots
+        self._slot = slot
+        self.var_names = self._index(var_key)
+
+    @property
+    def n_cells(self) -> int:
+        """N."""
+        return self.rows.shape[0]
+
+    def origin(self) -> Origin:
+        """Return what the checks of counts name."""
+        import pandas as pd
+
+        cells: Any = _LateNames(self.n_cells, self.cell_names)
+        genes = pd.Index(self.var_names, dtype=object)
+        return Origin(
+            self.source, self._slot, cells, genes, lambda: self._slots.count_like(self._slot)
+        )
+
+    def columns(self) -> list[str]:
+        """Return the names of the columns of obs."""
+        frame = self._group["obs"]
+        return [str(name) for name in frame.attrs.get("column-order", list(frame))]
+
+    def column(self, key: str | None) -> pd.DataFrame:
+        """Return obs with that column alone, or with the names of all if it is not there."""
+        import pandas as pd
+
+        if key is None:
+            return pd.DataFrame(index=range(self.n_cells))
+        if key not in self.columns():
+            return pd.DataFrame(columns=self.columns(), index=range(self.n_cells))
+        if "__categories" in self._group["obs"]:  # anndata before 0.8 keeps them beside the codes
+            return self.obs()[[key]]
+        values = read_element(self._group["obs"][key], f"obs[{key!r}]", self.source)
+        return pd.DataFrame({key: values}, index=range(self.n_cells))
+
+    def cell_names(self) -> np.ndarray:
+        """Read the names of the cells."""
+        return self._index("obs")
+
+    def obs(self) -> pd.DataFrame:
+        """Read obs."""
+        return read_frame(self._group, "obs", self.source)
+
+    def var(self) -> pd.DataFrame:
+        """Read var."""
+        return read_frame(self._group, self._var_key, self.source)
+
+    def index_of(self, key: str) -> Any:
+        """Return the array of names of ``obs`` or ``var``, unread."""
+        frame = self._group[key]
+        return frame[frame.attrs.get("_index", "_index")]
+
+    def _index(self, key: str) -> np.ndarray:
+        found = read_element(self.index_of(key), f"{key} names", self.source)
+        names = np.empty(len(found), dtype=object)
+        names[:] = [str(name) for name in found]
+        return names
+
+
+class MemoryFile(CountFile):
+    """Counts that had to be read into memory, with the same face."""
+
+    def __init__(self, source: str, adata: AnnData) -> None:
+        self._adata = adata
+        self.source = source
+        self.rows = MemoryRows(source, adata.X)
+        self.clean = True
+        self._slots = Slots(source, None, {}, None)
+        self._slot = ""
+        self.var_names = np.asarray(adata.var_names, dtype=object)
+
+    def columns(self) -> list[str]:
+        """See `CountFile`."""
+        return [str(name) for name in self._adata.obs.columns]
+
+    def column(self, key: str | None) -> pd.DataFrame:
+        """See `CountFile`."""
+        return self._adata.obs
+
+    def cell_names(self) -> np.ndarray:
+        """See `CountFile`."""
+        return np.asarray(self._adata.obs_names, dtype=object)
+
+    def obs(self) -> pd.DataFrame:
+        """See `CountFile`."""
+        return self._adata.obs
+
+    def var(self) -> pd.DataFrame:
+        """See `CountFile`."""
+        return self._adata.var
+
+
+class _LateNames:
+    """Names that are read only if a message needs one."""
+
+    def __init__(self, length: int, names: Callable[[], np.ndarray]) -> None:
+        self._length = length
+        self._names = names
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, at: int) -> str:
+        return str(self._names()[at])
+
+
+def open_count_file(
+    path: Path, *, layer: str | None, use_raw: bool, genome: str | None, memory: int
+) -> CountFile:
+    """Open an input without reading its counts, where its kind allows that.
+
+    Parameters
+    ----------
+    path
+        .h5ad or AnnData zarr; any other kind that `read` takes is read into memory.
+    layer, use_raw, genome
+        As for `read`.
+    memory
+        Bytes that a matrix stored by gene may take, which has to be turned in memory.
+
+    Returns
+    -------
+    CountFile
+        Names are checked, counts are not.
+
+    Raises
+    ------
+    InputError
+        As `read`, or a matrix stored by gene that is too large.
+    """
+    from .formats import ACCEPTED, read
+
+    if not path.exists():
+        raise InputError(f"{path} does not exist; expected {ACCEPTED}")
+    watch = Watch(str(path))
+    if is_zarr(path):
+        with reporting_damage(path), fast_zarr():
+            group = _open_zarr(path)
+            return _stored(group, path, layer, use_raw, memory, _zarr_wrapper(path, watch))
+    stored = False
+    if path.is_file():
+        with opened(path) as file, reporting_damage(path):
+            stored = kind_of(file) == "h5ad" and not hasattr(file["obs"], "dtype")
+    if not stored:
+        return MemoryFile(str(path), read(path, layer=layer, use_raw=use_raw, genome=genome))
+    import h5py
+
+    watch.check([path])
+    file = h5py.File(path, "r")
+    with reporting_damage(path):
+
+        def wrap(array: Any, where: str) -> StoredArray:
+            return hdf5_array(array, where, watch, path)
+
+        return _stored(file, path, layer, use_raw, memory, wrap)
+
+
+def _open_zarr(path: Path) -> Any:
+    import zarr
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        group = zarr.open_group(path, mode="r")
+    if "obs" not in group or "var" not in group:
+        raise InputError(
+            f"{path} is a zarr store without obs and var; expected what AnnData.write_zarr or "
+            "fastvae convert writes"
+        )
+    return group
+
+
+def _zarr_wrapper(path: Path, watch: Watch) -> Callable[[Any, str], StoredArray]:
+    return lambda array, where: zarr_array(array, where, watch, path)
+
+
+def _stored(
+    group: Any,
+    path: Path,
+    layer: str | None,
+    use_raw: bool,
+    memory: int,
+    wrap: Callable[[Any, str], StoredArray],
+) -> CountFile:
+    source = str(path)
+    raw = group["raw/X"] if "raw" in group and "X" in group["raw"] else None
+    slots = Slots(
+        source=source,
+        x=group.get("X"),
+        layers=group.get("layers", {}),
+        raw=None if raw is None else lambda: raw,
+    )
+    slot, matrix = slots.choose(layer, use_raw)
+    where = f"{slot} of {source}"
+    var_key = "raw/var" if use_raw else "var"
+    file = CountFile(source, group, _rows(matrix, where, memory, wrap), var_key, slots, slot)
+    n_obs = int(file.index_of("obs").shape[0])
+    if file.rows.shape != (n_obs, len(file.var_names)):
+        raise InputError(
+            f"{where} is {file.rows.shape[0]} x {file.rows.shape[1]}, but there are {n_obs} cell "
+            f"names and {len(file.var_names)} gene names; the file is inconsistent, write it again"
+        )
+    check_axes(file.origin())
+    return file
+
+
+def _rows(matrix: Any, where: str, memory: int, wrap: Callable[[Any, str], StoredArray]) -> Rows:
+    if not hasattr(matrix, "keys"):
+        array = wrap(matrix, where)
+        if len(array.shape) != 2:
+            raise InputError(f"{where} has shape {array.shape}; expected cells x genes")
+        return DenseRows(where, (array.shape[0], array.shape[1]), array)
+    layout, shape = stored_layout(matrix, where)
+    if layout == "csr":
+        indptr, data, indices = open_arrays(matrix, shape[0], where)
+        return CompressedRows(
+            where, shape, wrap(data, f"{where}, data"), wrap(indices, f"{where}, indices"), indptr
+        )
+    n_values = int(matrix["data"].shape[0])
+    fix = "write it by cell once (fastvae convert FILE -o FILE.zarr) and use that"
+    if n_values * 8 > memory:
+        raise InputError(
+            f"{where} is stored by gene (CSC), and turning it takes {size_text(n_values * 8)} of "
+            f"memory, of which {size_text(memory)} may be used; {fix}"
+        )
+    warnings.warn(
+        f"{where} is stored by gene (CSC): it cannot be streamed by cell and was turned in "
+        f"memory, which is slow; {fix}",
+        UserWarning,
+        stacklevel=2,
+    )
+    return MemoryRows(where, read_transposed(matrix, shape, where))

@@ -1,0 +1,266 @@
+"""Many files as one data set: genes matched by name, categories joined, every count checked."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from ..errors import InputError
+from ._memory import size_text
+from ._names import a_few
+from .categories import encode
+from .countfile import CountFile, open_count_file
+from .disk import DiskStore, as_float32
+from .store import library_statistics
+from .validate import CountCheck, canonicalise
+
+_CHECK_BYTES = 24 << 20
+_LARGEST_POOL = 1 << 16
+_LEAST_POOL = 1 << 10
+_PROCESS_BYTES = 160 << 20  # network, optimiser, activations, threads' stacks
+_CELL_BYTES = 72  # row offsets, codes, lengths, orders of an epoch
+_POOL_COPIES = 6  # pools at once: trained on, ready, being read; and what is freed late
+_BLOCKS_PER_POOL = 16
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be taken from the files.
+
+    Attributes
+    ----------
+    layer, use_raw, genome
+        As for `read`.
+    batch_key, labels_key
+        Columns of obs.
+    batch_key_of
+        Other names of the batch column: of the files with these names.
+    batch_categories, label_categories, gene_names
+        Those of a saved model, or None.
+    """
+
+    layer: str | None = None
+    use_raw: bool = False
+    genome: str | None = None
+    batch_key: str | None = None
+    labels_key: str | None = None
+    batch_key_of: Mapping[str, str] = field(default_factory=dict)
+    batch_categories: Sequence[str] | None = None
+    label_categories: Sequence[str] | None = None
+    gene_names: Sequence[str] | None = None
+
+
+def open_files(paths: Sequence[Path], wanted: Wanted, memory: int) -> list[CountFile]:
+    """Open every file; none of their counts is read.
+
+    Raises
+    ------
+    InputError
+        One is given twice, or cannot be used.
+    """
+    seen: set[Path] = set()
+    for path in paths:
+        if path.resolve() in seen:
+            raise InputError(f"{path} is given twice; give each file once")
+        seen.add(path.resolve())
+    _check_batch_key_of(paths, wanted)
+    options = {"layer": wanted.layer, "use_raw": wanted.use_raw, "genome": wanted.genome}
+    return [open_count_file(path, **options, memory=memory) for path in paths]  # type: ignore[arg-type]
+
+
+def stream(
+    files: Sequence[CountFile], wanted: Wanted, memory: int, *, workers: int = 1
+) -> DiskStore:
+    """Join files as one store, and read through them once to check every count.
+
+    Parameters
+    ----------
+    files
+        Opened.
+    wanted
+        Genes, batches, labels.
+    memory
+        Bytes that the process may take from now on.
+    workers
+        Threads that read ahead, 0 to 2; they change no order.
+
+    Raises
+    ------
+    InputError
+        Genes or categories that do not fit, values that are not counts, a damaged file, or too
+        little memory.
+    """
+    genes, gene_maps = match_genes(files, wanted.gene_names)
+    batch_codes, batches = _categories(files, wanted, "batch")
+    label_codes, labels = _categories(files, wanted, "label")
+    lengths, totals = _check(files, gene_maps)
+    mean, variance = library_statistics(totals, batch_codes, max(len(batches), 1))
+    pool, block = _pool(files, lengths, memory)
+    return DiskStore(
+        gene_names=genes,
+        batch_codes=batch_codes,
+        batch_categories=batches,
+        label_codes=label_codes,
+        label_categories=labels,
+        log_library_mean=mean,
+        log_library_var=variance,
+        files=tuple(files),
+        gene_maps=gene_maps,
+        cell_lengths=lengths,
+        pool_size=pool,
+        block_size=block,
+        n_workers=min(workers, 2),
+    )
+
+
+def match_genes(
+    files: Sequence[CountFile], wanted: Sequence[str] | None
+) -> tuple[np.ndarray, tuple[np.ndarray | None, ...]]:
+    """Return the genes of the store, and for each file the column of each of its genes or -1.
+
+    Without `wanted` they are those that all files have, in the order of the first file.
+
+    Raises
+    ------
+    InputError
+        Genes that are wanted and missing, or fewer than two in common.
+    """
+    if wanted is None:
+        common = set(files[0].var_names)
+        for file in files[1:]:
+            before, common = common, common.intersection(file.var_names)
+            if len(common) < 2:
+                raise InputError(
+                    f"{file.source} has {len(common)} genes in common with the files before it "
+                    f"(its own begin with {a_few(file.var_names, 3)}, theirs with "
+                    f"{a_few(sorted(before), 3)}); give all files the same kind of gene names"
+                )
+        names = [name for name in files[0].var_names if name in common]
+    else:
+        names = [str(name) for name in wanted]
+        if len(set(names)) < len(names) or len(names) < 2:
+            raise InputError(
+                f"{len(set(names))} different genes are asked for by {len(names)} names; name at "
+                "least two genes, each once"
+            )
+    position = {name: column for column, name in enumerate(names)}
+    maps: list[np.ndarray | None] = []
+    for file in files:
+        found = np.array([position.get(name, -1) for name in file.var_names], dtype=np.int32)
+        if wanted is not None and np.count_nonzero(found >= 0) < len(names):
+            there = set(file.var_names)
+            missing = [name for name in names if name not in there]
+            raise InputError(
+                f"{file.source} lacks {len(missing)} of the {len(names)} genes wanted: "
+                f"{a_few(missing)}; leave the file or the genes out"
+            )
+        same = len(found) == len(names) and np.array_equal(found, np.arange(len(names)))
+        maps.append(None if same else found)
+    return np.array(names, dtype=object), tuple(maps)
+
+
+def _check_batch_key_of(paths: Sequence[Path], wanted: Wanted) -> None:
+    names = {name for path in paths for name in (str(path), path.name)}
+    for name in wanted.batch_key_of:
+        if name not in names:
+            raise InputError(
+                f"a batch key is given for {name!r}, which is none of the files: "
+                f"{a_few([path.name for path in paths])}"
+            )
+
+
+def _categories(
+    files: Sequence[CountFile], wanted: Wanted, what: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Codes of all cells; categories in the order in which the files bring them."""
+    batch = what == "batch"
+    key = wanted.batch_key if batch else wanted.labels_key
+    known = wanted.batch_categories if batch else wanted.label_categories
+    codes, names = [], dict.fromkeys(known or ())
+    for file in files:
+        own = key
+        if batch and wanted.batch_key_of:
+            given = wanted.batch_key_of
+            own = given.get(file.source, given.get(Path(file.source).name, key))
+        try:
+            of_file, categories = encode(file.column(own), own, known, what)
+        except InputError as error:
+            raise InputError(f"{file.source}: {error}") from error
+        names.update(dict.fromkeys(categories))
+        lookup = {name: code for code, name in enumerate(names)}
+        table = np.array([lookup[name] for name in categories] or [0], dtype=np.int64)
+        codes.append(table[of_file])
+    return np.concatenate(codes), tuple(names)
+
+
+def _check(
+    files: Sequence[CountFile], gene_maps: Sequence[np.ndarray | None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read everything once: nonzero counts (int32) and total count (float64) of each cell."""
+    lengths, totals = [], []
+    for file, gene_map in zip(files, gene_maps, strict=True):
+        check = CountCheck(file.origin())
+        clean = True
+        for first, last in _strips(file):
+            of_rows, columns, values = file.rows.read(first, last)
+            crow = np.concatenate([[0], np.cumsum(of_rows)])
+            matrix: Any = sp.csr_matrix(
+                (as_float32(values), columns, crow), shape=(last - first, file.rows.shape[1])
+            )
+            if not matrix.has_canonical_format or not np.all(matrix.data):
+                clean = False
+                matrix = matrix.copy()
+                canonicalise(matrix)
+            check.add(matrix)
+            if gene_map is not None:
+                keep = gene_map[matrix.indices] >= 0
+                before = np.concatenate([[0], np.cumsum(keep)])
+                matrix = sp.csr_matrix(
+                    (matrix.data[keep], matrix.indices[keep], before[matrix.indptr]),
+                    shape=matrix.shape,
+                )
+            lengths.append(np.diff(matrix.indptr).astype(np.int32))
+            totals.append(np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel())
+        file.clean = clean
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            check.finish()
+        for warning in caught:
+            warnings.warn(warning.message, stacklevel=2)
+    return np.concatenate(lengths), np.concatenate(totals)
+
+
+def _strips(file: CountFile) -> list[tuple[int, int]]:
+    ends = file.rows.bytes_before(np.arange(1, file.n_cells + 1))
+    strips, first = [], 0
+    while first < file.n_cells:
+        limit = file.rows.bytes_before(first) + _CHECK_BYTES
+        last = max(first + 1, int(np.searchsorted(ends, limit, side="right")))
+        strips.append((first, last))
+        first = last
+    return strips
+
+
+def _pool(files: Sequence[CountFile], lengths: np.ndarray, memory: int) -> tuple[int, int]:
+    """How many cells are pooled and how many are read in one piece, within `memory`."""
+    n_cells = len(lengths)
+    bytes_per_cell = max(64.0, 8.0 * lengths.sum(dtype=np.int64) / n_cells)
+    least = _PROCESS_BYTES + n_cells * _CELL_BYTES
+    share = (memory - least) / _POOL_COPIES
+    fitting = int(share / bytes_per_cell)
+    if fitting < min(_LEAST_POOL, n_cells):
+        needed = least + int(_POOL_COPIES * bytes_per_cell * min(_LEAST_POOL, n_cells))
+        raise InputError(
+            f"a memory limit of {size_text(memory)} is too little for {n_cells} cells from disk; "
+            f"give at least {size_text(int(1.05 * needed))}"
+        )
+    # Powers of two, so that machines with about as much memory shuffle alike.
+    pool = min(_LARGEST_POOL, 1 << (fitting.bit_length() - 1))
+    natural = max(file.rows.natural_rows for file in files)
+    return pool, max(1, min(natural, pool // _BLOCKS_PER_POOL))

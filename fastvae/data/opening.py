@@ -1,0 +1,233 @@
+"""From what a user gives to a store: in memory or on disk, whichever suits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..errors import InputError
+from ._memory import available_memory, parse_size, require_memory
+from .countfile import CountFile, MemoryFile, is_zarr
+from .disk import DiskStore
+from .formats import read
+from .joint import Wanted, open_files, stream
+from .residence import check_residence
+from .store import CountStore, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ENTRY_BYTES = 8
+_SPARE = 0.7  # share of the free memory that counts may take without being asked for
+_STREAMING_SHARE = 0.3  # share of it for streaming without a limit given
+_MOST_STREAMING = 4 << 30
+
+
+class Frames(Protocol):
+    """What has obs and var: an AnnData, or files."""
+
+    @property
+    def obs(self) -> pd.DataFrame:
+        """One row per cell."""
+
+    @property
+    def var(self) -> pd.DataFrame:
+        """One row per gene."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """How data are to be opened.
+
+    Attributes
+    ----------
+    residence
+        "auto", "host", "disk" or "device" (first read into memory or streamed, as for "auto").
+    memory_limit
+        A size such as "500MB", or None.
+    """
+
+    residence: str = "auto"
+    memory_limit: int | str | None = None
+
+    def __post_init__(self) -> None:
+        check_residence(self.residence)
+        if self.memory_limit is not None:
+            parse_size(self.memory_limit, "memory_limit")
+
+    def streaming_memory(self) -> int:
+        """Bytes that streaming may take."""
+        if self.memory_limit is not None:
+            return parse_size(self.memory_limit, "memory_limit")
+        free = available_memory() or _MOST_STREAMING
+        return min(int(free * _STREAMING_SHARE), _MOST_STREAMING)
+
+    def counts_memory(self) -> int | None:
+        """Bytes that counts in memory may take; None where nobody knows."""
+        if self.memory_limit is not None:
+            return parse_size(self.memory_limit, "memory_limit")
+        free = available_memory()
+        return None if free is None else int(free * _SPARE)
+
+
+def open_data(data: Any, wanted: Wanted, source: Source) -> tuple[Store, Frames]:
+    """Open `data` and check every count.
+
+    Parameters
+    ----------
+    data
+        What `read` takes, an AnnData zarr, or a list of paths.
+    wanted
+        Genes, batches, labels.
+    source
+        Where the counts are to be kept.
+
+    Returns
+    -------
+    store
+        `CountStore` or `DiskStore`.
+    frames
+        obs and var, read from files when they are asked for.
+
+    Raises
+    ------
+    InputError
+        Anything about the data that does not fit; the message names the file.
+    """
+    paths = _paths(data)
+    if paths is None:
+        if source.residence == "disk":
+            raise InputError(
+                "residence='disk' needs the path of an .h5ad file or a zarr store, not an object "
+                "in memory"
+            )
+        return _in_memory(data, wanted)
+    if len(paths) == 1 and not _streamable(paths[0]):
+        if source.residence == "disk":
+            raise InputError(
+                f"{paths[0]} cannot be streamed; write it as zarr once (fastvae convert "
+                f"{paths[0].name} -o {paths[0].stem}.zarr) and use that, or residence='host'"
+            )
+        return _in_memory(paths[0], wanted)
+    memory = source.streaming_memory()
+    simple = len(paths) == 1 and not is_zarr(paths[0]) and not wanted.batch_key_of
+    if simple and source.residence == "host":
+        return _in_memory(paths[0], wanted)
+    files = open_files(paths, wanted, memory)
+    if source.residence != "disk":
+        room = source.counts_memory()
+        fits = room is None or _estimate(files) <= room
+        if fits and simple:
+            return _in_memory(paths[0], wanted)
+        if fits or source.residence == "host":
+            return load(stream(files, wanted, memory=1 << 62)), FileFrames(tuple(files), wanted)
+    loaded = [file.source for file in files if isinstance(file, MemoryFile)]
+    if loaded:
+        raise InputError(
+            f"{loaded[0]} cannot be streamed; write it as zarr once (fastvae convert) and use that"
+        )
+    store = stream(files, wanted, memory)
+    return store, FileFrames(tuple(files), wanted)
+
+
+def load(store: DiskStore) -> CountStore:
+    """Read all cells of a store on disk into memory.
+
+    Raises
+    ------
+    InputError
+        They do not fit, or cannot be read.
+    """
+    needed = store.n_stored * _ENTRY_BYTES
+    require_memory(needed, f"reading {store.n_cells} cells x {store.n_genes} genes")
+    counts, _ = store.load(np.arange(store.n_cells))
+    counts.has_canonical_format = True
+    return CountStore(
+        gene_names=store.gene_names,
+        batch_codes=store.batch_codes,
+        batch_categories=store.batch_categories,
+        label_codes=store.label_codes,
+        label_categories=store.label_categories,
+        log_library_mean=store.log_library_mean,
+        log_library_var=store.log_library_var,
+        counts=counts,
+        cell_names=store.cell_names,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class FileFrames:
+    """obs and var of files, read when they are asked for."""
+
+    files: tuple[CountFile, ...]
+    wanted: Wanted
+
+    @cached_property
+    def obs(self) -> pd.DataFrame:
+        """One row per cell; of several files the columns that any has, and ``file``."""
+        import pandas as pd
+
+        if len(self.files) == 1:
+            return self.files[0].obs()
+        frames = []
+        for file in self.files:
+            frame = file.obs()
+            own = self.wanted.batch_key_of.get(Path(file.source).name)
+            if own is not None and self.wanted.batch_key is not None:
+                frame[self.wanted.batch_key] = frame[own]
+            frame["file"] = Path(file.source).name
+            frames.append(frame)
+        joined = pd.concat(frames)
+        for name in joined.columns:
+            if joined[name].dtype == object:
+                joined[name] = joined[name].astype(str).astype("category")
+        return joined
+
+    @cached_property
+    def var(self) -> pd.DataFrame:
+        """One row per gene of the first file that the model uses."""
+        frame = self.files[0].var()
+        names = self.wanted.gene_names
+        if names is None:
+            for file in self.files[1:]:
+                frame = frame[frame.index.isin(file.var_names)]
+            return frame
+        return frame.loc[list(names)]
+
+
+def _paths(data: Any) -> list[Path] | None:
+    if isinstance(data, (str, os.PathLike)):
+        data = [data]
+    if not isinstance(data, Sequence) or not all(isinstance(d, (str, os.PathLike)) for d in data):
+        return None
+    if not data:
+        raise InputError("no file is given; give at least one")
+    return [Path(path).expanduser() for path in data]
+
+
+def _streamable(path: Path) -> bool:
+    return path.suffix == ".h5ad" or is_zarr(path)
+
+
+def _estimate(files: Sequence[CountFile]) -> int:
+    """About how many bytes all counts take in memory."""
+    return sum(int(file.rows.bytes_before(file.n_cells)) // 2 for file in files)
+
+
+def _in_memory(data: Any, wanted: Wanted) -> tuple[Store, Frames]:
+    adata = read(data, layer=wanted.layer, use_raw=wanted.use_raw, genome=wanted.genome)
+    store = CountStore.from_anndata(
+        adata,
+        batch_key=wanted.batch_key,
+        labels_key=wanted.labels_key,
+        batch_categories=wanted.batch_categories,
+        label_categories=wanted.label_categories,
+        gene_names=wanted.gene_names,
+    )
+    return store, adata

@@ -1,0 +1,134 @@
+"""Counts of one file, read by ranges of cells."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import scipy.sparse as sp
+
+from ..errors import InputError
+from ._arrays import StoredArray
+
+_ENTRY_BYTES = 16  # what an entry takes while it is read: index and value, and their conversion
+
+
+class Rows(Protocol):
+    """A matrix of cells by genes of which ranges of rows can be read."""
+
+    where: str
+    shape: tuple[int, int]
+
+    @property
+    def natural_rows(self) -> int:
+        """About how many rows should be read at once, so that no chunk is decoded for little."""
+
+    def bytes_before(self, row: int | np.ndarray) -> Any:
+        """Return about how much memory reading the first `row` rows takes."""
+
+    def read(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return lengths (R,) int64, columns and values of rows `first` to `last`."""
+
+
+class CompressedRows:
+    """A CSR matrix on disk: ``data``, ``indices``, and ``indptr`` in memory.
+
+    Parameters
+    ----------
+    data, indices
+        Values and columns; of any number type.
+    indptr
+        (N + 1,) int64.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        shape: tuple[int, int],
+        data: StoredArray,
+        indices: StoredArray,
+        indptr: np.ndarray,
+    ) -> None:
+        self.where = where
+        self.shape = shape
+        self._data = data
+        self._indices = indices
+        self._indptr = indptr
+
+    @property
+    def natural_rows(self) -> int:
+        """See `Rows`."""
+        entries = 4 * max(self._data.chunk, self._indices.chunk, 1 << 13)
+        mean = max(1.0, self._indptr[-1] / max(1, self.shape[0]))
+        return max(1, int(entries / mean))
+
+    def bytes_before(self, row: int | np.ndarray) -> Any:
+        """See `Rows`."""
+        return self._indptr[row] * _ENTRY_BYTES
+
+    def read(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `Rows`."""
+        start, stop = int(self._indptr[first]), int(self._indptr[last])
+        columns = self._indices.read(start, stop)
+        values = self._data.read(start, stop)
+        if len(columns) and (columns.min() < 0 or columns.max() >= self.shape[1]):
+            bad = (columns < 0) | (columns >= self.shape[1])
+            at = start + int(np.argmax(bad))
+            raise InputError(
+                f"{self.where} is damaged at entry {at} (row "
+                f"{int(np.searchsorted(self._indptr, at, side='right')) - 1}): its column "
+                f"{int(columns[at - start])} lies outside 0..{self.shape[1] - 1}; "
+                "write or download the file again"
+            )
+        return np.diff(self._indptr[first : last + 1]), columns, values
+
+
+class DenseRows:
+    """A dense matrix on disk."""
+
+    def __init__(self, where: str, shape: tuple[int, int], array: StoredArray) -> None:
+        self.where = where
+        self.shape = shape
+        self._array = array
+        self._row_bytes = shape[1] * (array.dtype.itemsize + 5)
+
+    @property
+    def natural_rows(self) -> int:
+        """See `Rows`."""
+        return max(self._array.chunk, (1 << 20) // self._row_bytes, 1)
+
+    def bytes_before(self, row: int | np.ndarray) -> Any:
+        """See `Rows`."""
+        return row * self._row_bytes
+
+    def read(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `Rows`."""
+        block = self._array.read(first, last)
+        filled = block != 0
+        lengths = np.count_nonzero(filled, axis=1).astype(np.int64)
+        return lengths, np.nonzero(filled)[1], block[filled]
+
+
+class MemoryRows:
+    """A CSR matrix in memory, where a file cannot be read by rows."""
+
+    def __init__(self, where: str, counts: sp.csr_matrix) -> None:
+        self.where = where
+        self.shape: tuple[int, int] = counts.shape
+        self._counts = counts
+
+    @property
+    def natural_rows(self) -> int:
+        """See `Rows`."""
+        return 64
+
+    def bytes_before(self, row: int | np.ndarray) -> Any:
+        """See `Rows`."""
+        return self._counts.indptr[row].astype(np.int64) * _ENTRY_BYTES
+
+    def read(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `Rows`."""
+        indptr = self._counts.indptr
+        span = slice(indptr[first], indptr[last])
+        lengths = np.diff(indptr[first : last + 1]).astype(np.int64)
+        return lengths, self._counts.indices[span], self._counts.data[span]
