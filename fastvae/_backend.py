@@ -70,8 +70,7 @@ def select(*tensors: Tensor | None) -> ModuleType:
     if name == "torch":
         return reference
     if name == "auto":
-        on_gpu = all(t is None or t.is_cuda for t in tensors)
-        name = "triton" if on_gpu else "cpu"
+        name = "triton" if all(t is None or t.is_cuda for t in tensors) else "cpu"
         if _misfit(name, tensors):
             return reference
         module = _module(name)
@@ -110,13 +109,16 @@ _import._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def _misfit(name: str, tensors: tuple[Tensor | None, ...]) -> str | None:
     """Why these kernels cannot take these tensors."""
-    device = "cuda" if name == "triton" else "cpu"
-    interpreted = name == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     for t in tensors:
         if t is None:
             continue
-        if t.device.type != device and not (interpreted and t.device.type == "cpu"):
-            return f"runs on {device.upper()} tensors, one is on {t.device}"
+        if not (t.is_cpu if name == "cpu" else t.is_cuda or (t.is_cpu and _interpreted())):
+            device = "CPU" if name == "cpu" else "CUDA"
+            return f"runs on {device} tensors, one is on {t.device}"
         if t.dtype == torch.float64:
             return "computes in float32, one tensor is float64"
     return None
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"

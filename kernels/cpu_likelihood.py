@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .entries import Counts
-from .native import NllCall, address, counts_argument, library, matrix, threads_for
+from .native import NllCall, counts_argument, library, matrix, threads_for, vector
 
 BLOCKS = 64  # partial sums of the dispersion's gradient, at most (and one per group more)
 BLOCK_ROWS = 8  # cells in one, at least
@@ -23,23 +25,39 @@ BLOCK_ROWS = 8  # cells in one, at least
 Grads = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
+class Blocks(NamedTuple):
+    """How cells fall into the blocks that the dispersion's gradient is summed in.
+
+    Never by the number of threads, so that sums do not depend on it.
+    """
+
+    count: int
+    start: Tensor  # (count + 1,) where each begins in `order`
+    order: Tensor | None  # (N,) cells; None for 0..N-1
+    groups: Tensor  # (K + 1,) where the blocks of each row of log theta begin
+
+
 @functools.lru_cache(maxsize=64)
-def _even_blocks(n: int) -> tuple[Tensor, Tensor]:
-    """Where blocks of equal size begin, and the one group that all belong to."""
-    rows = max(BLOCK_ROWS, -(-n // BLOCKS))
-    start = torch.tensor([*range(0, n, rows), n])
-    return start, torch.tensor([0, len(start) - 1])
+def even_blocks(n: int) -> Blocks:
+    """Blocks of cells that share one row of log theta, or have one each."""
+    start = [*range(0, n, _block_rows(n)), n]
+    count = len(start) - 1
+    return Blocks(count, torch.tensor(start), None, torch.tensor([0, count]))
 
 
-def _grouped_blocks(theta_index: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cells in the order of their row of log theta, blocks of them, and each group's blocks."""
-    order = torch.argsort(theta_index, stable=True)
-    n, size = len(order), torch.bincount(theta_index, minlength=groups)
-    rows = max(BLOCK_ROWS, -(-n // BLOCKS))
-    end = size.cumsum(0)
-    starts = [torch.arange(int(e - s), int(e), rows) for s, e in zip(size, end, strict=True)]
-    first = torch.tensor([0, *(len(s) for s in starts)]).cumsum(0)
-    return order, torch.cat([*starts, torch.tensor([n])]), first
+def grouped_blocks(theta_index: Tensor, groups: int) -> Blocks:
+    """Blocks of cells of one group each."""
+    index = theta_index.numpy()
+    order, rows = np.argsort(index, kind="stable"), _block_rows(len(index))
+    ends = np.cumsum(np.bincount(index, minlength=groups)).tolist()
+    starts = [list(range(begin, end, rows)) for begin, end in itertools.pairwise([0, *ends])]
+    first = np.cumsum([0, *map(len, starts)])
+    start = torch.tensor([*itertools.chain.from_iterable(starts), len(index)])
+    return Blocks(len(start) - 1, start, torch.from_numpy(order), torch.from_numpy(first))
+
+
+def _block_rows(n: int) -> int:
+    return max(BLOCK_ROWS, -(-n // BLOCKS))
 
 
 def _run(
@@ -52,63 +70,57 @@ def _run(
     grad: Tensor | None = None,
     want_theta: bool = False,
 ) -> tuple[Tensor, Grads]:
-    """Value and, with an upstream gradient, the gradients by everything."""
+    """Value and, with an upstream gradient, the gradients by everything.
+
+    At a few hundred cells this function takes as long as the kernel, so it does little.
+    """
     n, g = x.shape
     counts, scale = counts_argument(x), matrix(scale_logits)
-    log_library = log_library.detach().float().reshape(n).contiguous()
-    theta = None if log_theta is None else matrix(log_theta)
-    zi = None if zi_logits is None else matrix(zi_logits)
-    per_cell = theta is not None and theta.dim() == 2 and theta_index is None
-    order = None
-    start, group = _even_blocks(n)
-    if theta_index is not None and theta is not None:
-        theta_index = theta_index.contiguous()
-        order, start, group = _grouped_blocks(theta_index, theta.shape[0])
-    threads = min(threads_for(n * g), max(1, len(start) - 1))
+    log_library = vector(log_library)
+    blocks = even_blocks(n)
     nll = scale.new_empty(n)
-    d_scale = d_library = d_theta = blocks = d_zi = None
-    if grad is not None:
-        grad = grad.detach().float().contiguous()
-        d_scale, d_library = scale.new_empty(n, g), scale.new_empty(n, 1)
-        d_zi = None if zi is None else scale.new_empty(n, g)
-        want_theta = want_theta and theta is not None
-        if want_theta:
-            blocks = scale.new_empty(n if per_cell else len(start) - 1, g)
-    workspace = scale.new_empty(threads * library.fastvae_nll_workspace(g))
     call = NllCall(
-        n=n,
-        g=g,
-        family=0 if theta is None else 1 if zi is None else 2,
-        threads=threads,
-        x=counts.argument,
-        scale_logits=address(scale),
-        scale_stride=scale.stride(0),
-        log_library=address(log_library),
-        log_theta=address(theta),
-        theta_stride=0 if theta is None or theta.dim() == 1 else theta.stride(0),
-        theta_index=address(theta_index) if theta is not None else None,
-        theta_per_cell=per_cell,
-        want_theta=want_theta,
-        zi_logits=address(zi),
-        zi_stride=0 if zi is None else zi.stride(0),
-        order=address(order),
-        start=address(start),
-        blocks=len(start) - 1,
-        nll=address(nll),
-        grad=address(grad),
-        d_scale=address(d_scale),
-        d_library=address(d_library),
-        d_theta=address(blocks),
-        d_zi=address(d_zi),
-        workspace=address(workspace),
+        n=n, g=g, x=counts.argument, scale_logits=scale.data_ptr(), scale_stride=scale.stride(0)
     )
+    call.log_library, call.nll = log_library.data_ptr(), nll.data_ptr()
+    d_scale = d_library = d_theta = sums = d_zi = theta = zi = None
+    if log_theta is not None:
+        theta = matrix(log_theta)
+        call.family, call.log_theta = 1, theta.data_ptr()
+        if theta.dim() == 2:
+            call.theta_stride = theta.stride(0)
+            call.theta_per_cell = theta_index is None
+        if theta_index is not None:
+            theta_index = theta_index.contiguous()
+            blocks = grouped_blocks(theta_index, len(theta))
+            call.theta_index = theta_index.data_ptr()
+    if zi_logits is not None:
+        zi = matrix(zi_logits)
+        call.family, call.zi_logits, call.zi_stride = 2, zi.data_ptr(), zi.stride(0)
+    call.blocks, call.start = blocks.count, blocks.start.data_ptr()
+    if blocks.order is not None:
+        call.order = blocks.order.data_ptr()
+    if grad is not None:
+        grad = vector(grad)
+        d_scale, d_library = scale.new_empty(n, g), scale.new_empty(n, 1)
+        call.grad, call.d_scale = grad.data_ptr(), d_scale.data_ptr()
+        call.d_library = d_library.data_ptr()
+        if zi is not None:
+            d_zi = scale.new_empty(n, g)
+            call.d_zi = d_zi.data_ptr()
+        if theta is not None and want_theta:
+            sums = scale.new_empty(n if call.theta_per_cell else blocks.count, g)
+            call.want_theta, call.d_theta = True, sums.data_ptr()
+    call.threads = threads = threads_for(n * g, blocks.count)
+    workspace = scale.new_empty(threads * library.fastvae_nll_workspace(g))
+    call.workspace = workspace.data_ptr()
     library.fastvae_nll(ctypes.byref(call))
-    if blocks is not None and theta is not None:
-        d_theta = blocks
-        if not per_cell:
-            d_theta = torch.empty_like(theta, memory_format=torch.contiguous_format)
+    if sums is not None and theta is not None:
+        d_theta = sums
+        if not call.theta_per_cell:
+            d_theta, groups = theta.new_empty(theta.shape), blocks.groups
             library.fastvae_sum_blocks(
-                address(blocks), address(group), len(group) - 1, g, address(d_theta)
+                sums.data_ptr(), groups.data_ptr(), groups.shape[0] - 1, g, d_theta.data_ptr()
             )
     return nll, (d_scale, d_library, d_theta, d_zi)
 
@@ -124,7 +136,7 @@ def nll_forward(
     """Negative log-likelihood per cell (N,), and nothing (N, 0) that backward needs."""
     parameters = scale_logits, log_library, log_theta, zi_logits, theta_index
     nll, _ = _run(x, *parameters)
-    return nll, nll.new_empty(len(nll), 0)
+    return nll, nll.new_empty(nll.shape[0], 0)
 
 
 def nll_backward(
@@ -151,13 +163,20 @@ def _needed(grads: Grads, needs: tuple[bool, bool, bool, bool]) -> Grads:
 
 
 class Early(NamedTuple):
-    """Gradients for an upstream gradient of `expected` in every cell."""
+    """Gradients for the upstream gradient `expected` in every cell."""
 
     expected: float
     grads: Grads
 
 
-_expected: dict[int, float] = {}  # the upstream gradient seen last, by number of cells
+_expected: dict[int, tuple[float, Tensor]] = {}  # what came last, by number of cells
+
+
+def _remember(n: int, upstream: float) -> tuple[float, Tensor]:
+    if len(_expected) >= 64:
+        _expected.clear()
+    _expected[n] = found = upstream, torch.full((n,), upstream, device="cpu")
+    return found
 
 
 def nll_with_gradients(
@@ -171,8 +190,7 @@ def nll_with_gradients(
 ) -> tuple[Tensor, Early]:
     """Negative log-likelihood per cell, and gradients that `finish` may use."""
     n = x.shape[0]
-    expected = _expected.get(n, 1.0)
-    grad = torch.full((n,), expected, device="cpu")
+    expected, grad = _expected.get(n) or _remember(n, 1.0)
     parameters = scale_logits, log_library, log_theta, zi_logits, theta_index
     nll, grads = _run(x, *parameters, grad, needs[2])
     return nll, Early(expected, _needed(grads, needs))
@@ -180,15 +198,13 @@ def nll_with_gradients(
 
 def finish(early: Early, grad: Tensor) -> Grads | None:
     """Return the gradients if `grad` is what they were made for; remember it if not."""
-    n = len(grad)
+    n = grad.shape[0]
     if n == 0:
         return early.grads
-    grad = grad.float().contiguous()
-    if library.fastvae_all_equal(address(grad), n, early.expected):
+    grad = vector(grad)
+    if library.fastvae_all_equal(grad.data_ptr(), n, early.expected):
         return early.grads
     first = grad[0].item()
-    if library.fastvae_all_equal(address(grad), n, first):
-        if len(_expected) >= 64:
-            _expected.clear()
-        _expected[n] = first
+    if library.fastvae_all_equal(grad.data_ptr(), n, first):
+        _remember(n, first)
     return None

@@ -163,15 +163,21 @@ def use_instruction_set(name: str) -> bool:
     return bool(library.fastvae_use_isa(name.encode()))
 
 
-def threads_for(entries: int) -> int:
-    """Threads that this much work is worth, at most torch's."""
-    return max(1, min(torch.get_num_threads(), entries // GRAIN))
+def threads_for(entries: int, pieces: int = GRAIN) -> int:
+    """Threads that this much work in this many pieces is worth, at most torch's."""
+    return max(1, min(torch.get_num_threads(), entries // GRAIN, pieces))
 
 
 def matrix(t: Tensor) -> Tensor:
     """float32 with unit stride along genes."""
-    t = t.detach().float()
+    if t.dtype != torch.float32:
+        t = t.float()
     return t if t.stride(-1) == 1 or t.shape[-1] <= 1 else t.contiguous()
+
+
+def vector(t: Tensor) -> Tensor:
+    """float32 without gaps."""
+    return (t if t.dtype == torch.float32 else t.float()).contiguous()
 
 
 class Held(NamedTuple):
@@ -183,18 +189,17 @@ class Held(NamedTuple):
 
 def counts_argument(x: Counts) -> Held:
     """Counts as the library takes them, CSR whose columns do not increase laid out densely."""
-    if x.dense is None:
-        assert x.crow is not None
-        assert x.col is not None
-        assert x.values is not None
-        wide = x.crow.dtype == torch.int64
-        kept = x.crow.contiguous(), x.col.contiguous(), x.values.detach().float().contiguous()
-        argument = CountsArgument(None, 0, *map(address, kept), wide)
-        wrong = library.fastvae_check_csr(argument, *x.shape, x.col.numel())
+    crow, col, values = x.crow, x.col, x.values
+    if crow is not None and col is not None and values is not None:
+        kept = crow.contiguous(), col.contiguous(), vector(values)
+        at = [t.data_ptr() for t in kept]
+        argument = CountsArgument(None, 0, *at, crow.dtype == torch.int64)
+        wrong = library.fastvae_check_csr(argument, *x.shape, values.shape[0])
         if wrong == 0:
             return Held(argument, kept)
         if wrong < 3:
             what = "row pointers that do not fit" if wrong == 1 else "a column outside the genes"
             raise ValueError(f"x is a sparse_csr matrix of shape {x.shape} with {what}")
     dense = matrix(x.to_dense(torch.float32))
-    return Held(CountsArgument(address(dense), dense.stride(0), None, None, None, 0), (dense,))
+    argument = CountsArgument(dense.data_ptr(), dense.stride(0), None, None, None, 0)
+    return Held(argument, (dense,))

@@ -87,11 +87,11 @@ void dispersion(const float* log_theta, int64_t n, float* r, float* theta) {
 // Nonzero entries of genes begin..end, counted from begin; a NaN is one of them.
 void find_positives(const float* x, int64_t begin, int64_t end, Positives& found) {
     int64_t count = 0;
-    for (int64_t g = begin; g < end; ++g) {
+    for (int64_t g = begin; g < end; ++g) {  // without a branch: which ones cannot be foreseen
         found.at[count] = static_cast<int32_t>(g - begin);
-        found.x[count] = x[g];
         count += !(x[g] <= 0.0f);
     }
+    for (int64_t i = 0; i < count; ++i) found.x[i] = x[begin + found.at[i]];
     found.count = count;
 }
 

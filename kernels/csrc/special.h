@@ -25,7 +25,7 @@ constexpr float ROUND = 12582912.0f;  // 1.5 2^23: adding it rounds to a whole n
 constexpr float HALF_LOG_2PI = 0.9189385332046727f;
 
 FASTVAE_INLINE float min(float a, float b) { return a < b ? a : b; }  // a NaN in b stays
-FASTVAE_INLINE float max(float a, float b) { return a > b ? a : b; }
+FASTVAE_INLINE float max(float a, float b) { return b < a ? a : b; }
 FASTVAE_INLINE float abs(float a) { return __builtin_fabsf(a); }
 
 FASTVAE_INLINE int32_t bits_of(float x) {
