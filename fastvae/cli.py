@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
+from ._cli.options import Device, Genes, Genome, Layer, MemoryLimit, Overwrite, Quiet, UseRaw
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -29,10 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def main() -> None:
@@ -96,22 +93,13 @@ def train(
         list[str] | None,
         typer.Option(metavar="FILE=COLUMN", help="Another such column, of that file alone."),
     ] = None,
-    genes: Annotated[
-        Path | None,
-        typer.Option(help="Text file with the genes to use, one per line.  [default: all common]"),
-    ] = None,
+    genes: Genes = None,
     labels_key: Annotated[
         str | None, typer.Option(help="Column of obs that names the label of each cell.")
     ] = None,
-    layer: Annotated[
-        str | None, typer.Option(help="Take the counts from this layer instead of X.")
-    ] = None,
-    use_raw: Annotated[
-        bool, typer.Option("--use-raw", help="Take the counts from raw instead of X.")
-    ] = False,
-    genome: Annotated[
-        str | None, typer.Option(help="Which genome of a 10x file that holds several.")
-    ] = None,
+    layer: Layer = None,
+    use_raw: UseRaw = False,
+    genome: Genome = None,
     max_epochs: Annotated[
         int | None, typer.Option(help="Passes over the cells.  [default: by the number of cells]")
     ] = None,
@@ -128,9 +116,7 @@ def train(
     residence: Annotated[
         str, typer.Option(help="Where the counts are kept: auto, device, host or disk.")
     ] = "auto",
-    memory_limit: Annotated[
-        str | None, typer.Option(help="Memory that streaming from disk may take, such as 2GB.")
-    ] = None,
+    memory_limit: MemoryLimit = None,
     n_latent: Annotated[int, typer.Option(help="Latent dimensions.")] = 10,
     n_hidden: Annotated[int, typer.Option(help="Width of the hidden layers.")] = 128,
     n_layers: Annotated[int, typer.Option(help="Hidden layers.")] = 1,
@@ -218,6 +204,42 @@ def embed(
         model = Model.load(run, device=device)
         latent = model.write_latent(output, data, overwrite=overwrite)
         typer.echo(f'{output}: {latent.shape[0]:,} cells, obsm["{KEY}"] {latent.shape}')
+
+
+@app.command(epilog="Example:  fastvae convert a.h5ad b.h5ad -o atlas.zarr")
+def convert(
+    data: Annotated[list[Path], typer.Argument(help="What fastvae train takes; one or several.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .zarr folder to write.")],
+    layer: Layer = None,
+    use_raw: UseRaw = False,
+    genome: Genome = None,
+    genes: Genes = None,
+    memory_limit: MemoryLimit = None,
+    seed: Annotated[int, typer.Option(help="Of the order of the cells.")] = 0,
+    keep_order: Annotated[
+        bool, typer.Option("--keep-order", help="Do not shuffle the cells.")
+    ] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write DATA as one shuffled AnnData zarr that streams fast; run it again to resume."""
+    with _user_errors():
+        from ._cli.convert_command import run_convert
+        from ._cli.inputs import gene_list
+        from .data.joint import Wanted
+
+        wanted = Wanted(layer=layer, use_raw=use_raw, genome=genome, gene_names=gene_list(genes))
+        text = run_convert(
+            data,
+            output,
+            wanted,
+            memory_limit=memory_limit,
+            seed=seed,
+            shuffle=not keep_order,
+            overwrite=overwrite,
+            quiet=quiet,
+        )
+        typer.echo(text)
 
 
 @app.command(epilog="Examples:  fastvae info atlas.h5ad    fastvae info run")

@@ -69,7 +69,7 @@ def _an_epoch(store: Store) -> None:
 
 
 def _truncate(chunk: Path) -> None:
-    chunk.write_bytes(chunk.read_bytes()[:-7])
+    chunk.write_bytes(chunk.read_bytes()[:10])
 
 
 def _overwrite(chunk: Path) -> None:

@@ -60,8 +60,8 @@ class Slots:
         found = []
         if chosen != "X" and self.x is not None and _looks_like_counts(self.x):
             found.append("X looks like counts: leave out layer= and use_raw=")
-        for name, matrix in sorted(self.layers.items()):
-            if chosen != f"layers[{name!r}]" and _looks_like_counts(matrix):
+        for name in sorted(self.layers):
+            if chosen != f"layers[{name!r}]" and _looks_like_counts(self.layers[name]):
                 found.append(f"layer {name!r} looks like counts: pass layer={name!r}")
         if chosen != "raw.X" and self.raw is not None and _looks_like_counts(self.raw()):
             found.append("raw looks like counts: pass use_raw=True")
