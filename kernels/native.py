@@ -6,9 +6,11 @@ The structs mirror ``csrc/api.h`` field by field; ``ABI`` there and here change 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -120,7 +122,7 @@ _FUNCTIONS = {
 
 
 def load() -> ctypes.CDLL:
-    """Open the library.
+    """Open the library; ``FASTVAE_CPU_LIBRARY`` names another build of it.
 
     Raises
     ------
@@ -128,8 +130,11 @@ def load() -> ctypes.CDLL:
         If it is not there, cannot be opened, or is of another version; says what to do.
     """
     again = "reinstall fastvae where a C++ compiler is found (pip install --force-reinstall ...)"
-    where = files(__package__).joinpath(NAME)
+    given = os.environ.get("FASTVAE_CPU_LIBRARY")
+    where = Path(given) if given else files(__package__).joinpath(NAME)
     if not where.is_file():
+        if given:
+            raise ImportError(f"FASTVAE_CPU_LIBRARY={given} is not a file; correct or unset it")
         raise ImportError(f"{NAME} was not built with this installation; {again}")
     with as_file(where) as path:
         try:

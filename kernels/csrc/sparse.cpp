@@ -3,9 +3,8 @@
 // Both walk the genes in blocks, so that what belongs to a block of genes and a tile of hidden
 // units stays in the nearest cache. A number is always summed by one thread and in the order of
 // the genes or cells: threads change no result.
-#include <cstring>
-
 #include "parallel.h"
+#include "special.h"
 
 namespace fastvae {
 namespace FASTVAE_ISA {
@@ -15,18 +14,7 @@ constexpr int64_t UNITS = LINEAR_UNITS;
 constexpr int64_t ROWS = LINEAR_ROWS;
 constexpr int64_t TILE = linear_tile();
 
-// Vectors as wide as the widest instruction set's; compilers split them for the others. Tiles are
-// kept in local variables of this type, because compilers leave arrays in memory.
-typedef float Vector __attribute__((vector_size(64)));
-constexpr int64_t LANES = 16;
-
-FASTVAE_INLINE Vector load(const float* from) {
-    Vector v;
-    std::memcpy(&v, from, sizeof v);
-    return v;
-}
-
-FASTVAE_INLINE void store(const Vector& v, float* to) { std::memcpy(to, &v, sizeof v); }
+// Tiles are kept in local vectors, because compilers leave arrays in memory.
 
 #ifdef __clang__
 #define FASTVAE_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)

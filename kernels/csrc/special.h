@@ -24,6 +24,18 @@ constexpr float LOG2E = 1.4426950408889634f;
 constexpr float ROUND = 12582912.0f;  // 1.5 2^23: adding it rounds to a whole number
 constexpr float HALF_LOG_2PI = 0.9189385332046727f;
 
+// Vectors as wide as the widest instruction set's; compilers split them for the others.
+typedef float Vector __attribute__((vector_size(64)));
+constexpr int64_t LANES = 16;
+
+FASTVAE_INLINE Vector load(const float* from) {
+    Vector v;
+    std::memcpy(&v, from, sizeof v);
+    return v;
+}
+
+FASTVAE_INLINE void store(const Vector& v, float* to) { std::memcpy(to, &v, sizeof v); }
+
 FASTVAE_INLINE float min(float a, float b) { return a < b ? a : b; }  // a NaN in b stays
 FASTVAE_INLINE float max(float a, float b) { return b < a ? a : b; }
 FASTVAE_INLINE float abs(float a) { return __builtin_fabsf(a); }
