@@ -84,3 +84,24 @@ def test_matrices_the_kernels_are_given(monkeypatch, sparse, forward, backward):
         with Allocations(*given) as seen:
             torch.autograd.grad(nll, leaves, upstream)
         assert backward <= seen.matrices <= backward + few
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "csr"])
+def test_the_cpu_library_is_given_two_matrices(sparse):
+    x, leaves = arguments(sparse)
+    if leaves[0].device.type != "cpu":
+        pytest.skip("the library computes on the CPU")
+    upstream = torch.ones(N)
+    given = [x.crow_indices(), x.col_indices(), x.values()] if sparse else []
+    few = 0.25  # a row per thread, and a partial sum per block of cells for the dispersion
+    with fn.use_backend("cpu"):
+        with Allocations(*given) as seen, torch.no_grad():
+            fn.zinb_nll(x, *leaves)
+        assert seen.matrices <= few
+        with Allocations(*given) as seen:
+            nll = fn.zinb_nll(x, *leaves)
+        assert 2 <= seen.matrices <= 2 + few
+        with Allocations(*given) as seen:
+            torch.autograd.grad(nll, leaves, upstream)
+        assert seen.matrices <= few

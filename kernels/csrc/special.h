@@ -1,5 +1,5 @@
 // Elementary functions in float32, written so that compilers turn loops over them into vector
-// code: no branches, no calls, no tables. kernels/README.md has their measured errors.
+// code: no branches, no calls, no tables.
 #pragma once
 
 #include <cstdint>
