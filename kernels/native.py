@@ -116,6 +116,10 @@ _FUNCTIONS = {
     "fastvae_sample_and_kl": (None, [POINTER(LatentCall)]),
     "fastvae_sample_and_kl_backward": (None, [POINTER(LatentCall)]),
     "fastvae_row_sums": (None, [POINTER(CountsArgument), c_int64, c_void_p]),
+    "fastvae_gather": (
+        None,
+        [POINTER(CountsArgument), c_void_p, c_int64, c_void_p, c_void_p, c_void_p],
+    ),
     "fastvae_linear": (None, [POINTER(LinearCall)]),
     "fastvae_linear_weight_grad": (None, [POINTER(LinearCall)]),
 }

@@ -95,6 +95,8 @@ void fastvae_sum_blocks(const float* blocks, const int64_t* start, int64_t rows,
 void fastvae_sample_and_kl(const FastvaeLatent* call);
 void fastvae_sample_and_kl_backward(const FastvaeLatent* call);
 void fastvae_row_sums(const FastvaeCounts* x, int64_t n, float* out);
+void fastvae_gather(const FastvaeCounts* from, const int64_t* rows, int64_t n,
+                    const int32_t* crow, int32_t* col, float* values);
 void fastvae_linear(const FastvaeLinear* call);
 void fastvae_linear_weight_grad(const FastvaeLinear* call);
 

@@ -173,6 +173,27 @@ void fastvae_row_sums(const FastvaeCounts* x, int64_t n, float* out) {
     }
 }
 
+// Copies CSR rows to where crow (n + 1) says; the caller has checked the row numbers.
+void fastvae_gather(const FastvaeCounts* from, const int64_t* rows, int64_t n,
+                    const int32_t* crow, int32_t* col, float* values) {
+    constexpr int64_t AHEAD = 4;  // rows lie anywhere in memory: their beginnings are asked for early
+    for (int64_t i = 0; i < n; ++i) {
+        if (i + AHEAD < n) {
+            const int64_t next = fastvae::row_start(*from, rows[i + AHEAD]);
+            const int64_t bytes = from->wide_indices ? 8 : 4;
+            __builtin_prefetch(static_cast<const char*>(from->col) + next * bytes);
+            __builtin_prefetch(from->values + next);
+        }
+        const int64_t begin = fastvae::row_start(*from, rows[i]), stored = crow[i + 1] - crow[i];
+        if (from->wide_indices)
+            for (int64_t j = 0; j < stored; ++j)
+                col[crow[i] + j] = static_cast<int32_t>(fastvae::column(*from, begin + j));
+        else
+            std::memcpy(col + crow[i], static_cast<const int32_t*>(from->col) + begin, 4 * stored);
+        std::memcpy(values + crow[i], from->values + begin, 4 * stored);
+    }
+}
+
 void fastvae_linear(const FastvaeLinear* call) { fastvae::kernels().linear(*call); }
 
 void fastvae_linear_weight_grad(const FastvaeLinear* call) {
