@@ -92,7 +92,8 @@ def _small_pools(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joint, "_LARGEST_POOL", 64)
     monkeypatch.setattr(joint, "_BLOCKS_PER_POOL", 8)
     monkeypatch.setattr(joint, "_CHECK_BYTES", 4000)
-    monkeypatch.setattr("fastvae.data.disk._READ_BYTES", 1000)
+    monkeypatch.setattr("fastvae.data.disk._RUN_BYTES", 1000)
+    monkeypatch.setattr("fastvae.data.disk._GROUP_BYTES", 3000)
 
 
 def _open(path: Path | list[Path], wanted: Wanted = WANTED, **source: str) -> DiskStore:

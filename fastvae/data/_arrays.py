@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,12 +55,21 @@ class StoredArray:
         Of the files it is in.
     files
         The files that hold a range of it.
+    parallel
+        Whether it is a zarr array, of which several ranges are read faster at once.
     """
 
     def __init__(
-        self, array: Any, where: str, watch: Watch, files: Callable[[int, int], list[Path]]
+        self,
+        array: Any,
+        where: str,
+        watch: Watch,
+        files: Callable[[int, int], list[Path]],
+        *,
+        parallel: bool,
     ) -> None:
         self.array = array
+        self.parallel = parallel
         self.where = where
         self.watch = watch
         self._files = files
@@ -92,8 +104,21 @@ class StoredArray:
         if start >= stop:
             return np.empty((0, *self.shape[1:]), dtype=self.dtype)
         self.watch.check(self._files(start, stop))
-        try:
+        with self._naming(start, stop):
             return np.asarray(self.array[start:stop])
+
+    async def read_async(self, start: int, stop: int) -> np.ndarray:
+        """Do the same, beside others, for a zarr array."""
+        if start >= stop:
+            return np.empty((0, *self.shape[1:]), dtype=self.dtype)
+        self.watch.check(self._files(start, stop))
+        with self._naming(start, stop):
+            return np.asarray(await self.array.async_array.getitem(slice(start, stop)))
+
+    @contextmanager
+    def _naming(self, start: int, stop: int) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # each codec raises its own
             raise InputError(
                 f"{self.where} cannot be read from entry {start} to {stop} ({error}): it is "
@@ -101,9 +126,44 @@ class StoredArray:
             ) from error
 
 
+def read_spans(
+    arrays: Sequence[StoredArray], spans: Sequence[tuple[int, int]]
+) -> list[list[np.ndarray]]:
+    """Read the same ranges of several arrays, at the same time where that is faster.
+
+    Returns
+    -------
+    list of list of ndarray
+        For each array, what is in each range.
+
+    Raises
+    ------
+    InputError
+        As `StoredArray.read`.
+    """
+    if not all(array.parallel for array in arrays):
+        return [[array.read(*span) for span in spans] for array in arrays]
+
+    async def together() -> list[np.ndarray]:
+        reads = (array.read_async(*span) for array in arrays for span in spans)
+        return await asyncio.gather(*reads)
+
+    flat = asyncio.run_coroutine_threadsafe(together(), _loop()).result()
+    n = len(spans)
+    return [flat[i * n : (i + 1) * n] for i in range(len(arrays))]
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """One event loop in a thread of its own: a notebook's main thread has one running already."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="fastvae-zarr", daemon=True).start()
+    return loop
+
+
 def hdf5_array(dataset: Any, where: str, watch: Watch, path: Path) -> StoredArray:
     """Wrap an h5py dataset of the file `path`."""
-    return StoredArray(dataset, where, watch, lambda start, stop: [path])
+    return StoredArray(dataset, where, watch, lambda start, stop: [path], parallel=False)
 
 
 def zarr_array(array: Any, where: str, watch: Watch, root: Path) -> StoredArray:
@@ -131,4 +191,4 @@ def zarr_array(array: Any, where: str, watch: Watch, root: Path) -> StoredArray:
             f"{where} is incomplete: {len(missing)} of its {len(wanted)} chunk files are missing, "
             f"first {missing[0]} (entries from {first} on); copy or download the store again"
         )
-    return StoredArray(array, where, watch, files)
+    return StoredArray(array, where, watch, files, parallel=True)

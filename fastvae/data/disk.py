@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,11 +14,24 @@ import torch
 from ..errors import InputError
 from .countfile import CountFile
 from .parts import HostPart, Part
+from .rows import Piece
 from .store import Store
 
 _THROUGH_ROWS = 32  # so many unwanted rows between two wanted ones are read through
-_READ_BYTES = 8 << 20
+_RUN_BYTES = 8 << 20
+_GROUP_BYTES = 32 << 20  # read at once, where that is faster
 _MOSTLY = 0.75  # where more than this share of the rows read is wanted, all of them are kept
+
+
+class _Run(NamedTuple):
+    """Rows `first` to `last` of the store, for the wanted cells at `start` to `stop`."""
+
+    file: int
+    offset: int  # rows of the files before
+    first: int
+    last: int
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +135,16 @@ class DiskStore(Store):
         np.cumsum(self.cell_lengths[in_order], out=crow[1:])
         columns = np.empty(crow[-1], dtype=np.int32)
         values = np.empty(crow[-1], dtype=np.float32)
+        ends = crow[np.cumsum([len(cells_of_run) for cells_of_run in kept])]
         at = 0
-        for (number, first, last, _, _), cells_of_run in zip(runs, kept, strict=True):
-            end = at + int(self.cell_lengths[cells_of_run].sum(dtype=np.int64))
-            self._read(number, first, last, cells_of_run, columns[at:end], values[at:end])
-            at = end
+        for group in self._groups(runs):
+            rows_of_file = self.files[runs[group.start].file].rows
+            ranges = [(run.first - run.offset, run.last - run.offset) for run in runs[group]]
+            pieces = rows_of_file.read(ranges)
+            for i, piece in zip(range(group.start, group.stop), pieces, strict=True):
+                end = int(ends[i])
+                self._place(runs[i], piece, kept[i], columns[at:end], values[at:end])
+                at = end
         if crow[-1] < 2**31:
             crow = crow.astype(np.int32)
         counts = sp.csr_matrix((values, columns, crow), shape=(n_kept, self.n_genes))
@@ -133,8 +152,8 @@ class DiskStore(Store):
         rows[order] = np.searchsorted(in_order, wanted)
         return counts, rows
 
-    def _runs(self, wanted: np.ndarray) -> list[tuple[int, int, int, int, int]]:
-        """File, first and last row in the store, first and last position in `wanted` of runs."""
+    def _runs(self, wanted: np.ndarray) -> list[_Run]:
+        """Cut sorted cells into runs of neighbours, each of one file and of bounded size."""
         offsets = self.offsets
         number = np.searchsorted(offsets, wanted, side="right") - 1
         breaks = (np.diff(wanted) > _THROUGH_ROWS) | (np.diff(number) > 0)
@@ -142,36 +161,50 @@ class DiskStore(Store):
         runs = []
         for a, b in pairwise(edges):
             while a < b:
-                which = int(number[a])
-                rows, offset = self.files[which].rows, int(offsets[which])
-                limit = rows.bytes_before(int(wanted[a]) - offset) + _READ_BYTES
+                file, offset = int(number[a]), int(offsets[number[a]])
+                rows = self.files[file].rows
+                limit = rows.bytes_before(int(wanted[a]) - offset) + _RUN_BYTES
                 over = rows.bytes_before(wanted[a:b] - offset + 1) > limit
                 stop = a + max(1, int(np.argmax(over))) if over.any() else b
-                runs.append((which, int(wanted[a]), int(wanted[stop - 1]) + 1, a, stop))
+                runs.append(_Run(file, offset, int(wanted[a]), int(wanted[stop - 1]) + 1, a, stop))
                 a = stop
         return runs
 
-    def _kept(self, wanted: np.ndarray, run: tuple[int, int, int, int, int]) -> np.ndarray:
-        _, first, last, a, b = run
-        cells = wanted[a:b]
-        if len(cells) < _MOSTLY * (last - first):
-            return np.unique(cells)
-        return np.arange(first, last)
+    def _groups(self, runs: list[_Run]) -> Iterator[slice]:
+        """Put runs of one file together that are read at once."""
+        start, n_bytes = 0, 0
+        for i, run in enumerate(runs):
+            rows = self.files[run.file].rows
+            more = rows.bytes_before(run.last - run.offset)
+            more -= rows.bytes_before(run.first - run.offset)
+            if i > start and (run.file != runs[start].file or n_bytes + more > _GROUP_BYTES):
+                yield slice(start, i)
+                start, n_bytes = i, 0
+            n_bytes += more
+        if runs:
+            yield slice(start, len(runs))
 
-    def _read(
+    def _kept(self, wanted: np.ndarray, run: _Run) -> np.ndarray:
+        """Cells of a run whose counts are kept: all that are read, where few are unwanted."""
+        cells = wanted[run.start : run.stop]
+        if len(cells) < _MOSTLY * (run.last - run.first):
+            return np.unique(cells)
+        return np.arange(run.first, run.last)
+
+    def _place(
         self,
-        number: int,
-        first: int,
-        last: int,
+        run: _Run,
+        piece: Piece,
         kept: np.ndarray,
         columns_out: np.ndarray,
         values_out: np.ndarray,
     ) -> None:
-        """Read a run of rows of one file into memory lent for those that are kept."""
-        file, offset = self.files[number], int(self.offsets[number])
-        lengths, columns, values = selected(file, self.gene_maps[number], first, last, offset)
+        """Put what was read of a run into memory lent for the cells that are kept."""
+        file = self.files[run.file]
+        first, last = run.first, run.last
+        lengths, columns, values = canonical(file, self.gene_maps[run.file], piece)
         if not np.array_equal(lengths, self.cell_lengths[first:last]):
-            row = first - offset + int(np.argmax(lengths != self.cell_lengths[first:last]))
+            row = first - run.offset + int(np.argmax(lengths != self.cell_lengths[first:last]))
             raise InputError(
                 f"{file.rows.where} is not what it was when it was opened: row {row} has another "
                 "number of counts; start again, and leave the file alone until the end"
@@ -185,26 +218,24 @@ class DiskStore(Store):
         values_out[:] = values
 
 
-def selected(
-    file: CountFile, gene_map: np.ndarray | None, first: int, last: int, offset: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read rows of a file in canonical form, with the genes wanted only.
+def canonical(file: CountFile, gene_map: np.ndarray | None, piece: Piece) -> Piece:
+    """Bring rows that were read to canonical form, with the genes wanted only.
 
     Parameters
     ----------
     file
-        Where they are.
+        Where they are from.
     gene_map
         As in `DiskStore`.
-    first, last
-        Rows; `offset` of them are of earlier files.
+    piece
+        Lengths, columns and values.
 
-    Returns
-    -------
-    lengths, columns, values
-        int64 (R,), integers and numbers (nnz,).
+    Raises
+    ------
+    InputError
+        A count of a file that was found to have none is zero or NaN now.
     """
-    lengths, columns, values = file.rows.read(first - offset, last - offset)
+    lengths, columns, values = piece
     ordered = file.clean
     if gene_map is not None:
         columns = gene_map[columns]
@@ -214,14 +245,12 @@ def selected(
             ends = np.cumsum(lengths)
             lengths = before[ends] - before[ends - lengths]
             columns, values = columns[keep], values[keep]
-        increasing = gene_map[gene_map >= 0]
-        ordered = ordered and bool(np.all(np.diff(increasing) > 0))
-    if ordered and file.clean:
+        ordered = ordered and bool(np.all(np.diff(gene_map[gene_map >= 0]) > 0))
+    if ordered:
         if len(values) and not values.min() > 0:
             raise InputError(
-                f"{file.rows.where} is damaged between rows {first - offset} and {last - offset}: "
-                "a stored count is not above zero, and when it was opened all were; copy or "
-                "download it again"
+                f"{file.rows.where} is damaged: a stored count is not above zero, and when it was "
+                "opened all were; copy or download it again"
             )
         return lengths, columns, values
     crow = np.concatenate([[0], np.cumsum(lengths)])

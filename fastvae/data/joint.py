@@ -26,7 +26,7 @@ _LEAST_POOL = 1 << 10
 _PROCESS_BYTES = 160 << 20  # network, optimiser, activations, threads' stacks
 _CELL_BYTES = 72  # row offsets, codes, lengths, orders of an epoch
 _POOL_COPIES = 6  # pools at once: trained on, ready, being read; and what is freed late
-_BLOCKS_PER_POOL = 16
+_BLOCKS_PER_POOL = 64
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def _check(
         check = CountCheck(file.origin())
         clean = True
         for first, last in _strips(file):
-            of_rows, columns, values = file.rows.read(first, last)
+            ((of_rows, columns, values),) = file.rows.read([(first, last)])
             crow = np.concatenate([[0], np.cumsum(of_rows)])
             matrix: Any = sp.csr_matrix(
                 (as_float32(values), columns, crow), shape=(last - first, file.rows.shape[1])

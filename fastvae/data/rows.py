@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
 
 from ..errors import InputError
-from ._arrays import StoredArray
+from ._arrays import StoredArray, read_spans
+
+Piece = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Rows: their lengths (R,) int64, columns and values (nnz,)."""
 
 _ENTRY_BYTES = 16  # what an entry takes while it is read: index and value, and their conversion
 
@@ -26,8 +30,8 @@ class Rows(Protocol):
     def bytes_before(self, row: int | np.ndarray) -> Any:
         """Return about how much memory reading the first `row` rows takes."""
 
-    def read(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return lengths (R,) int64, columns and values of rows `first` to `last`."""
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[Piece]:
+        """Return what is in each range of rows."""
 
 
 class CompressedRows:
@@ -66,21 +70,26 @@ class CompressedRows:
         """See `Rows`."""
         return self._indptr[row] * _ENTRY_BYTES
 
-    def read(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[Piece]:
         """See `Rows`."""
-        start, stop = int(self._indptr[first]), int(self._indptr[last])
-        columns = self._indices.read(start, stop)
-        values = self._data.read(start, stop)
-        if len(columns) and (columns.min() < 0 or columns.max() >= self.shape[1]):
-            bad = (columns < 0) | (columns >= self.shape[1])
-            at = start + int(np.argmax(bad))
-            raise InputError(
-                f"{self.where} is damaged at entry {at} (row "
-                f"{int(np.searchsorted(self._indptr, at, side='right')) - 1}): its column "
-                f"{int(columns[at - start])} lies outside 0..{self.shape[1] - 1}; "
-                "write or download the file again"
-            )
-        return np.diff(self._indptr[first : last + 1]), columns, values
+        spans = [(int(self._indptr[first]), int(self._indptr[last])) for first, last in ranges]
+        all_columns, all_values = read_spans([self._indices, self._data], spans)
+        pieces = []
+        for i, (first, last) in enumerate(ranges):
+            columns = all_columns[i]
+            if len(columns) and (columns.min() < 0 or columns.max() >= self.shape[1]):
+                self._refuse_column(spans[i][0], columns)
+            pieces.append((np.diff(self._indptr[first : last + 1]), columns, all_values[i]))
+        return pieces
+
+    def _refuse_column(self, start: int, columns: np.ndarray) -> None:
+        at = int(np.argmax((columns < 0) | (columns >= self.shape[1])))
+        row = int(np.searchsorted(self._indptr, start + at, side="right")) - 1
+        raise InputError(
+            f"{self.where} is damaged at entry {start + at} (row {row}): its column "
+            f"{int(columns[at])} lies outside 0..{self.shape[1] - 1}; write or download the file "
+            "again"
+        )
 
 
 class DenseRows:
@@ -101,8 +110,11 @@ class DenseRows:
         """See `Rows`."""
         return row * self._row_bytes
 
-    def read(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[Piece]:
         """See `Rows`."""
+        return [self._read(first, last) for first, last in ranges]
+
+    def _read(self, first: int, last: int) -> Piece:
         block = self._array.read(first, last)
         filled = block != 0
         lengths = np.count_nonzero(filled, axis=1).astype(np.int64)
@@ -126,8 +138,11 @@ class MemoryRows:
         """See `Rows`."""
         return self._counts.indptr[row].astype(np.int64) * _ENTRY_BYTES
 
-    def read(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[Piece]:
         """See `Rows`."""
+        return [self._read(first, last) for first, last in ranges]
+
+    def _read(self, first: int, last: int) -> Piece:
         indptr = self._counts.indptr
         span = slice(indptr[first], indptr[last])
         lengths = np.diff(indptr[first : last + 1]).astype(np.int64)
