@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
-from ._cli.options import Device, Genes, Genome, Layer, MemoryLimit, Overwrite, Quiet, UseRaw
+from ._cli.options import (
+    Device,
+    Genes,
+    Genome,
+    Layer,
+    MemoryLimit,
+    NTopGenes,
+    Overwrite,
+    Quiet,
+    UseRaw,
+)
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -94,6 +104,7 @@ def train(
         typer.Option(metavar="FILE=COLUMN", help="Another such column, of that file alone."),
     ] = None,
     genes: Genes = None,
+    n_top_genes: NTopGenes = None,
     labels_key: Annotated[
         str | None, typer.Option(help="Column of obs that names the label of each cell.")
     ] = None,
@@ -152,6 +163,7 @@ def train(
                 residence=residence,
                 memory_limit=memory_limit,
                 genes=gene_list(genes),
+                n_top_genes=n_top_genes,
                 batch_key_of=assignments(batch_key_of, "--batch-key-of"),
                 batch_key=batch_key,
                 labels_key=labels_key,

@@ -17,9 +17,10 @@ from ._model.saved import HISTORY, fill_module, read_config, read_weights, write
 from ._model.setup import Options, Setup, Slot
 from ._model.state import State
 from .data.joint import Wanted
-from .data.opening import Source, open_data
+from .data.opening import Source, narrowed, open_data
 from .errors import InputError
 from .train import read_history, resolve_device, write_history
+from .train.settings import whole_number
 from .train.step import seeded
 
 
@@ -56,6 +57,8 @@ class Model(Fitting, Answers):
         begins; with "auto" counts that need more are streamed.
     genes
         Names of the genes to use; None is all, or those that all files have in common.
+    n_top_genes
+        Of these, use so many of the most variable (``seurat_v3``, within batches).
     batch_key_of
         The batch column of the files in which it is not `batch_key`, by the names of the files.
 
@@ -97,6 +100,7 @@ class Model(Fitting, Answers):
         residence: str = "auto",
         memory_limit: int | str | None = None,
         genes: Sequence[str] | None = None,
+        n_top_genes: int | None = None,
         batch_key_of: Mapping[str, str] | None = None,
     ) -> None:
         options = Options(
@@ -122,6 +126,9 @@ class Model(Fitting, Answers):
             gene_names=genes,
         )
         store, frames = open_data(data, wanted, source)
+        if n_top_genes is not None:
+            number = whole_number("n_top_genes", n_top_genes, minimum=2)
+            store, frames = narrowed(store, frames, wanted, source, number)
         super().__init__(Setup.of(options, store, batch_key, labels_key, slot))
         self._attach(store, frames)
         self._residence = residence

@@ -20,3 +20,6 @@ Genes = Annotated[
 MemoryLimit = Annotated[
     str | None, typer.Option(help="Memory that streaming from disk may take, such as 2GB.")
 ]
+NTopGenes = Annotated[
+    int | None, typer.Option(help="Use so many of the most variable genes (seurat_v3).")
+]

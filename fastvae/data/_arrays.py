@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib.util
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,8 +26,6 @@ def fast_zarr() -> Iterator[None]:
     InputError
         zarr itself is not installed.
     """
-    import importlib.util
-
     try:
         import zarr
     except ImportError as error:
@@ -36,8 +35,7 @@ def fast_zarr() -> Iterator[None]:
     if importlib.util.find_spec("zarrs") is None:
         yield
         return
-    import zarrs  # noqa: F401  registers itself
-
+    importlib.import_module("zarrs")  # registers itself
     with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
         yield
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -204,6 +205,8 @@ def open_count_file(
         return MemoryFile(str(path), read(path, layer=layer, use_raw=use_raw, genome=genome))
     import h5py
 
+    if importlib.util.find_spec("hdf5plugin"):
+        importlib.import_module("hdf5plugin")  # more ways of compression, where installed
     watch.check([path])
     file = h5py.File(path, "r")
     with reporting_damage(path):

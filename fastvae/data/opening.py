@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,7 +18,8 @@ from .disk import DiskStore
 from .formats import read
 from .joint import Wanted, open_files, stream
 from .residence import check_residence
-from .store import CountStore, Store
+from .store import CountStore, Store, log_library_statistics
+from .variable_genes import variable_genes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,6 +135,41 @@ def open_data(data: Any, wanted: Wanted, source: Source) -> tuple[Store, Frames]
         )
     store = stream(files, wanted, memory)
     return store, FileFrames(tuple(files), wanted)
+
+
+def narrowed(
+    store: Store, frames: Frames, wanted: Wanted, source: Source, n_top_genes: int
+) -> tuple[Store, Frames]:
+    """Keep the most variable genes only; see `variable_genes`.
+
+    Raises
+    ------
+    InputError
+        As `variable_genes`.
+    """
+    names = variable_genes(store, n_top_genes)
+    wanted = replace(wanted, gene_names=names)
+    if isinstance(store, DiskStore) and isinstance(frames, FileFrames):
+        store = stream(frames.files, wanted, source.streaming_memory())
+        return store, FileFrames(frames.files, wanted)
+    assert isinstance(store, CountStore)
+    position = {name: column for column, name in enumerate(store.gene_names)}
+    counts = store.counts[:, np.array([position[name] for name in names])]
+    mean, var = log_library_statistics(counts, store.batch_codes, len(store.log_library_mean))
+    narrow = replace(
+        store,
+        counts=counts,
+        gene_names=np.array(names, dtype=object),
+        log_library_mean=mean,
+        log_library_var=var,
+    )
+    return narrow, _KnownFrames(frames.obs, frames.var.loc[names])
+
+
+@dataclass(frozen=True, eq=False)
+class _KnownFrames:
+    obs: pd.DataFrame
+    var: pd.DataFrame
 
 
 def load(store: DiskStore) -> CountStore:
