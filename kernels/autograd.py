@@ -71,11 +71,11 @@ class CountNLL(torch.autograd.Function):
     @staticmethod
     @_first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # noqa: D102
-        saved = ctx.saved_tensors
         early, ctx.early = ctx.early, None  # a second backward computes them anew
         grads = None if early is None else ctx.backend.finish(early, grad)
         if grads is not None:
             return (*[None] * 7, *grads, None)
+        saved = ctx.saved_tensors
         x = Counts(ctx.shape, *saved[:4])
         grads = ctx.backend.nll_backward(grad, x, *saved[4:], ctx.needs_input_grad[7:11])
         return (*[None] * 7, *grads, None)

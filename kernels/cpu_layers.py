@@ -123,12 +123,7 @@ def _linear_call(x: Counts, values: Tensor, hidden: int) -> tuple[LinearCall, tu
     n, g = x.shape
     held = counts_argument(x._replace(values=values))
     threads = threads_for(values.numel() * hidden // 8)
-    size = library.fastvae_linear_workspace(n, g, threads)
-    workspace = torch.empty(size, dtype=torch.int32, device="cpu")
-    call = LinearCall(
-        n=n, g=g, h=hidden, threads=threads, x=held.argument, workspace=address(workspace)
-    )
-    return call, (*held.tensors, workspace)
+    return LinearCall(n=n, g=g, h=hidden, threads=threads, x=held.argument), held.tensors
 
 
 def linear_forward(x: Counts, weight: Tensor, bias: Tensor | None, log1p: bool) -> Tensor:

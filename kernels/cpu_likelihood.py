@@ -34,6 +34,7 @@ class Blocks(NamedTuple):
     count: int
     start: Tensor  # (count + 1,) where each begins in `order`
     order: Tensor | None  # (N,) cells; None for 0..N-1
+    n_groups: int  # K
     groups: Tensor  # (K + 1,) where the blocks of each row of log theta begin
 
 
@@ -42,7 +43,7 @@ def even_blocks(n: int) -> Blocks:
     """Blocks of cells that share one row of log theta, or have one each."""
     start = [*range(0, n, _block_rows(n)), n]
     count = len(start) - 1
-    return Blocks(count, torch.tensor(start), None, torch.tensor([0, count]))
+    return Blocks(count, torch.tensor(start), None, 1, torch.tensor([0, count]))
 
 
 def grouped_blocks(theta_index: Tensor, groups: int) -> Blocks:
@@ -53,7 +54,8 @@ def grouped_blocks(theta_index: Tensor, groups: int) -> Blocks:
     starts = [list(range(begin, end, rows)) for begin, end in itertools.pairwise([0, *ends])]
     first = np.cumsum([0, *map(len, starts)])
     start = torch.tensor([*itertools.chain.from_iterable(starts), len(index)])
-    return Blocks(len(start) - 1, start, torch.from_numpy(order), torch.from_numpy(first))
+    count, by_index = len(start) - 1, torch.from_numpy(order)
+    return Blocks(count, start, by_index, groups, torch.from_numpy(first))
 
 
 def _block_rows(n: int) -> int:
@@ -83,7 +85,7 @@ def _run(
         n=n, g=g, x=counts.argument, scale_logits=scale.data_ptr(), scale_stride=scale.stride(0)
     )
     call.log_library, call.nll = log_library.data_ptr(), nll.data_ptr()
-    d_scale = d_library = d_theta = sums = d_zi = theta = zi = None
+    d_scale = d_library = d_theta = d_zi = theta = zi = None
     if log_theta is not None:
         theta = matrix(log_theta)
         call.family, call.log_theta = 1, theta.data_ptr()
@@ -98,6 +100,7 @@ def _run(
         zi = matrix(zi_logits)
         call.family, call.zi_logits, call.zi_stride = 2, zi.data_ptr(), zi.stride(0)
     call.blocks, call.start = blocks.count, blocks.start.data_ptr()
+    call.groups, call.n_groups = blocks.groups.data_ptr(), blocks.n_groups
     if blocks.order is not None:
         call.order = blocks.order.data_ptr()
     if grad is not None:
@@ -109,19 +112,10 @@ def _run(
             d_zi = scale.new_empty(n, g)
             call.d_zi = d_zi.data_ptr()
         if theta is not None and want_theta:
-            sums = scale.new_empty(n if call.theta_per_cell else blocks.count, g)
-            call.want_theta, call.d_theta = True, sums.data_ptr()
-    call.threads = threads = threads_for(n * g, blocks.count)
-    workspace = scale.new_empty(threads * library.fastvae_nll_workspace(g))
-    call.workspace = workspace.data_ptr()
+            d_theta = theta.new_empty(theta.shape)
+            call.want_theta, call.d_theta = True, d_theta.data_ptr()
+    call.threads = threads_for(n * g, blocks.count)
     library.fastvae_nll(ctypes.byref(call))
-    if sums is not None and theta is not None:
-        d_theta = sums
-        if not call.theta_per_cell:
-            d_theta, groups = theta.new_empty(theta.shape), blocks.groups
-            library.fastvae_sum_blocks(
-                sums.data_ptr(), groups.data_ptr(), groups.shape[0] - 1, g, d_theta.data_ptr()
-            )
     return nll, (d_scale, d_library, d_theta, d_zi)
 
 
@@ -156,6 +150,8 @@ def nll_backward(
 
 
 def _needed(grads: Grads, needs: tuple[bool, bool, bool, bool]) -> Grads:
+    if needs == (True, True, True, True):
+        return grads
     by_scale, by_library, by_theta, by_zi = (
         g if need else None for g, need in zip(grads, needs, strict=True)
     )

@@ -58,13 +58,14 @@ class NllCall(Structure):
         ("order", c_void_p),
         ("start", c_void_p),
         ("blocks", c_int64),
+        ("groups", c_void_p),
+        ("n_groups", c_int64),
         ("nll", c_void_p),
         ("grad", c_void_p),
         ("d_scale", c_void_p),
         ("d_library", c_void_p),
         ("d_theta", c_void_p),
         ("d_zi", c_void_p),
-        ("workspace", c_void_p),
     )
 
 
@@ -98,7 +99,7 @@ class LinearCall(Structure):
         ("x", CountsArgument),
         ("weight", c_void_p),
         ("weight_stride", c_int64),
-        *((name, c_void_p) for name in ("bias", "out", "grad", "d_weight", "workspace")),
+        *((name, c_void_p) for name in ("bias", "out", "grad", "d_weight")),
     )
 
 
@@ -107,12 +108,9 @@ _FUNCTIONS = {
     "fastvae_isa": (c_char_p, []),
     "fastvae_blas_is_held_back": (c_int32, []),
     "fastvae_use_isa": (c_int32, [c_char_p]),
-    "fastvae_nll_workspace": (c_int64, [c_int64]),
-    "fastvae_linear_workspace": (c_int64, [c_int64] * 3),
     "fastvae_check_csr": (c_int32, [POINTER(CountsArgument), c_int64, c_int64, c_int64]),
     "fastvae_nll": (None, [POINTER(NllCall)]),
     "fastvae_all_equal": (c_int32, [c_void_p, c_int64, c_float]),
-    "fastvae_sum_blocks": (None, [c_void_p, c_void_p, c_int64, c_int64, c_void_p]),
     "fastvae_sample_and_kl": (None, [POINTER(LatentCall)]),
     "fastvae_sample_and_kl_backward": (None, [POINTER(LatentCall)]),
     "fastvae_row_sums": (None, [POINTER(CountsArgument), c_int64, c_void_p]),

@@ -44,13 +44,14 @@ struct FastvaeNll {
     const int64_t* order;
     const int64_t* start;
     int64_t blocks;
+    const int64_t* groups;  // (K + 1) where the blocks of each row of log theta begin
+    int64_t n_groups;
     float* nll;         // (N)
     const float* grad;  // (N), upstream
     float* d_scale;     // (N, G), or NULL where gradients are not asked for
     float* d_library;   // (N)
-    float* d_theta;     // (blocks, G) sums of each block; (N, G) per cell
+    float* d_theta;     // as log theta
     float* d_zi;        // (N, G)
-    float* workspace;   // threads x workspace floats per thread
 };
 
 // Encoder heads to sample and KL, (N, L) each, unit strides; priors with a stride of 0 repeat.
@@ -78,20 +79,15 @@ struct FastvaeLinear {
     float* out;         // (N, H)
     const float* grad;  // (N, H)
     float* d_weight;    // (H, G) contiguous
-    void* workspace;    // linear_workspace times 4 bytes
 };
 
 int32_t fastvae_abi();
 const char* fastvae_isa();
 int32_t fastvae_blas_is_held_back();
 int32_t fastvae_use_isa(const char* name);
-int64_t fastvae_nll_workspace(int64_t g);
-int64_t fastvae_linear_workspace(int64_t n, int64_t g, int64_t threads);
 int32_t fastvae_check_csr(const FastvaeCounts* x, int64_t n, int64_t g, int64_t stored);
 void fastvae_nll(const FastvaeNll* call);
 int32_t fastvae_all_equal(const float* values, int64_t n, float value);
-void fastvae_sum_blocks(const float* blocks, const int64_t* start, int64_t rows, int64_t g,
-                        float* out);
 void fastvae_sample_and_kl(const FastvaeLatent* call);
 void fastvae_sample_and_kl_backward(const FastvaeLatent* call);
 void fastvae_row_sums(const FastvaeCounts* x, int64_t n, float* out);

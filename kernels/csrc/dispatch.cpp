@@ -1,5 +1,6 @@
 // The C functions: picks the instruction set at run time, and does what needs none in particular.
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 
 #include "kernels.h"
@@ -81,6 +82,30 @@ int32_t check(const FastvaeCounts& x, int64_t n, int64_t g, int64_t stored) {
 
 }  // namespace
 
+namespace {
+
+struct Memory {
+    void* at = nullptr;
+    int64_t bytes = 0;
+    ~Memory() { std::free(at); }
+};
+
+thread_local Memory memory[2];
+
+}  // namespace
+
+void* scratch(Scratch which, int64_t bytes) {
+    Memory& held = memory[which];
+    if (held.bytes < bytes) {
+        constexpr int64_t LINE = 64;
+        std::free(held.at);
+        held.bytes = (bytes + LINE - 1) / LINE * LINE;
+        held.at = std::aligned_alloc(LINE, held.bytes);
+        if (!held.at) std::abort();  // as torch's own allocator would fail next
+    }
+    return held.at;
+}
+
 int usable_threads(int64_t asked) {
     if (asked < 1 || forked.load(std::memory_order_relaxed)) return 1;
     return static_cast<int>(asked);
@@ -122,12 +147,6 @@ int32_t fastvae_use_isa(const char* name) {
     return 0;
 }
 
-int64_t fastvae_nll_workspace(int64_t g) { return fastvae::nll_workspace(g); }
-
-int64_t fastvae_linear_workspace(int64_t n, int64_t g, int64_t threads) {
-    return fastvae::linear_workspace(n, g, threads);
-}
-
 // 0, or what is wrong: 1 row pointers, 2 a column outside, 3 columns that do not increase.
 int32_t fastvae_check_csr(const FastvaeCounts* x, int64_t n, int64_t g, int64_t stored) {
     return x->wide_indices ? fastvae::check<int64_t>(*x, n, g, stored)
@@ -140,21 +159,6 @@ int32_t fastvae_all_equal(const float* values, int64_t n, float value) {
     bool equal = true;
     for (int64_t i = 0; i < n; ++i) equal &= values[i] == value;
     return equal;
-}
-
-// out[k] = sum of blocks start[k] .. start[k + 1] - 1, each of g numbers, in double.
-void fastvae_sum_blocks(const float* blocks, const int64_t* start, int64_t rows, int64_t g,
-                        float* out) {
-    constexpr int64_t WIDTH = 256;
-    for (int64_t k = 0; k < rows; ++k)
-        for (int64_t begin = 0; begin < g; begin += WIDTH) {
-            const int64_t width = begin + WIDTH < g ? WIDTH : g - begin;
-            double total[WIDTH] = {};
-            for (int64_t b = start[k]; b < start[k + 1]; ++b)
-                for (int64_t i = 0; i < width; ++i) total[i] += blocks[b * g + begin + i];
-            for (int64_t i = 0; i < width; ++i)
-                out[k * g + begin + i] = static_cast<float>(total[i]);
-        }
 }
 
 void fastvae_sample_and_kl(const FastvaeLatent* call) { fastvae::kernels().sample_and_kl(*call); }

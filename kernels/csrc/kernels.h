@@ -16,18 +16,10 @@ struct Kernels {
     void (*linear_weight_grad)(const FastvaeLinear&);
 };
 
-constexpr int64_t LINE = 16;  // floats in a cache line
-constexpr int64_t rounded_up(int64_t n) { return (n + LINE - 1) / LINE * LINE; }
-constexpr int64_t nll_workspace(int64_t g) { return 3 * rounded_up(g); }
-
-constexpr int64_t GENES = 128;       // genes in one block of the first layer's work
-constexpr int64_t LINEAR_UNITS = 64;  // hidden units in a tile
-constexpr int64_t LINEAR_ROWS = 128;  // cells in one piece of the forward work
-constexpr int64_t linear_blocks(int64_t g) { return (g + GENES - 1) / GENES; }
-constexpr int64_t linear_tile() { return (GENES + LINEAR_ROWS) * LINEAR_UNITS; }
-constexpr int64_t linear_workspace(int64_t n, int64_t g, int64_t threads) {  // in 4 bytes
-    return threads * linear_tile() + n * (linear_blocks(g) + 1);
-}
+// Memory that a thread keeps from call to call, at least this many bytes of it; what was in it is
+// lost. Two of them, since a piece of work needs its own while the whole call holds one.
+enum Scratch { OF_CALL = 0, OF_PIECE = 1 };
+void* scratch(Scratch which, int64_t bytes);
 
 // Where a CSR row begins; that of the row after the last is where the last ends.
 static inline int64_t row_start(const FastvaeCounts& x, int64_t row) {

@@ -38,7 +38,7 @@ Prior prior_of(const FastvaeLatent& call, int64_t n) {
 
 template <class Work>
 void rows(const FastvaeLatent& call, const Work& work) {
-    parallel((call.n + ROWS - 1) / ROWS, call.threads, [&](int64_t piece, int) {
+    parallel((call.n + ROWS - 1) / ROWS, call.threads, [&](int64_t piece) {
         const int64_t end = (piece + 1) * ROWS < call.n ? (piece + 1) * ROWS : call.n;
         for (int64_t n = piece * ROWS; n < end; ++n) work(n);
     });

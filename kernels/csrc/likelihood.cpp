@@ -226,12 +226,34 @@ void one_row(const FastvaeNll& call, int64_t n, Row row, float* exponential, flo
     }
 }
 
+// Sums of blocks to sums of groups, in double.
+void sum_blocks(const FastvaeNll& call, const float* blocks) {
+    const int64_t pieces = (call.g + PARTIAL - 1) / PARTIAL;
+    parallel(pieces, call.threads, [&](int64_t piece) {
+        const int64_t begin = piece * PARTIAL;
+        const int64_t width = begin + PARTIAL < call.g ? PARTIAL : call.g - begin;
+        for (int64_t k = 0; k < call.n_groups; ++k) {
+            double total[PARTIAL] = {};
+            for (int64_t b = call.groups[k]; b < call.groups[k + 1]; ++b) {
+#pragma omp simd
+                for (int64_t i = 0; i < width; ++i)
+                    total[i] += static_cast<double>(blocks[b * call.g + begin + i]);
+            }
+            for (int64_t i = 0; i < width; ++i)
+                call.d_theta[k * call.g + begin + i] = static_cast<float>(total[i]);
+        }
+    });
+}
+
 template <int FAMILY, bool GRAD, bool THETA>
 void every_row(const FastvaeNll& call) {
-    const int64_t width = rounded_up(call.g);
-    parallel(call.blocks, call.threads, [&](int64_t block, int thread) {
+    const int64_t width = (call.g + LANES - 1) / LANES * LANES, bytes = sizeof(float);
+    const bool by_block = GRAD && THETA && !call.theta_per_cell;
+    float* blocks = nullptr;
+    if (by_block) blocks = static_cast<float*>(scratch(OF_CALL, call.blocks * call.g * bytes));
+    parallel(call.blocks, call.threads, [&](int64_t block) {
         Buffers buffers;
-        float* exponential = call.workspace + thread * nll_workspace(call.g);
+        float* exponential = static_cast<float*>(scratch(OF_PIECE, 3 * width * bytes));
         float *r = exponential + width, *theta = r + width;
         Row row = {};
         row.r = r, row.theta = theta;
@@ -244,13 +266,14 @@ void every_row(const FastvaeNll& call) {
             }
             float* d_theta = nullptr;
             if (GRAD && THETA) {
-                d_theta = call.d_theta + (call.theta_per_cell ? n : block) * call.g;
-                if (first || call.theta_per_cell)
+                d_theta = by_block ? blocks + block * call.g : call.d_theta + n * call.g;
+                if (first || !by_block)
                     for (int64_t g = 0; g < call.g; ++g) d_theta[g] = 0.0f;
             }
             one_row<FAMILY, GRAD, THETA>(call, n, row, exponential, d_theta, buffers);
         }
     });
+    if (by_block) sum_blocks(call, blocks);
 }
 
 template <int FAMILY>

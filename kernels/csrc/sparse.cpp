@@ -10,9 +10,9 @@ namespace fastvae {
 namespace FASTVAE_ISA {
 namespace {
 
-constexpr int64_t UNITS = LINEAR_UNITS;
-constexpr int64_t ROWS = LINEAR_ROWS;
-constexpr int64_t TILE = linear_tile();
+constexpr int64_t GENES = 128;  // genes in a block
+constexpr int64_t UNITS = 64;   // hidden units in a tile
+constexpr int64_t ROWS = 128;   // cells in one piece of the forward work
 
 // Tiles are kept in local vectors, because compilers leave arrays in memory.
 
@@ -67,11 +67,15 @@ void transpose(const float* from, int64_t from_stride, float* to, int64_t to_str
         }
 }
 
+int64_t count_blocks(const FastvaeLinear& call) { return (call.g + GENES - 1) / GENES; }
+
 // Where the entries of each block of genes begin in each row, counted from the row's first:
 // starts[n][block], with one block past the last.
-void find_blocks(const FastvaeLinear& call, int32_t* starts) {
-    const int64_t blocks = linear_blocks(call.g);
-    parallel((call.n + ROWS - 1) / ROWS, call.threads, [&](int64_t piece, int) {
+const int32_t* find_blocks(const FastvaeLinear& call) {
+    const int64_t blocks = count_blocks(call);
+    int32_t* starts =
+        static_cast<int32_t*>(scratch(OF_CALL, call.n * (blocks + 1) * sizeof(int32_t)));
+    parallel((call.n + ROWS - 1) / ROWS, call.threads, [&](int64_t piece) {
         const int64_t end = (piece + 1) * ROWS < call.n ? (piece + 1) * ROWS : call.n;
         for (int64_t n = piece * ROWS; n < end; ++n) {
             int32_t* start = starts + n * (blocks + 1);
@@ -83,6 +87,7 @@ void find_blocks(const FastvaeLinear& call, int32_t* starts) {
             }
         }
     });
+    return starts;
 }
 
 // to[h] += sum over the entries from..until of x * rows[column - first][h].
@@ -125,14 +130,13 @@ int64_t at_most(int64_t step, int64_t begin, int64_t end) {
 }  // namespace
 
 void linear(const FastvaeLinear& call) {
-    const int64_t blocks = linear_blocks(call.g), tiles = (call.h + UNITS - 1) / UNITS;
-    float* tile_rows = static_cast<float*>(call.workspace);
-    int32_t* starts = reinterpret_cast<int32_t*>(tile_rows + call.threads * TILE);
-    find_blocks(call, starts);
-    parallel(tiles * ((call.n + ROWS - 1) / ROWS), call.threads, [&](int64_t piece, int thread) {
+    const int64_t blocks = count_blocks(call), tiles = (call.h + UNITS - 1) / UNITS;
+    const int32_t* starts = find_blocks(call);
+    parallel(tiles * ((call.n + ROWS - 1) / ROWS), call.threads, [&](int64_t piece) {
         const int64_t h = piece % tiles * UNITS, width = at_most(UNITS, h, call.h);
         const int64_t begin = piece / tiles * ROWS, rows = at_most(ROWS, begin, call.n);
-        float* by_gene = tile_rows + thread * TILE;
+        float* by_gene =
+            static_cast<float*>(scratch(OF_PIECE, (GENES + ROWS) * UNITS * sizeof(float)));
         float* sums = by_gene + GENES * UNITS;
         for (int64_t n = 0; n < rows; ++n)
             for (int64_t i = 0; i < UNITS; ++i)
@@ -154,15 +158,13 @@ void linear(const FastvaeLinear& call) {
 }
 
 void linear_weight_grad(const FastvaeLinear& call) {
-    const int64_t blocks = linear_blocks(call.g), tiles = (call.h + UNITS - 1) / UNITS;
-    float* tile_rows = static_cast<float*>(call.workspace);
-    int32_t* starts = reinterpret_cast<int32_t*>(tile_rows + call.threads * TILE);
-    find_blocks(call, starts);
-    parallel(tiles * blocks, call.threads, [&](int64_t piece, int thread) {
+    const int64_t blocks = count_blocks(call), tiles = (call.h + UNITS - 1) / UNITS;
+    const int32_t* starts = find_blocks(call);
+    parallel(tiles * blocks, call.threads, [&](int64_t piece) {
         const int64_t h = piece / blocks * UNITS, width = at_most(UNITS, h, call.h);
         const int64_t block = piece % blocks, g = block * GENES;
         const int64_t genes = at_most(GENES, g, call.g);
-        float* rows = tile_rows + thread * TILE;
+        float* rows = static_cast<float*>(scratch(OF_PIECE, GENES * UNITS * sizeof(float)));
         for (int64_t i = 0; i < genes * UNITS; ++i) rows[i] = 0.0f;
         for (int64_t n = 0; n < call.n; ++n) {
             const int32_t* start = starts + n * (blocks + 1) + block;
