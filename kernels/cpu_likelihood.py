@@ -77,6 +77,11 @@ def _run(
     At a few hundred cells this function takes as long as the kernel, so it does little.
     """
     n, g = x.shape
+    if n == 0:
+        nothing = (None if t is None else torch.zeros_like(t) for t in (log_theta, zi_logits))
+        of_theta, of_zi = nothing
+        none = torch.zeros_like(scale_logits), torch.zeros_like(log_library)
+        return scale_logits.new_empty(0, dtype=torch.float32), (*none, of_theta, of_zi)
     counts, scale = counts_argument(x), matrix(scale_logits)
     log_library = vector(log_library)
     blocks = even_blocks(n)
