@@ -31,8 +31,8 @@ class Blocks(NamedTuple):
     Never by the number of threads, so that sums do not depend on it.
     """
 
-    count: int
-    start: Tensor  # (count + 1,) where each begins in `order`
+    n_blocks: int
+    start: Tensor  # (n_blocks + 1,) where each begins in `order`
     order: Tensor | None  # (N,) cells; None for 0..N-1
     n_groups: int  # K
     groups: Tensor  # (K + 1,) where the blocks of each row of log theta begin
@@ -104,7 +104,7 @@ def _run(
     if zi_logits is not None:
         zi = matrix(zi_logits)
         call.family, call.zi_logits, call.zi_stride = 2, zi.data_ptr(), zi.stride(0)
-    call.blocks, call.start = blocks.count, blocks.start.data_ptr()
+    call.blocks, call.start = blocks.n_blocks, blocks.start.data_ptr()
     call.groups, call.n_groups = blocks.groups.data_ptr(), blocks.n_groups
     if blocks.order is not None:
         call.order = blocks.order.data_ptr()
@@ -119,7 +119,7 @@ def _run(
         if theta is not None and want_theta:
             d_theta = theta.new_empty(theta.shape)
             call.want_theta, call.d_theta = True, d_theta.data_ptr()
-    call.threads = threads_for(n * g, blocks.count)
+    call.threads = threads_for(n * g, blocks.n_blocks)
     library.fastvae_nll(ctypes.byref(call))
     return nll, (d_scale, d_library, d_theta, d_zi)
 
