@@ -1,0 +1,200 @@
+"""Cells per second to a minibatch that training can use, beside other loaders.
+
+    python bench/loading.py --out JSON [--peer-python PYTHON] [--annbatch-python PYTHON]
+
+Simulated counts at several numbers of genes, as .h5ad and as the zarr that `fastvae convert`
+writes, both in the page cache. Every loader runs in a process of its own, in turn, several times,
+with shuffling on; a figure is the median over the rounds of the time per 128 cells. Where it is
+known before the first minibatch, the setting up is left out. annbatch reads the same zarr, with
+its defaults and zarrs, and hands out scipy matrices, which is counted as ready.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+GENES = {2_000: (60_000, 200), 8_000: (30_000, 640), 30_000: (12_000, 1_500)}
+BATCHES = (128, 1024, 4096)
+SECONDS = 1.0
+OURS = ("fastvae memory", "fastvae compact", "fastvae h5ad", "fastvae zarr")
+SCVI = ("AnnDataLoader dense", "AnnDataLoader sparse")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--genes", type=int, nargs="*", default=sorted(GENES))
+    parser.add_argument("--peer-python", help="interpreter that has scvi-tools")
+    parser.add_argument("--annbatch-python", help="interpreter that has annbatch and zarrs")
+    parser.add_argument("--loader", help=argparse.SUPPRESS)
+    parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def write_data(folder: Path, genes: int) -> Path:
+    import numpy as np
+    import pandas as pd
+    import scipy.sparse as sp
+    from anndata import AnnData
+    from typer.testing import CliRunner
+
+    from fastvae.cli import app
+
+    cells, stored = GENES[genes]
+    rng = np.random.default_rng(0)
+    lengths = rng.poisson(stored, cells)
+    crow = np.concatenate([[0], np.cumsum(lengths)])
+    col = rng.integers(0, genes, crow[-1], dtype=np.int32)
+    values = 1 + rng.geometric(0.6, crow[-1]).astype(np.float32)
+    counts = sp.csr_matrix((values, col, crow), shape=(cells, genes))
+    counts.sum_duplicates()
+    obs = pd.DataFrame({"batch": pd.Categorical(rng.choice(["a", "b"], cells))})
+    obs.index = [f"cell{i}" for i in range(cells)]
+    path = folder / f"{genes}.h5ad"
+    AnnData(counts, obs=obs).write_h5ad(path)
+    done = CliRunner().invoke(app, ["convert", str(path), "-o", str(path.with_suffix(".zarr"))])
+    if done.exit_code:
+        raise SystemExit(done.output)
+    return path
+
+
+def ours(name: str, data: Path) -> Callable[[int], Iterable[Any]]:
+    import torch
+
+    from fastvae.data import Minibatches
+    from fastvae.data.device import DeviceStore
+    from fastvae.data.joint import Wanted
+    from fastvae.data.opening import Source, open_data
+
+    kind = name.split()[1]
+    source = Source("disk" if kind in ("h5ad", "zarr") else "host", "2GB")
+    path = data.with_suffix(".zarr") if kind == "zarr" else data
+    store, _ = open_data(path, Wanted(batch_key="batch"), source)
+    if kind == "compact":
+        store = DeviceStore.of(store, torch.device("cpu"))
+    return lambda size: Minibatches(store, batch_size=size, shuffle=True)
+
+
+def scvi_tools(name: str, data: Path) -> Callable[[int], Iterable[Any]]:
+    import logging
+    import warnings
+
+    warnings.simplefilter("ignore")
+    import anndata
+    import scvi
+
+    logging.disable(logging.CRITICAL)
+    adata = anndata.read_h5ad(data)
+    scvi.model.SCVI.setup_anndata(adata, batch_key="batch")
+    manager = scvi.model.SCVI(adata).adata_manager
+    sparse = name.endswith("sparse")
+    return lambda size: scvi.dataloaders.AnnDataLoader(
+        manager, shuffle=True, batch_size=size, load_sparse_tensor=sparse
+    )
+
+
+def annbatch(name: str, data: Path) -> Callable[[int], Iterable[Any]]:
+    import warnings
+
+    warnings.simplefilter("ignore")
+    import annbatch as library
+    import anndata
+    import zarr
+    import zarrs  # noqa: F401
+
+    zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
+    group = zarr.open_group(data.with_suffix(".zarr"), mode="r")
+    matrix = anndata.io.sparse_dataset(group["X"])
+    obs = anndata.io.read_elem(group["obs"])[["batch"]]
+
+    def loader(size: int) -> Iterable[Any]:
+        made = library.Loader(batch_size=size, shuffle=True, chunk_size=512, preload_nchunks=32)
+        return made.add_adata(anndata.AnnData(X=matrix, obs=obs))
+
+    return loader
+
+
+def minibatches(loader: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+    while True:
+        yield from loader()
+
+
+def measure(args: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds per 128 cells, for each size of the minibatches."""
+    name = args.loader
+    if name != "annbatch":
+        import torch
+
+        torch.set_num_threads(args.threads)
+    make = annbatch if name == "annbatch" else scvi_tools if name in SCVI else ours
+    loaders = make(name, args.data)
+    times = {}
+    for size in BATCHES:
+        stream = minibatches(lambda size=size: loaders(size))
+        next(stream)
+        done, started = 0, time.perf_counter()
+        while time.perf_counter() - started < SECONDS:
+            next(stream)
+            done += size
+        times[str(size)] = (time.perf_counter() - started) / done * 128e3
+        stream.close()
+    return times
+
+
+def main() -> None:
+    args = arguments()
+    if args.loader:
+        print(json.dumps(measure(args)))
+        return
+    pythons = dict.fromkeys(OURS, sys.executable)
+    if args.peer_python:
+        pythons.update(dict.fromkeys(SCVI, args.peer_python))
+    if args.annbatch_python:
+        pythons["annbatch"] = args.annbatch_python
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for genes in args.genes:
+            data = write_data(Path(folder), genes)
+            runs: dict[str, list[dict[str, float]]] = {name: [] for name in pythons}
+            for _ in range(args.rounds):
+                for name, python in pythons.items():
+                    command = [python, __file__, f"--loader={name}", f"--data={data}"]
+                    command.append(f"--threads={args.threads}")
+                    done = subprocess.run(command, capture_output=True, text=True, check=False)
+                    if done.returncode:
+                        raise SystemExit(f"{name}: {done.stderr[-2000:]}")
+                    runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+            results[str(genes)] = {
+                name: {str(size): median(run[str(size)] for run in of) for size in BATCHES}
+                for name, of in runs.items()
+            }
+            for name, of in results[str(genes)].items():
+                row = "  ".join(f"N={size}: {ms:7.3f}" for size, ms in of.items())
+                print(f"G={genes:<6} {name:22} ms per 128 cells  {row}", flush=True)
+    machine = {"machine": platform.machine(), "python": platform.python_version()}
+    result = {
+        **machine,
+        "unit": "ms per 128 cells",
+        "rounds": args.rounds,
+        "threads": args.threads,
+        "data": {str(g): dict(zip(("cells", "stored"), GENES[g], strict=True)) for g in args.genes},
+        "times": results,
+    }
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
