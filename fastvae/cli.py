@@ -16,14 +16,24 @@ import typer
 
 from . import __version__
 from ._cli.options import (
+    BatchKey,
+    BatchKeyOf,
+    CheckpointEvery,
+    CheckpointMinutes,
     Device,
+    EarlyStopping,
     Genes,
     Genome,
+    KeepCheckpoints,
+    LabelsKey,
     Layer,
+    LearnedLibrary,
     MemoryLimit,
     NTopGenes,
     Overwrite,
     Quiet,
+    Residence,
+    Resume,
     UseRaw,
 )
 from .errors import InputError
@@ -96,18 +106,11 @@ def train(
             "--output", "-o", help="Folder to write the run to.  [default: DATA's name + _fastvae]"
         ),
     ] = None,
-    batch_key: Annotated[
-        str | None, typer.Option(help="Column of obs that names the batch of each cell.")
-    ] = None,
-    batch_key_of: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE=COLUMN", help="Another such column, of that file alone."),
-    ] = None,
+    batch_key: BatchKey = None,
+    batch_key_of: BatchKeyOf = None,
     genes: Genes = None,
     n_top_genes: NTopGenes = None,
-    labels_key: Annotated[
-        str | None, typer.Option(help="Column of obs that names the label of each cell.")
-    ] = None,
+    labels_key: LabelsKey = None,
     layer: Layer = None,
     use_raw: UseRaw = False,
     genome: Genome = None,
@@ -118,15 +121,10 @@ def train(
     train_size: Annotated[
         float, typer.Option(help="Share of the cells to train on; the rest validates.")
     ] = 0.9,
-    early_stopping: Annotated[
-        bool,
-        typer.Option("--early-stopping", help="Stop when the validation ELBO no longer improves."),
-    ] = False,
+    early_stopping: EarlyStopping = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
     device: Device = "auto",
-    residence: Annotated[
-        str, typer.Option(help="Where the counts are kept: auto, device, host or disk.")
-    ] = "auto",
+    residence: Residence = "auto",
     memory_limit: MemoryLimit = None,
     n_latent: Annotated[int, typer.Option(help="Latent dimensions.")] = 10,
     n_hidden: Annotated[int, typer.Option(help="Width of the hidden layers.")] = 128,
@@ -137,27 +135,26 @@ def train(
     ] = "gene",
     reconstruction_loss: Annotated[str, typer.Option(help="zinb, nb or poisson.")] = "zinb",
     latent_distribution: Annotated[str, typer.Option(help="normal or ln.")] = "normal",
-    learned_library: Annotated[
-        bool,
-        typer.Option(
-            "--learned-library", help="Library size as a latent variable, not the total count."
-        ),
-    ] = False,
+    learned_library: LearnedLibrary = False,
     learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 1e-3,
     n_epochs_kl_warmup: Annotated[
         int, typer.Option(help="Epochs over which the KL weight grows from 0 to 1.")
     ] = 400,
+    checkpoint_every: CheckpointEvery = None,
+    checkpoint_minutes: CheckpointMinutes = 10.0,
+    keep_checkpoints: KeepCheckpoints = 2,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Train on DATA and write model, history, loss curve and latent space to a folder."""
     with _user_errors():
         from ._cli.inputs import assignments, gene_list
-        from ._cli.run_folder import run_folder
+        from ._cli.run_folder import CHECKPOINTS, fit_and_write, run_folder
         from .model import Model
 
         output = output or Path(f"{data[0].resolve().stem}_fastvae")
-        with run_folder(output, overwrite=overwrite) as folder:
+        with run_folder(output, overwrite=overwrite, resume=resume) as folder:
             model = Model(
                 data,
                 residence=residence,
@@ -179,7 +176,7 @@ def train(
                 latent_distribution=latent_distribution,
                 use_observed_lib_size=not learned_library,
             )
-            _fit_and_write(
+            fit_and_write(
                 model,
                 folder,
                 max_epochs=max_epochs,
@@ -191,6 +188,11 @@ def train(
                 progress=not quiet,
                 learning_rate=learning_rate,
                 n_epochs_kl_warmup=n_epochs_kl_warmup,
+                checkpoint_dir=folder / CHECKPOINTS,
+                checkpoint_every=checkpoint_every,
+                checkpoint_minutes=checkpoint_minutes,
+                keep_checkpoints=keep_checkpoints,
+                resume=resume,
             )
             _print_run(model, folder)
             typer.echo("next:")
@@ -277,14 +279,14 @@ def demo(
     """Train on the blood cells that come with fastvae, and draw what was learned."""
     with _user_errors():
         from ._cli.demo import DEMO_FIT, demo_data, draw_latent, mixing_lines
-        from ._cli.run_folder import run_folder
+        from ._cli.run_folder import fit_and_write, run_folder
         from .model import Model
 
         with run_folder(output, overwrite=overwrite) as folder:
             adata = demo_data()
             model = Model(adata, batch_key="batch")
             typer.echo(f"{adata.n_obs:,} blood cells, {adata.n_vars:,} genes, 3 batches")
-            latent = _fit_and_write(model, folder, device=device, progress=not quiet, **DEMO_FIT)
+            latent = fit_and_write(model, folder, device=device, progress=not quiet, **DEMO_FIT)
             draw_latent(adata, latent, folder / "latent.png")
             _print_run(model, folder)
             for line in mixing_lines(adata, latent):
@@ -292,28 +294,6 @@ def demo(
             typer.echo("next, with data of your own:")
             typer.echo("  fastvae info data.h5ad")
             typer.echo("  fastvae train data.h5ad --batch-key COLUMN -o run")
-
-
-def _fit_and_write(model: Model, folder: Path, **fit: Any) -> Any:
-    """Train, and write the run also where training was cut short; return the latent space."""
-    from ._cli.run_folder import write_run
-    from .train import NonFiniteError
-
-    try:
-        model.fit(**fit)
-    except NonFiniteError:
-        if model.is_trained:
-            write_run(model, folder)
-            typer.echo(f"the last good weights are in {folder}", err=True)
-        raise
-    if model.training["ending"] == "interrupted":
-        if not model.is_trained:
-            raise InputError("interrupted before the first step; nothing was written")
-        typer.echo(
-            f"interrupted after {model.training['epochs']} whole epochs; saving what was learned",
-            err=True,
-        )
-    return write_run(model, folder)
 
 
 def _print_run(model: Model, folder: Path) -> None:

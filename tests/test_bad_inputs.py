@@ -186,6 +186,17 @@ def save_to_a_file(folder: Path) -> None:
     trained().save(folder / "file")
 
 
+def resumed(folder: Path, **options: Any) -> None:
+    fit(checkpoint_dir=folder)
+    fit(checkpoint_dir=folder, resume=True, **options)
+
+
+def damaged_checkpoints(folder: Path) -> None:
+    fit(checkpoint_dir=folder)
+    (folder / "000001.safetensors").write_bytes(b"")
+    fit(checkpoint_dir=folder, resume=True)
+
+
 @contextmanager
 def memory(available: int) -> Iterator[None]:
     with mock.patch.object(_memory, "available_memory", return_value=available):
@@ -257,6 +268,11 @@ CASES = [
     Case("seed=-1", lambda d: fit(seed=-1)),
     Case("an unknown device", lambda d: fit(device="gpu")),
     Case("a device that is not there", lambda d: on_cuda()),
+    Case("resuming without a folder", lambda d: fit(resume=True)),
+    Case("checkpoints of another run", lambda d: [fit(checkpoint_dir=d) for _ in range(2)]),
+    Case("resuming with another batch size", lambda d: resumed(d, batch_size=16)),
+    Case("nothing but damaged checkpoints", damaged_checkpoints),
+    Case("checkpoint_minutes=0", lambda d: fit(checkpoint_dir=d, checkpoint_minutes=0)),
     # questions
     Case("a question before training", lambda d: model().get_latent_representation()),
     Case("new data without some genes", lambda d: trained().get_elbo(other_genes())),

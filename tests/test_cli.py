@@ -194,10 +194,10 @@ def test_interrupted_training_is_saved(
 ) -> None:
     import signal
 
-    from fastvae.train import loop
+    from fastvae.train import run as training
 
     calls = []
-    original = loop.apply_gradients
+    original = training.apply_gradients
 
     def press(*arguments: Any) -> None:
         original(*arguments)
@@ -205,7 +205,7 @@ def test_interrupted_training_is_saved(
         if len(calls) == 6:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(loop, "apply_gradients", press)
+    monkeypatch.setattr(training, "apply_gradients", press)
     folder = tmp_path / "run"
     arguments = [*TRAIN, "--max-epochs", 50, "--train-size", 1]
     result = run("train", data, "-o", folder, *arguments)

@@ -15,7 +15,7 @@ from small_models import Toy, batches_of, small_store
 from fastvae import VAE
 from fastvae.errors import InputError
 from fastvae.train import TrainSettings, new_history, train_vae
-from fastvae.train.loop import _epoch_seed
+from fastvae.train.run import epoch_seed
 from fastvae.train.step import apply_gradients
 from fastvae.train.stopping import EarlyStopping, interruptible
 
@@ -82,7 +82,7 @@ def test_equals_a_loop_written_out() -> None:
     for epoch, weight in enumerate([0.0, 0.5, 1.0]):
         other.train()
         batches.set_epoch(epoch)
-        torch.manual_seed(_epoch_seed(1, epoch))
+        torch.manual_seed(epoch_seed(1, epoch))
         total, reconstruction_sum = 0.0, 0.0
         for batch in batches:
             optimizer.zero_grad()
@@ -178,7 +178,7 @@ def test_early_stopping_restores_the_best_weights() -> None:
             return super().update(module, epoch, value)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastvae.train.loop.EarlyStopping", Spy)
+        patch.setattr("fastvae.train.run.EarlyStopping", Spy)
         result, history = run(
             module, max_epochs=60, early_stopping=True, early_stopping_patience=3, learning_rate=0.1
         )

@@ -23,3 +23,36 @@ MemoryLimit = Annotated[
 NTopGenes = Annotated[
     int | None, typer.Option(help="Use so many of the most variable genes (seurat_v3).")
 ]
+CheckpointEvery = Annotated[
+    int | None, typer.Option(metavar="EPOCHS", help="Checkpoint after so many epochs; they stay.")
+]
+CheckpointMinutes = Annotated[
+    float, typer.Option(metavar="MINUTES", help="And after so many minutes, also within an epoch.")
+]
+KeepCheckpoints = Annotated[int, typer.Option(help="How many checkpoints stay.")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on from the newest checkpoint of the run in the folder."),
+]
+Residence = Annotated[
+    str, typer.Option(help="Where the counts are kept: auto, device, host or disk.")
+]
+BatchKey = Annotated[
+    str | None, typer.Option(help="Column of obs that names the batch of each cell.")
+]
+BatchKeyOf = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILE=COLUMN", help="Another such column, of that file alone."),
+]
+LabelsKey = Annotated[
+    str | None, typer.Option(help="Column of obs that names the label of each cell.")
+]
+EarlyStopping = Annotated[
+    bool, typer.Option("--early-stopping", help="Stop when the validation ELBO no longer improves.")
+]
+LearnedLibrary = Annotated[
+    bool,
+    typer.Option(
+        "--learned-library", help="Library size as a latent variable, not the total count."
+    ),
+]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import typer
 
 from .._files import check_writable_folder
+from ..errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,17 +21,87 @@ if TYPE_CHECKING:
     from ..model import Model
 
 
+CHECKPOINTS = "checkpoints"
+
+_PARTIAL = re.compile(r"\.(model|config|history|loss|latent)-\w+\.(safetensors|json|csv|png|h5ad)")
+
+
 @contextmanager
-def run_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Make the folder before any work is done; leave no empty one behind if the work fails."""
+def run_folder(path: Path, *, overwrite: bool, resume: bool = False) -> Iterator[Path]:
+    """Make the folder before any work is done; leave no empty one behind if the work fails.
+
+    With `resume` it may be the folder of a run that was cut short, or not be there yet;
+    otherwise the checkpoints of an earlier run are removed from it.
+
+    Raises
+    ------
+    InputError
+        It cannot be written, or has something in it and neither is asked for.
+    """
+    if resume and overwrite:
+        raise InputError("--resume goes on and --overwrite starts again; leave one of them out")
     new = not path.exists()
-    folder = check_writable_folder(path, overwrite=overwrite)
+    if resume and path.is_dir() and any(path.iterdir()) and not (path / CHECKPOINTS).is_dir():
+        raise InputError(
+            f"{path} has no {CHECKPOINTS} to resume from: give the folder of a run that was cut "
+            "short (one that ended by itself keeps them only with --checkpoint-every), or leave "
+            "out --resume"
+        )
+    folder = check_writable_folder(path, overwrite=overwrite or resume)
+    if resume:
+        for leftover in folder.iterdir():
+            if _PARTIAL.fullmatch(leftover.name):
+                leftover.unlink()
+    elif (folder / CHECKPOINTS).is_dir():
+        from ..train.checkpoint_files import CheckpointFiles
+
+        CheckpointFiles(folder / CHECKPOINTS).clear()
     try:
         yield folder
     finally:
         if new:
             with suppress(OSError):
                 folder.rmdir()  # refuses a folder with something in it
+
+
+def resume_command() -> str:
+    """Return what to type to go on with the command that is running."""
+    words = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
+    if words[:1] != ["train"]:
+        return "the same command with --resume"
+    return shlex.join(["fastvae", *words, "--resume"])
+
+
+def fit_and_write(model: Model, folder: Path, **fit: Any) -> Any:
+    """Train, and write the run also where training was cut short; return the latent space.
+
+    Once the run is complete its checkpoints go, unless they were asked for by number of epochs.
+    """
+    from ..train import NonFiniteError
+    from ..train.checkpoint_files import CheckpointFiles
+
+    try:
+        model.fit(**fit)
+    except NonFiniteError:
+        if model.is_trained:
+            write_run(model, folder)
+            typer.echo(f"the last good weights are in {folder}", err=True)
+        raise
+    if model.training["ending"] == "interrupted":
+        if "checkpoint_dir" in fit:
+            typer.echo(f"a checkpoint is written; go on with:\n  {resume_command()}", err=True)
+        if not model.is_trained:
+            raise InputError("interrupted before the first step; there is no model to write")
+        typer.echo(
+            f"interrupted after {model.training['epochs']} whole epochs; saving what was learned",
+            err=True,
+        )
+    latent = write_run(model, folder)
+    if model.training["ending"] != "interrupted" and fit.get("checkpoint_every") is None:
+        CheckpointFiles(folder / CHECKPOINTS).clear()
+        with suppress(OSError):
+            (folder / CHECKPOINTS).rmdir()
+    return latent
 
 
 def write_run(model: Model, folder: Path) -> np.ndarray:
@@ -49,7 +125,8 @@ def list_files(folder: Path) -> list[str]:
         "loss.png": "loss curve",
         "latent.h5ad": 'latent space in obsm["X_fastvae"], obs and var',
         "latent.png": "latent space in two dimensions",
+        CHECKPOINTS: "to go on from with --resume",
     }
-    there = [name for name in meaning if (folder / name).is_file()]
+    there = [name for name in meaning if (folder / name).exists()]
     width = max(len(str(folder / name)) for name in there)
     return [f"  {folder / name!s:<{width}}  {meaning[name]}" for name in there]

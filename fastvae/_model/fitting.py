@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,10 @@ from ..train import (
     split_cells,
     train_vae,
 )
+from ..train.checkpoints import CheckpointOptions
 from ..train.settings import whole_number
 from ..train.step import seeded
+from .fingerprint import fingerprint
 from .state import State
 
 if TYPE_CHECKING:
@@ -52,6 +55,11 @@ class Fitting(State):
         n_steps_kl_warmup: int | None = None,
         max_grad_norm: float | None = None,
         residence: str | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        checkpoint_every: int | None = None,
+        checkpoint_minutes: float | None = None,
+        keep_checkpoints: int = 2,
+        resume: bool = False,
     ) -> Self:
         """Train; called again, train further from where the weights are.
 
@@ -87,17 +95,29 @@ class Fitting(State):
             `device`), "host", "disk", or "auto". None is what the model was made with. The last
             two must be where the data is already; with `progress` the choice and its reason are
             said on standard error.
+        checkpoint_dir
+            Folder for checkpoints: one when training ends, also by Ctrl-C or SIGTERM, and before
+            that as often as the next two say.
+        checkpoint_every, checkpoint_minutes
+            After so many epochs; after so many minutes, also within an epoch.
+        keep_checkpoints
+            How many of the newest stay.
+        resume
+            Go on from the newest checkpoint in `checkpoint_dir` (from the beginning if there is
+            none): on a CPU to the same weights as without the break, bit for bit. Data, network,
+            `seed`, `batch_size` and `train_size` must be what they were; the rest may change.
+            `max_epochs` counts from the beginning.
 
         Returns
         -------
         Model
-            Itself. Ctrl-C ends the training early and keeps what was learned.
+            Itself. Ctrl-C and SIGTERM end the training early and keep what was learned.
 
         Raises
         ------
         InputError
-            An option out of range, an unavailable device, too few cells, or a model loaded
-            without data.
+            An option out of range, an unavailable device, too few cells, a model loaded
+            without data, or a checkpoint of another run.
         NonFiniteError
             A NaN or an infinity appeared; the model keeps the last good weights.
         """
@@ -115,11 +135,18 @@ class Fitting(State):
             n_steps_kl_warmup=n_steps_kl_warmup,
             max_grad_norm=max_grad_norm,
         )
+        options = CheckpointOptions(
+            checkpoint_dir, checkpoint_every, checkpoint_minutes, keep_checkpoints, resume
+        )
         asked = self._residence if residence is None else check_residence(residence)
         store = self._own_store()
         if settings.max_epochs is None:
             settings = replace(settings, max_epochs=default_max_epochs(store.n_cells))
         where = resolve_device(device)
+        checkpoints = options.open()
+        found = checkpoints.found if checkpoints else None
+        if seed is None and found:
+            seed = found.state["seed"]
         if seed is None:
             seed = self.training.get("seed", int(torch.randint(2**31, ())))
         seed = whole_number("seed", seed, minimum=0)
@@ -127,6 +154,8 @@ class Fitting(State):
         store, reason = place(store, asked, where)
         if progress:
             print(reason, file=sys.stderr, flush=True)
+        if checkpoints:
+            checkpoints.require_same(fingerprint(self._setup, store, settings, seed))
         size = settings.batch_size
         batches = Minibatches(
             store, train_cells, batch_size=size, shuffle=True, seed=seed, device=where
@@ -136,7 +165,7 @@ class Fitting(State):
             validation = Minibatches(store, validation_cells, batch_size=size, device=where)
         with seeded(torch.device("cpu"), seed):
             module = self.module.to(where)
-        steps = self.training.get("steps", 0)
+        steps = found.state["first_step"] if found else self.training.get("steps", 0)
         summary = {
             "n_cells": store.n_cells,
             "n_train": len(train_cells),
@@ -158,6 +187,7 @@ class Fitting(State):
                 n_validation=len(validation_cells),
                 completed_steps=steps,
                 progress=progress,
+                checkpoints=checkpoints,
             )
         except NonFiniteError as error:
             self._summarise(summary, "non-finite", steps + error.steps, None)

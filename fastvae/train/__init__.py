@@ -1,8 +1,9 @@
 """Training: one loop for every device.
 
 ``train_vae`` is the whole of it; the other modules hold its parts: ``settings`` (what may be
-chosen), ``split``, ``schedules``, ``step`` (what one minibatch does), ``guard`` (non-finite
-values), ``stopping`` (early stopping, Ctrl-C), ``history`` and ``progress``.
+chosen), ``split``, ``schedules``, ``run`` (the epochs), ``step`` (what one minibatch does),
+``guard`` (non-finite values), ``stopping`` (early stopping, signals), ``checkpoints``,
+``checkpoint_files`` and ``moment`` (going on after a break), ``history`` and ``progress``.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ only on the seed and the epoch's number, so the second run meets the same failur
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Iterator
 
@@ -17,8 +16,8 @@ from torch import Tensor, nn
 
 from ..data import Minibatch
 from ..errors import InputError
+from .moment import copy_state
 from .step import apply_gradients, compute_gradients
-from .stopping import copy_state
 
 
 class NonFiniteError(InputError):
@@ -43,19 +42,6 @@ def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
         return None
     finite = torch.stack([value.detach().isfinite().all() for _, value in named]).tolist()
     return next((name for (name, _), fine in zip(named, finite, strict=True) if not fine), None)
-
-
-class Checkpoint:
-    """Weights, buffers and optimiser state at one moment, in memory."""
-
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.weights = copy_state(module)
-        self.optimizer = copy.deepcopy(optimizer.state_dict())
-
-    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Put both back as they were."""
-        module.load_state_dict(self.weights)
-        optimizer.load_state_dict(copy.deepcopy(self.optimizer))
 
 
 def find_failure(

@@ -5,7 +5,7 @@ Nothing here reads a number back from the device: sums stay in tensors until the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -57,11 +57,22 @@ def apply_gradients(
     optimizer.step()
 
 
-def evaluate_sums(module: nn.Module, batches: Iterable[Minibatch], sums: Tensor) -> None:
-    """Add the loss terms of every minibatch, summed over cells, to `sums` (2,) float64."""
+def evaluate_sums(
+    module: nn.Module,
+    batches: Iterable[Minibatch],
+    sums: Tensor,
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Add the loss terms of every minibatch, summed over cells, to `sums` (2,) float64.
+
+    Returns False if `stop` said to leave off before the last.
+    """
     for batch in batches:
+        if stop():
+            return False
         reconstruction, kl = loss_terms(module, batch)
         _add(sums, reconstruction, kl)
+    return True
 
 
 def _add(sums: Tensor, reconstruction: Tensor, kl: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Reasons to end before the last epoch: no more progress, or Ctrl-C."""
+"""Reasons to end before the last epoch: no more progress, Ctrl-C, or SIGTERM."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from torch import Tensor, nn
 
-
-def copy_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of the weights and buffers that later training cannot change."""
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+from .moment import copy_state
+from .settings import TrainSettings
 
 
 class EarlyStopping:
@@ -32,26 +31,49 @@ class EarlyStopping:
         self.min_delta = min_delta
         self.best = float("inf")
         self.best_epoch: int | None = None
+        self.best_state: dict[str, Tensor] = {}
         self._waited = 0
-        self._state: dict[str, Tensor] = {}
+
+    @classmethod
+    def of(cls, settings: TrainSettings) -> EarlyStopping | None:
+        """Make what `settings` ask for, or None."""
+        if not settings.early_stopping:
+            return None
+        return cls(settings.early_stopping_patience, settings.early_stopping_min_delta)
 
     def update(self, module: nn.Module, epoch: int, value: float) -> bool:
         """Take note of the loss `value` after `epoch`; return whether to stop."""
         if value < self.best - self.min_delta:
             self.best, self.best_epoch, self._waited = value, epoch, 0
-            self._state = copy_state(module)
+            self.best_state = copy_state(module)
         else:
             self._waited += 1
+        return self.exhausted
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether there have been too many epochs without improvement."""
         return self._waited >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all but the best weights, as plain values."""
+        best = self.best if self.best_epoch is not None else None
+        return {"best": best, "best_epoch": self.best_epoch, "waited": self._waited}
+
+    def load_state_dict(self, state: dict[str, Any], best_state: dict[str, Tensor]) -> None:
+        """Undo `state_dict`."""
+        self.best = float("inf") if state["best"] is None else state["best"]
+        self.best_epoch, self._waited = state["best_epoch"], state["waited"]
+        self.best_state = best_state
 
     def restore(self, module: nn.Module) -> None:
         """Put the best weights back into `module`."""
-        if self._state:
-            module.load_state_dict(self._state)
+        if self.best_state:
+            module.load_state_dict(self.best_state)
 
 
 class Interrupt:
-    """Whether Ctrl-C was pressed; see `interruptible`."""
+    """Whether Ctrl-C was pressed or SIGTERM came; see `interruptible`."""
 
     def __init__(self) -> None:
         self.pressed = False
@@ -59,10 +81,10 @@ class Interrupt:
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Turn the first Ctrl-C into a flag, so that a step is never left half done.
+    """Turn the first Ctrl-C or SIGTERM into a flag, so that a step is never left half done.
 
-    A second Ctrl-C raises KeyboardInterrupt as usual. Outside the main thread, where Python
-    delivers no signals, the flag stays false.
+    A second one raises KeyboardInterrupt. Outside the main thread, where Python delivers no
+    signals, the flag stays false.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -74,8 +96,10 @@ def interruptible() -> Iterator[Interrupt]:
             raise KeyboardInterrupt
         interrupt.pressed = True
 
-    before = signal.signal(signal.SIGINT, note)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, note) for number in numbers]
     try:
         yield interrupt
     finally:
-        signal.signal(signal.SIGINT, before if before is not None else signal.SIG_DFL)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
