@@ -27,6 +27,7 @@ import anndata
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import stream_faults
 import torch
 from count_data import TENX, annotated, dense_counts
 
@@ -268,6 +269,8 @@ CASES = [
     Case("seed=-1", lambda d: fit(seed=-1)),
     Case("an unknown device", lambda d: fit(device="gpu")),
     Case("a device that is not there", lambda d: on_cuda()),
+    Case("an unknown precision", lambda d: fit(precision="fp8")),
+    Case("lr_factor=1", lambda d: fit(lr_factor=1)),
     Case("resuming without a folder", lambda d: fit(resume=True)),
     Case("checkpoints of another run", lambda d: [fit(checkpoint_dir=d) for _ in range(2)]),
     Case("resuming with another batch size", lambda d: resumed(d, batch_size=16)),
@@ -306,6 +309,7 @@ CASES = [
     Case("a damaged history", lambda d: changed(d, "history.csv", no_number)),
     Case("a model loaded without data", lambda d: Model.load(saved(d)).get_elbo()),
 ]
+CASES += [Case(what, run) for what, run in stream_faults.CASES]
 
 
 def message_of(case: Case, folder: Path) -> str:
