@@ -18,6 +18,7 @@ from . import __version__
 from ._cli.options import (
     BatchKey,
     BatchKeyOf,
+    BatchSize,
     CheckpointEvery,
     CheckpointMinutes,
     Device,
@@ -28,13 +29,19 @@ from ._cli.options import (
     LabelsKey,
     Layer,
     LearnedLibrary,
+    LearningRate,
+    MaxGradNorm,
     MemoryLimit,
     NTopGenes,
     Overwrite,
+    Precision,
     Quiet,
+    ReduceLrOnPlateau,
     Residence,
     Resume,
+    TensorBoard,
     UseRaw,
+    WeightDecay,
 )
 from .errors import InputError
 
@@ -117,7 +124,7 @@ def train(
     max_epochs: Annotated[
         int | None, typer.Option(help="Passes over the cells.  [default: by the number of cells]")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Cells per minibatch.")] = 128,
+    batch_size: BatchSize = 128,
     train_size: Annotated[
         float, typer.Option(help="Share of the cells to train on; the rest validates.")
     ] = 0.9,
@@ -136,10 +143,15 @@ def train(
     reconstruction_loss: Annotated[str, typer.Option(help="zinb, nb or poisson.")] = "zinb",
     latent_distribution: Annotated[str, typer.Option(help="normal or ln.")] = "normal",
     learned_library: LearnedLibrary = False,
-    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 1e-3,
+    learning_rate: LearningRate = None,
+    weight_decay: WeightDecay = 1e-6,
+    max_grad_norm: MaxGradNorm = None,
+    reduce_lr_on_plateau: ReduceLrOnPlateau = False,
+    precision: Precision = "tf32",
     n_epochs_kl_warmup: Annotated[
         int, typer.Option(help="Epochs over which the KL weight grows from 0 to 1.")
     ] = 400,
+    tensorboard: TensorBoard = False,
     checkpoint_every: CheckpointEvery = None,
     checkpoint_minutes: CheckpointMinutes = 10.0,
     keep_checkpoints: KeepCheckpoints = 2,
@@ -188,6 +200,11 @@ def train(
                 progress=not quiet,
                 learning_rate=learning_rate,
                 n_epochs_kl_warmup=n_epochs_kl_warmup,
+                weight_decay=weight_decay,
+                max_grad_norm=max_grad_norm,
+                reduce_lr_on_plateau=reduce_lr_on_plateau,
+                precision=precision,
+                tensorboard=folder / "tensorboard" if tensorboard else None,
                 checkpoint_dir=folder / CHECKPOINTS,
                 checkpoint_every=checkpoint_every,
                 checkpoint_minutes=checkpoint_minutes,

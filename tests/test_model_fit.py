@@ -137,7 +137,7 @@ def test_default_number_of_epochs_is_by_the_cells(monkeypatch: pytest.MonkeyPatc
         raise RuntimeError("enough")
 
     monkeypatch.setattr("fastvae._model.fitting.train_vae", note)
-    monkeypatch.setattr("fastvae._model.fitting.default_max_epochs", lambda n_cells: n_cells // 10)
+    monkeypatch.setattr("fastvae.train.schedules.default_max_epochs", lambda n_cells: n_cells // 10)
     with pytest.raises(RuntimeError, match="enough"):
         Model(DATA, **SMALL).fit(progress=False)
     assert asked == [12]

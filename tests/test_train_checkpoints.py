@@ -126,7 +126,7 @@ def test_resume_after_a_signal_gives_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, number: int
 ) -> None:
     options = {**FIT, "early_stopping": True, "early_stopping_patience": 2, "learning_rate": 0.05}
-    options |= {"n_steps_kl_warmup": 20, "seed": 3}
+    options |= {"n_steps_kl_warmup": 20, "seed": 3, "reduce_lr_on_plateau": True, "lr_patience": 0}
     whole = model().fit(**options)
     with monkeypatch.context() as patch:
         StopAt(patch, step, number)

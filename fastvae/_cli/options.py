@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+
+def _or_auto(kind: Callable[[Any], Any], what: str) -> Callable[[Any], Any]:
+    def parse(text: Any) -> Any:
+        try:
+            return text if text == "auto" else kind(text)
+        except ValueError:
+            raise typer.BadParameter(f"give {what} or auto, not {text!r}") from None
+
+    return parse
+
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -55,4 +67,29 @@ LearnedLibrary = Annotated[
     typer.Option(
         "--learned-library", help="Library size as a latent variable, not the total count."
     ),
+]
+BatchSize = Annotated[
+    Any,
+    typer.Option(
+        parser=_or_auto(int, "a whole number"), metavar="N|auto", help="Cells per minibatch."
+    ),
+]
+LearningRate = Annotated[
+    Any,
+    typer.Option(
+        parser=_or_auto(float, "a number"),
+        metavar="RATE|auto",
+        help="Of Adam; auto is 1e-3 sqrt(batch size / 128). Without it: 1e-3, or auto where the "
+        "batch size is auto.",
+    ),
+]
+WeightDecay = Annotated[float, typer.Option(help="Of Adam.")]
+MaxGradNorm = Annotated[float | None, typer.Option(help="Clip the norm of the gradient to this.")]
+ReduceLrOnPlateau = Annotated[
+    bool,
+    typer.Option("--reduce-lr-on-plateau", help="Lower the rate when validation stands still."),
+]
+Precision = Annotated[str, typer.Option(help="Of matrix products: float32, tf32 (GPU) or bf16.")]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard too.")
 ]

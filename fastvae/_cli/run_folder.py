@@ -125,6 +125,7 @@ def list_files(folder: Path) -> list[str]:
         "loss.png": "loss curve",
         "latent.h5ad": 'latent space in obsm["X_fastvae"], obs and var',
         "latent.png": "latent space in two dimensions",
+        "tensorboard": "the curves, for tensorboard --logdir",
         CHECKPOINTS: "to go on from with --resume",
     }
     there = [name for name in meaning if (folder / name).exists()]

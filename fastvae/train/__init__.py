@@ -2,12 +2,14 @@
 
 ``train_vae`` is the whole of it; the other modules hold its parts: ``settings`` (what may be
 chosen), ``split``, ``schedules``, ``run`` (the epochs), ``step`` (what one minibatch does),
-``guard`` (non-finite values), ``stopping`` (early stopping, signals), ``checkpoints``,
+``precision``, ``guard`` (non-finite values), ``stopping`` (early stopping, signals),
+``callbacks``, ``checkpoints``,
 ``checkpoint_files`` and ``moment`` (going on after a break), ``history`` and ``progress``.
 """
 
 from __future__ import annotations
 
+from .callbacks import Callback, TensorBoard
 from .device import resolve_device
 from .guard import NonFiniteError
 from .history import COLUMNS, History, new_history, read_history, write_history
@@ -18,8 +20,10 @@ from .split import split_cells
 
 __all__ = [
     "COLUMNS",
+    "Callback",
     "History",
     "NonFiniteError",
+    "TensorBoard",
     "TrainResult",
     "TrainSettings",
     "default_max_epochs",

@@ -50,6 +50,7 @@ def find_failure(
     batches: Iterator[Minibatch],
     kl_weight: Tensor,
     max_grad_norm: float | None,
+    precision: str = "float32",
 ) -> tuple[int, str] | None:
     """Train on `batches` with every step checked, up to the first that goes wrong.
 
@@ -62,7 +63,7 @@ def find_failure(
     sums = torch.zeros(2, dtype=torch.float64, device=kl_weight.device)
     for number, batch in enumerate(batches, start=1):
         before = copy_state(module)
-        compute_gradients(module, optimizer, batch, kl_weight, sums.zero_())
+        compute_gradients(module, optimizer, batch, kl_weight, sums.zero_(), precision)
         problem = _problem_with_loss(sums) or _problem_with_gradient(module)
         if problem is None:
             apply_gradients(module, optimizer, max_grad_norm)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
 from ..data import Minibatches
 from ..errors import InputError
+from .callbacks import Callback
 from .checkpoints import Checkpoints
 from .history import History
+from .precision import matrix_precision
 from .progress import make_progress
-from .run import Run
+from .run import Ending, Run
+from .schedules import resolved
 from .settings import TrainSettings
-from .step import seeded
+from .step import device_of, seeded
 from .stopping import interruptible
-
-Ending = Literal["finished", "early stopping", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class TrainResult:
     Parameters
     ----------
     ending
-        "finished" (all epochs), "early stopping" or "interrupted" (Ctrl-C, SIGTERM).
+        "finished" (all epochs), "early stopping", "callback" (one asked for the end) or
+        "interrupted" (Ctrl-C, SIGTERM).
     epochs, steps
         Whole epochs and minibatches of this run.
     best_epoch
@@ -54,6 +56,7 @@ def train_vae(
     completed_steps: int = 0,
     progress: bool = True,
     checkpoints: Checkpoints | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainResult:
     """Train `module` where it stands, on its device.
 
@@ -82,6 +85,8 @@ def train_vae(
     checkpoints
         Where to write checkpoints and what to go on from; a last one is written at the end. What
         has come before the checkpoint that training goes on from counts as part of this run.
+    callbacks
+        Told of the beginning, each epoch and the end, in this order.
 
     Returns
     -------
@@ -102,15 +107,23 @@ def train_vae(
             "early_stopping needs validation cells; choose a train_size below 1 (it was "
             f"{settings.train_size:g}) or give more cells"
         )
-    step, epochs = completed_steps, settings.max_epochs
-    run = Run(module, train_batches, settings, history, seed, step, n_train, checkpoints)
+    settings = resolved(settings, n_train + n_validation, n_train, device_of(module))
+    step, epochs = completed_steps, settings.epochs
+    run = Run(module, train_batches, settings, history, seed, step, n_train, checkpoints, callbacks)
     interrupted = False
     try:
-        with interruptible() as interrupt, seeded(run.device, seed), torch.enable_grad():
+        with (
+            interruptible() as interrupt,
+            seeded(run.device, seed),
+            torch.enable_grad(),
+            matrix_precision(settings.precision, run.device),
+        ):
             if checkpoints and checkpoints.found:
                 run.resume(checkpoints.found)
             last = run.first_epoch + epochs
             run.progress = make_progress(progress, len(history["epoch"]) + 1, last, n_train)
+            for callback in callbacks:
+                callback.on_train_begin(module, settings)
             while run.ended is None and len(history["epoch"]) < last:
                 row = run.train_epoch(len(history["epoch"]), interrupt)
                 whole = row is not None
@@ -126,9 +139,10 @@ def train_vae(
         run.progress.close()
         run.optimizer.zero_grad(set_to_none=True)
         module.eval()
-    ending: Ending = "early stopping" if run.ended else "finished"
+        for callback in callbacks:
+            callback.on_train_end(module)
     return TrainResult(
-        ending="interrupted" if interrupted else ending,
+        ending="interrupted" if interrupted else run.ended or "finished",
         epochs=len(history["epoch"]) - run.first_epoch,
         steps=run.steps_done - run.first_step,
         best_epoch=run.stopper.best_epoch if run.stopper else None,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
 from torch import nn
 
 from ..data import Minibatch, Minibatches
+from .callbacks import Callback
 from .checkpoint_files import Loaded
 from .checkpoints import Checkpoints
 from .guard import NonFiniteError, find_failure, first_non_finite, non_finite_error
@@ -29,7 +30,7 @@ from .moment import (
     with_prefix,
 )
 from .progress import Progress
-from .schedules import kl_weight_at
+from .schedules import Plateau, kl_weight_at
 from .settings import TrainSettings
 from .step import apply_gradients, compute_gradients, device_of, evaluate_sums, evaluating
 from .stopping import EarlyStopping, Interrupt
@@ -39,6 +40,8 @@ VALIDATION_SEED = 0
 
 LOOK_EVERY_SECONDS = 1.0
 """How often the host reads a number from the device within an epoch."""
+
+Ending = Literal["finished", "early stopping", "callback", "interrupted"]
 
 
 class Run:
@@ -66,6 +69,7 @@ class Run:
         step: int,
         n_train: int,
         checkpoints: Checkpoints | None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.module = module
         self.batches = batches
@@ -78,13 +82,15 @@ class Run:
         self.checkpoints = checkpoints
         self.device = device_of(module)
         self.within = self._fresh()
-        self.ended: str | None = None
+        self.ended: Ending | None = None
         self.progress = Progress(1, 1, n_train)
         self.kl_weight = torch.zeros((), device=self.device)
         self.stopper = EarlyStopping.of(settings)
+        self.plateau = Plateau.of(settings)
+        self.callbacks = list(callbacks)
         self.optimizer = torch.optim.Adam(
             [p for p in module.parameters() if p.requires_grad],
-            lr=settings.learning_rate,
+            lr=settings.rate,
             eps=settings.eps,
             weight_decay=settings.weight_decay,
             fused=True,
@@ -105,8 +111,7 @@ class Run:
             if interrupt.pressed:
                 self._checkpoint_if_finite()
                 return None
-            compute_gradients(self.module, self.optimizer, batch, self.kl_weight, within.sums)
-            apply_gradients(self.module, self.optimizer, self.settings.max_grad_norm)
+            self._step(batch)
             within.steps += 1
             within.cells += batch.x.shape[0]
             now = time.perf_counter()
@@ -138,7 +143,9 @@ class Run:
         """Enter the losses of the validation cells into `row`; False if it was interrupted."""
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         with evaluating(self.module, VALIDATION_SEED):
-            whole = evaluate_sums(self.module, batches, sums, lambda: interrupt.pressed)
+            whole = evaluate_sums(
+                self.module, batches, sums, lambda: interrupt.pressed, self.settings.precision
+            )
         if not whole:
             self._checkpoint_if_finite()
             return False
@@ -160,6 +167,14 @@ class Run:
         self.progress.after_epoch(epoch, row["train_elbo"], validation)
         if self.stopper and self.stopper.update(self.module, epoch, validation):
             self.ended = "early stopping"
+        if self.plateau and self.plateau.update(row["train_elbo"], validation):
+            for group in self.optimizer.param_groups:
+                group["lr"] = max(group["lr"] * self.settings.lr_factor, self.settings.lr_min)
+        stops = [
+            callback.on_epoch_end(epoch, dict(row), self.module) for callback in self.callbacks
+        ]
+        if self.ended is None and True in stops:
+            self.ended = "callback"
         over = self.ended is not None or epoch == last
         if self.checkpoints and (over or self.checkpoints.due_after(epoch - self.first_epoch)):
             self.checkpoint()
@@ -189,9 +204,10 @@ class Run:
             "seconds": within.seconds,
             "sums": within.sums.tolist(),
             "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
-            "ended": self.ended,
             "history": pack_history(self.history),
         }
+        if self.plateau:
+            state["plateau"] = self.plateau.state_dict()
         if self.stopper:
             state["stopping"] = self.stopper.state_dict()
             tensors |= with_prefix("best", self.stopper.best_state)
@@ -211,6 +227,8 @@ class Run:
         if self.settings.learning_rate == state["settings"]["learning_rate"]:
             for group in self.optimizer.param_groups:
                 group["lr"] = state["learning_rate"]
+        if self.plateau and "plateau" in state:
+            self.plateau.load_state_dict(state["plateau"])
         if self.stopper and "stopping" in state:
             best = {k: v.to(self.device) for k, v in below("best", tensors).items()}
             self.stopper.load_state_dict(state["stopping"], best)
@@ -232,6 +250,13 @@ class Run:
             self.kl_weight.fill_(kl_weight_at(self.settings, epoch, number))
             yield batch
 
+    def _step(self, batch: Minibatch) -> None:
+        settings, sums = self.settings, self.within.sums
+        compute_gradients(
+            self.module, self.optimizer, batch, self.kl_weight, sums, settings.precision
+        )
+        apply_gradients(self.module, self.optimizer, settings.max_grad_norm)
+
     def _finite(self) -> bool:
         if not math.isfinite(float(self.within.sums.sum())):
             return False
@@ -247,9 +272,8 @@ class Run:
         """Go back to just before the first non-finite number and say where it was."""
         self.anchor.restore(self.module, self.optimizer)
         clip = self.settings.max_grad_norm
-        found = find_failure(
-            self.module, self.optimizer, self._minibatches(epoch), self.kl_weight, clip
-        )
+        batches, precision = self._minibatches(epoch), self.settings.precision
+        found = find_failure(self.module, self.optimizer, batches, self.kl_weight, clip, precision)
         if found is None:
             # The second run went well, so the failure was one of the hardware's rounding.
             self.anchor.restore(self.module, self.optimizer)
@@ -259,7 +283,7 @@ class Run:
         raise self._error(epoch + 1, step, what)
 
     def _error(self, epoch: int, step: int | None, what: str) -> NonFiniteError:
-        rate = self.settings.learning_rate
+        rate = self.settings.rate
         return non_finite_error(epoch, step, what, rate, self.steps_done - self.first_step)
 
 

@@ -12,17 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Minibatch
+from .precision import autocast
 
 
-def loss_terms(module: nn.Module, batch: Minibatch) -> tuple[Tensor, Tensor]:
+def loss_terms(
+    module: nn.Module, batch: Minibatch, precision: str = "float32"
+) -> tuple[Tensor, Tensor]:
     """Return the two parts of the loss of each cell, both (N,).
 
     The first has the KL divergence of the library in it where the library is learned: like
     scvi, that part is not warmed up.
     """
-    reconstruction, kl, _ = module(
-        batch.x, batch.local_l_mean, batch.local_l_var, batch.batch_index, batch.y
-    )
+    with autocast(precision, batch.x.device):
+        reconstruction, kl, _ = module(
+            batch.x, batch.local_l_mean, batch.local_l_var, batch.batch_index, batch.y
+        )
     return reconstruction, kl
 
 
@@ -32,6 +36,7 @@ def compute_gradients(
     batch: Minibatch,
     kl_weight: Tensor,
     sums: Tensor,
+    precision: str = "float32",
 ) -> None:
     """Leave the gradients of ``mean(reconstruction + kl_weight * kl)`` in the parameters.
 
@@ -41,9 +46,11 @@ def compute_gradients(
         0-d tensor on the device.
     sums
         (2,) float64 on the device: the two loss terms, summed over cells, are added to it.
+    precision
+        See `autocast`.
     """
     optimizer.zero_grad(set_to_none=True)
-    reconstruction, kl = loss_terms(module, batch)
+    reconstruction, kl = loss_terms(module, batch, precision)
     (reconstruction + kl_weight * kl).mean().backward()
     _add(sums, reconstruction, kl)
 
@@ -62,6 +69,7 @@ def evaluate_sums(
     batches: Iterable[Minibatch],
     sums: Tensor,
     stop: Callable[[], bool] = lambda: False,
+    precision: str = "float32",
 ) -> bool:
     """Add the loss terms of every minibatch, summed over cells, to `sums` (2,) float64.
 
@@ -70,7 +78,7 @@ def evaluate_sums(
     for batch in batches:
         if stop():
             return False
-        reconstruction, kl = loss_terms(module, batch)
+        reconstruction, kl = loss_terms(module, batch, precision)
         _add(sums, reconstruction, kl)
     return True
 

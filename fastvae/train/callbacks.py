@@ -1,0 +1,79 @@
+"""Being told of the epochs of a training run, and ending it."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ..errors import InputError
+from .settings import TrainSettings
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class Callback:
+    """Told of what happens in training; override what is of interest.
+
+    Random numbers drawn here do not disturb the training: each epoch begins with its own.
+    """
+
+    def on_train_begin(self, module: nn.Module, settings: TrainSettings) -> None:
+        """Before the first epoch."""
+
+    def on_epoch_end(self, epoch: int, row: dict[str, float], module: nn.Module) -> bool | None:
+        """After the validation of epoch number `epoch` (from 1); return True to end the training.
+
+        `row` has the columns of the history.
+        """
+
+    def on_train_end(self, module: nn.Module) -> None:
+        """When training is over, however it ended."""
+
+
+class TensorBoard(Callback):
+    """Write the history's columns for TensorBoard, one curve each.
+
+    Parameters
+    ----------
+    folder
+        Where the event files go.
+
+    Raises
+    ------
+    InputError
+        The tensorboard package is not there.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        try:
+            from torch.utils import tensorboard
+        except ImportError as error:
+            raise InputError(
+                "writing for TensorBoard needs the tensorboard package; "
+                "pip install 'fastvae[tensorboard]' (or pip install tensorboard)"
+            ) from error
+        self._make = tensorboard.SummaryWriter
+        self._folder = Path(folder)
+        self._writer: SummaryWriter | None = None
+
+    def on_train_begin(self, module: nn.Module, settings: TrainSettings) -> None:
+        """Open the file."""
+        self._writer = self._make(str(self._folder))
+
+    def on_epoch_end(self, epoch: int, row: dict[str, float], module: nn.Module) -> None:
+        """Write a point of each curve."""
+        assert self._writer is not None
+        for name, value in row.items():
+            if name != "epoch" and not math.isnan(value):
+                self._writer.add_scalar(name, value, epoch)
+        self._writer.flush()
+
+    def on_train_end(self, module: nn.Module) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
