@@ -61,7 +61,7 @@ def _one_round(functions: list[Function], device: torch.device) -> list[float]:
 
 
 def interleaved(
-    functions: dict[str, Function], device: torch.device, seconds: float
+    functions: dict[str, Function], device: torch.device, seconds: float, runs: int = 1
 ) -> dict[str, Timing]:
     """Time functions in turn, so that a drifting clock is fair to all.
 
@@ -71,6 +71,8 @@ def interleaved(
         By name.
     seconds
         Time for all of them together, after the warm-up; at least 5 rounds, at most 200.
+    runs
+        How often each runs in a row when its turn comes.
 
     Returns
     -------
@@ -90,6 +92,7 @@ def interleaved(
     for number in range(MAX_ROUNDS):
         shift = number % len(names)
         order = names[shift:] + names[:shift]
+        order = [name for name in order for _ in range(runs)]
         for name, ms in zip(order, _one_round([functions[n] for n in order], device), strict=True):
             samples[name].append(ms)
         if number + 1 >= MIN_ROUNDS and time.perf_counter() > end:

@@ -1,5 +1,6 @@
 // The C functions: picks the instruction set at run time, and does what needs none in particular.
 #include <atomic>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 
@@ -7,6 +8,10 @@
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
+#endif
+
+#if defined(__linux__)
+#include <sys/mman.h>
 #endif
 
 namespace fastvae {
@@ -104,6 +109,16 @@ void* scratch(Scratch which, int64_t bytes) {
         if (!held.at) std::abort();  // as torch's own allocator would fail next
     }
     return held.at;
+}
+
+void expect_writes([[maybe_unused]] float* at, [[maybe_unused]] int64_t numbers) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    constexpr uintptr_t PAGE = 2 << 20;
+    const uintptr_t begin = (reinterpret_cast<uintptr_t>(at) + PAGE - 1) / PAGE * PAGE;
+    const uintptr_t end = reinterpret_cast<uintptr_t>(at + numbers) / PAGE * PAGE;
+    if (end >= begin + 4 * PAGE)
+        madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
 }
 
 int usable_threads(int64_t asked) {

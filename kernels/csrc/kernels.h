@@ -32,6 +32,9 @@ static inline int64_t column(const FastvaeCounts& x, int64_t i) {
                           : static_cast<const int32_t*>(x.col)[i];
 }
 
+// Memory just allocated that is about to be written whole: large pages save most of the faults.
+void expect_writes(float* at, int64_t numbers);
+
 // Threads to use: no more than asked for, and none at all in a forked child, whose copy of the
 // thread pool has no threads.
 int usable_threads(int64_t asked);

@@ -286,6 +286,8 @@ void family(const FastvaeNll& call) {
 }  // namespace
 
 void nll(const FastvaeNll& call) {
+    if (call.d_scale) expect_writes(call.d_scale, call.n * call.g);
+    if (call.d_zi) expect_writes(call.d_zi, call.n * call.g);
     if (call.family == POISSON) return family<POISSON>(call);
     if (call.family == NB) return family<NB>(call);
     family<ZINB>(call);
