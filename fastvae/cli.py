@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -39,14 +39,12 @@ from ._cli.options import (
     ReduceLrOnPlateau,
     Residence,
     Resume,
+    SyncBatchNorm,
     TensorBoard,
     UseRaw,
     WeightDecay,
 )
 from .errors import InputError
-
-if TYPE_CHECKING:
-    from .model import Model
 
 app = typer.Typer(
     name="fastvae",
@@ -151,6 +149,7 @@ def train(
     n_epochs_kl_warmup: Annotated[
         int, typer.Option(help="Epochs over which the KL weight grows from 0 to 1.")
     ] = 400,
+    sync_batch_norm: SyncBatchNorm = False,
     tensorboard: TensorBoard = False,
     checkpoint_every: CheckpointEvery = None,
     checkpoint_minutes: CheckpointMinutes = 10.0,
@@ -162,11 +161,15 @@ def train(
     """Train on DATA and write model, history, loss curve and latent space to a folder."""
     with _user_errors():
         from ._cli.inputs import assignments, gene_list
-        from ._cli.run_folder import CHECKPOINTS, fit_and_write, run_folder
+        from ._cli.run_folder import CHECKPOINTS, fit_and_write, print_run, run_folder
         from .model import Model
+        from .train.group import launched
 
         output = output or Path(f"{data[0].resolve().stem}_fastvae")
-        with run_folder(output, overwrite=overwrite, resume=resume) as folder:
+        with (
+            launched(device) as device,
+            run_folder(output, overwrite=overwrite, resume=resume) as folder,
+        ):
             model = Model(
                 data,
                 residence=residence,
@@ -188,7 +191,7 @@ def train(
                 latent_distribution=latent_distribution,
                 use_observed_lib_size=not learned_library,
             )
-            fit_and_write(
+            latent = fit_and_write(
                 model,
                 folder,
                 max_epochs=max_epochs,
@@ -210,8 +213,11 @@ def train(
                 checkpoint_minutes=checkpoint_minutes,
                 keep_checkpoints=keep_checkpoints,
                 resume=resume,
+                sync_batch_norm=sync_batch_norm,
             )
-            _print_run(model, folder)
+            if latent is None:  # another process writes
+                return
+            print_run(model, folder)
             typer.echo("next:")
             typer.echo(f"  fastvae info {folder}")
             typer.echo(f"  fastvae embed {folder} {' '.join(map(str, data))} -o embedded.h5ad")
@@ -296,7 +302,7 @@ def demo(
     """Train on the blood cells that come with fastvae, and draw what was learned."""
     with _user_errors():
         from ._cli.demo import DEMO_FIT, demo_data, draw_latent, mixing_lines
-        from ._cli.run_folder import fit_and_write, run_folder
+        from ._cli.run_folder import fit_and_write, print_run, run_folder
         from .model import Model
 
         with run_folder(output, overwrite=overwrite) as folder:
@@ -305,18 +311,9 @@ def demo(
             typer.echo(f"{adata.n_obs:,} blood cells, {adata.n_vars:,} genes, 3 batches")
             latent = fit_and_write(model, folder, device=device, progress=not quiet, **DEMO_FIT)
             draw_latent(adata, latent, folder / "latent.png")
-            _print_run(model, folder)
+            print_run(model, folder)
             for line in mixing_lines(adata, latent):
                 typer.echo(line)
             typer.echo("next, with data of your own:")
             typer.echo("  fastvae info data.h5ad")
             typer.echo("  fastvae train data.h5ad --batch-key COLUMN -o run")
-
-
-def _print_run(model: Model, folder: Path) -> None:
-    from ._cli.run_folder import list_files
-
-    typer.echo(repr(model).splitlines()[-1].strip())
-    typer.echo("written:")
-    for line in list_files(folder):
-        typer.echo(line)

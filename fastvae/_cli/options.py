@@ -93,3 +93,6 @@ Precision = Annotated[str, typer.Option(help="Of matrix products: float32, tf32 
 TensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard too.")
 ]
+SyncBatchNorm = Annotated[
+    bool, typer.Option("--sync-batch-norm", help="Normalise over all processes (torchrun).")
+]

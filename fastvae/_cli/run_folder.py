@@ -30,6 +30,8 @@ _PARTIAL = re.compile(r"\.(model|config|history|loss|latent)-\w+\.(safetensors|j
 def run_folder(path: Path, *, overwrite: bool, resume: bool = False) -> Iterator[Path]:
     """Make the folder before any work is done; leave no empty one behind if the work fails.
 
+    Of several processes the first does so, and the others wait for it.
+
     With `resume` it may be the folder of a run that was cut short, or not be there yet;
     otherwise the checkpoints of an earlier run are removed from it.
 
@@ -40,7 +42,29 @@ def run_folder(path: Path, *, overwrite: bool, resume: bool = False) -> Iterator
     """
     if resume and overwrite:
         raise InputError("--resume goes on and --overwrite starts again; leave one of them out")
-    new = not path.exists()
+    with _first_alone() as first:
+        new = first and not path.exists()
+        folder = _prepared(path, overwrite, resume) if first else path
+    try:
+        yield folder
+    finally:
+        if new:
+            with suppress(OSError):
+                folder.rmdir()  # refuses a folder with something in it
+
+
+@contextmanager
+def _first_alone() -> Iterator[bool]:
+    """Whether this is the first process; at the end of the block the others wait for it."""
+    import torch.distributed as dist
+
+    several = dist.is_available() and dist.is_initialized()
+    yield not several or dist.get_rank() == 0
+    if several:
+        dist.barrier()
+
+
+def _prepared(path: Path, overwrite: bool, resume: bool) -> Path:
     if resume and path.is_dir() and any(path.iterdir()) and not (path / CHECKPOINTS).is_dir():
         raise InputError(
             f"{path} has no {CHECKPOINTS} to resume from: give the folder of a run that was cut "
@@ -56,12 +80,7 @@ def run_folder(path: Path, *, overwrite: bool, resume: bool = False) -> Iterator
         from ..train.checkpoint_files import CheckpointFiles
 
         CheckpointFiles(folder / CHECKPOINTS).clear()
-    try:
-        yield folder
-    finally:
-        if new:
-            with suppress(OSError):
-                folder.rmdir()  # refuses a folder with something in it
+    return folder
 
 
 def resume_command() -> str:
@@ -75,18 +94,22 @@ def resume_command() -> str:
 def fit_and_write(model: Model, folder: Path, **fit: Any) -> Any:
     """Train, and write the run also where training was cut short; return the latent space.
 
-    Once the run is complete its checkpoints go, unless they were asked for by number of epochs.
+    Of several processes, the first alone writes. Once the run is complete its checkpoints go,
+    unless they were asked for by number of epochs.
     """
     from ..train import NonFiniteError
     from ..train.checkpoint_files import CheckpointFiles
+    from ..train.group import leads
 
     try:
         model.fit(**fit)
     except NonFiniteError:
-        if model.is_trained:
+        if model.is_trained and leads():
             write_run(model, folder)
             typer.echo(f"the last good weights are in {folder}", err=True)
         raise
+    if not leads():
+        return None
     if model.training["ending"] == "interrupted":
         if "checkpoint_dir" in fit:
             typer.echo(f"a checkpoint is written; go on with:\n  {resume_command()}", err=True)
@@ -114,6 +137,14 @@ def write_run(model: Model, folder: Path) -> np.ndarray:
 
         plot_history(model.history, folder / "loss.png")
     return latent
+
+
+def print_run(model: Model, folder: Path) -> None:
+    """Say how it went and what is in the folder."""
+    typer.echo(repr(model).splitlines()[-1].strip())
+    typer.echo("written:")
+    for line in list_files(folder):
+        typer.echo(line)
 
 
 def list_files(folder: Path) -> list[str]:

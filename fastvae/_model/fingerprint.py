@@ -13,7 +13,9 @@ from ..train import TrainSettings
 from .setup import Setup
 
 
-def fingerprint(setup: Setup, store: Store, settings: TrainSettings, seed: int) -> dict[str, Any]:
+def fingerprint(
+    setup: Setup, store: Store, settings: TrainSettings, seed: int, processes: int
+) -> dict[str, Any]:
     """Describe the network, the data and the order of the cells, as plain values.
 
     The counts themselves are not read again: cells are told apart by how many genes they have,
@@ -40,4 +42,5 @@ def fingerprint(setup: Setup, store: Store, settings: TrainSettings, seed: int) 
         "batch_size": settings.batch_size,
         "train_size": settings.train_size,
         "the order of the cells": order,
+        "number of processes": processes,
     }

@@ -25,6 +25,7 @@ from ..train import (
     train_vae,
 )
 from ..train.checkpoints import CheckpointOptions
+from ..train.group import Group
 from ..train.schedules import resolved
 from ..train.settings import whole_number
 from ..train.step import seeded
@@ -63,6 +64,7 @@ class Fitting(State):
         precision: str = "tf32",
         callbacks: Sequence[Callback] = (),
         tensorboard: str | os.PathLike[str] | None = None,
+        sync_batch_norm: bool = False,
         residence: str | None = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
         checkpoint_every: int | None = None,
@@ -71,6 +73,10 @@ class Fitting(State):
         resume: bool = False,
     ) -> Self:
         """Train; called again, train further from where the weights are.
+
+        Where the program has initialised ``torch.distributed``, all its processes train one
+        model: each on its share of the cells, with minibatches of `batch_size` each. All return
+        the same model; the first alone shows progress and writes checkpoints.
 
         Parameters
         ----------
@@ -112,6 +118,8 @@ class Fitting(State):
             `fastvae.train.Callback` objects, told of every epoch.
         tensorboard
             Folder for TensorBoard's event files; needs the tensorboard package.
+        sync_batch_norm
+            With several processes, normalise over the minibatches of all of them.
         residence
             Where the counts are kept meanwhile: "device" (in compact form in the memory of
             `device`), "host", "disk", or "auto". None is what the model was made with. The last
@@ -161,35 +169,44 @@ class Fitting(State):
             lr_patience=lr_patience,
             lr_min=lr_min,
             precision=precision,
+            sync_batch_norm=sync_batch_norm,
         )
         options = CheckpointOptions(
             checkpoint_dir, checkpoint_every, checkpoint_minutes, keep_checkpoints, resume
         )
         asked = self._residence if residence is None else check_residence(residence)
-        listeners = [*callbacks, *([] if tensorboard is None else [TensorBoard(tensorboard)])]
         store = self._own_store()
         where = resolve_device(device)
-        checkpoints = options.open()
+        group = Group(where)
+        listeners = list(callbacks)
+        if tensorboard is not None and group.leads:
+            listeners.append(TensorBoard(tensorboard))
+        checkpoints = options.open(group)
         found = checkpoints.found if checkpoints else None
         if seed is None and found:
             seed = found.state["seed"]
         if seed is None:
             seed = self.training.get("seed", int(torch.randint(2**31, ())))
-        seed = whole_number("seed", seed, minimum=0)
+        seed = group.share(whole_number("seed", seed, minimum=0))
         train_cells, validation_cells = split_cells(store.n_cells, settings.train_size, seed)
         settings = resolved(settings, store.n_cells, len(train_cells), where)
         store, reason = place(store, asked, where)
-        if progress:
+        if progress and group.leads:
             print(reason, file=sys.stderr, flush=True)
         if checkpoints:
-            checkpoints.require_same(fingerprint(self._setup, store, settings, seed))
+            about = fingerprint(self._setup, store, settings, seed, group.size)
+            checkpoints.require_same(about)
         size = settings.cells_per_minibatch
-        batches = Minibatches(
-            store, train_cells, batch_size=size, shuffle=True, seed=seed, device=where
-        )
+        part: dict[str, Any] = {
+            "batch_size": size,
+            "device": where,
+            "rank": group.rank,
+            "world_size": group.size,
+        }
+        batches = Minibatches(store, train_cells, shuffle=True, seed=seed, **part)
         validation = None
         if len(validation_cells):
-            validation = Minibatches(store, validation_cells, batch_size=size, device=where)
+            validation = Minibatches(store, validation_cells, **part)
         with seeded(torch.device("cpu"), seed):
             module = self.module.to(where)
         steps = found.state["first_step"] if found else self.training.get("steps", 0)
@@ -200,6 +217,7 @@ class Fitting(State):
             "seed": seed,
             "device": str(where),
             "residence": store.residence,
+            "processes": group.size,
             "settings": settings.as_dict(),
         }
         try:

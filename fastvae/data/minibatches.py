@@ -80,6 +80,7 @@ class Minibatches:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         if not 0 <= rank < world_size:
             raise InputError(f"rank must be from 0 to world_size - 1, got {rank} of {world_size}")
+        self._fewest = len(cells) // world_size
         self._first = rank * len(cells) // world_size
         self._n_cells = (rank + 1) * len(cells) // world_size - self._first
         if self._n_cells == 0:
@@ -164,6 +165,10 @@ class Minibatches:
             parts.close()
         self._position = 0
 
+    def sizes(self) -> list[int]:
+        """Return the number of cells of each minibatch of an epoch."""
+        return np.diff([*self._starts(), self._n_used()]).tolist()
+
     def gather(self, cells: np.ndarray) -> Minibatch:
         """Make the minibatch of the given rows."""
         return self.store.part(cells, self.device).minibatch(0, len(cells))
@@ -177,6 +182,8 @@ class Minibatches:
         n_used = self._n_used()
         starts = list(range(0, n_used, self.batch_size))
         lone = n_used % self.batch_size == 1 and n_used > 1
+        # Processes with one cell more do the same, so that all have as many minibatches.
+        lone |= n_used % self.batch_size == 2 and self._fewest % self.batch_size == 1 < self._fewest
         return starts[:-1] if self.shuffle and lone else starts
 
     def _n_used(self) -> int:

@@ -4,7 +4,8 @@
 chosen), ``split``, ``schedules``, ``run`` (the epochs), ``step`` (what one minibatch does),
 ``precision``, ``guard`` (non-finite values), ``stopping`` (early stopping, signals),
 ``callbacks``, ``checkpoints``,
-``checkpoint_files`` and ``moment`` (going on after a break), ``history`` and ``progress``.
+``checkpoint_files``, ``moment`` and ``persist`` (going on after a break), ``group`` and
+``syncnorm`` (several processes), ``history`` and ``progress``.
 """
 
 from __future__ import annotations

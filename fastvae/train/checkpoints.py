@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ..errors import InputError
 from .checkpoint_files import CheckpointFiles, Loaded
+from .group import Group
 from .settings import real_number, whole_number
 
 
@@ -56,18 +56,33 @@ class CheckpointOptions:
             name = "resume" if self.resume else "checkpoint_every and checkpoint_minutes"
             raise InputError(f"{name} needs checkpoint_dir, the folder for the checkpoints")
 
-    def open(self) -> Checkpoints | None:
-        """Look at the folder, and read the newest checkpoint if training is to go on from it."""
+    def open(self, group: Group) -> Checkpoints | None:
+        """Look at the folder, and read the newest checkpoint if training is to go on from it.
+
+        Of several processes the first looks, and tells the others.
+        """
         if self.folder is None:
             return None
         files = CheckpointFiles(self.folder, self.keep)
+        found: Loaded | InputError | None = None
+        if group.leads:
+            try:
+                found = self._look(files)
+            except InputError as error:
+                found = error
+        found = group.share(found)
+        if isinstance(found, InputError):
+            raise found
+        return Checkpoints(files, self.every, self.minutes, found)
+
+    def _look(self, files: CheckpointFiles) -> Loaded | None:
         if files.numbers() and not self.resume:
             raise InputError(
-                f"{Path(self.folder)} has checkpoints of another run; go on from them with "
+                f"{files.folder} has checkpoints of another run; go on from them with "
                 "resume=True, delete them, or choose another checkpoint_dir"
             )
         files.sweep()
-        return Checkpoints(files, self.every, self.minutes, files.newest())
+        return files.newest()
 
 
 class Checkpoints:

@@ -9,7 +9,7 @@ only on the seed and the epoch's number, so the second run meets the same failur
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from ..data import Minibatch
 from ..errors import InputError
 from .moment import copy_state
-from .step import apply_gradients, compute_gradients
 
 
 class NonFiniteError(InputError):
@@ -46,32 +45,38 @@ def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
 
 def find_failure(
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
     batches: Iterator[Minibatch],
-    kl_weight: Tensor,
-    max_grad_norm: float | None,
-    precision: str = "float32",
+    gradients: Callable[[Minibatch, Tensor], None],
+    apply: Callable[[], None],
+    together: Callable[[bool], list[bool]],
 ) -> tuple[int, str] | None:
     """Train on `batches` with every step checked, up to the first that goes wrong.
+
+    Parameters
+    ----------
+    gradients, apply
+        The two halves of a step.
+    together
+        Whether it went wrong in any process.
 
     Returns
     -------
     tuple or None
-        The number of that step in the epoch, from 1, and what is not finite; None if all went
+        The number of that step among `batches`, from 1, and what is not finite; None if all went
         well. `module` is left as it was before that step.
     """
-    sums = torch.zeros(2, dtype=torch.float64, device=kl_weight.device)
+    sums = torch.zeros(2, dtype=torch.float64, device=next(module.parameters()).device)
     for number, batch in enumerate(batches, start=1):
         before = copy_state(module)
-        compute_gradients(module, optimizer, batch, kl_weight, sums.zero_(), precision)
+        gradients(batch, sums.zero_())
         problem = _problem_with_loss(sums) or _problem_with_gradient(module)
-        if problem is None:
-            apply_gradients(module, optimizer, max_grad_norm)
-            name = first_non_finite(module.state_dict().items())
-            problem = f"{name} after the optimiser's step" if name else None
-        if problem is not None:
+        apply()
+        name = first_non_finite(module.state_dict().items())
+        if problem is None and name is not None:
+            problem = f"{name} after the optimiser's step"
+        if together(problem is not None)[0]:
             module.load_state_dict(before)
-            return number, problem
+            return number, problem or "a number in another process"
     return None
 
 

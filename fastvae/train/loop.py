@@ -13,6 +13,7 @@ from ..errors import InputError
 from .callbacks import Callback
 from .checkpoints import Checkpoints
 from .history import History
+from .persist import unpack
 from .precision import matrix_precision
 from .progress import make_progress
 from .run import Ending, Run
@@ -117,11 +118,13 @@ def train_vae(
             seeded(run.device, seed),
             torch.enable_grad(),
             matrix_precision(settings.precision, run.device),
+            run.group.working(module, settings.sync_batch_norm),
         ):
             if checkpoints and checkpoints.found:
-                run.resume(checkpoints.found)
+                unpack(run, checkpoints.found)
             last = run.first_epoch + epochs
-            run.progress = make_progress(progress, len(history["epoch"]) + 1, last, n_train)
+            shown = progress and run.group.leads
+            run.progress = make_progress(shown, len(history["epoch"]) + 1, last, n_train)
             for callback in callbacks:
                 callback.on_train_begin(module, settings)
             while run.ended is None and len(history["epoch"]) < last:

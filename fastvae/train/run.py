@@ -5,30 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..data import Minibatch, Minibatches
+from ..errors import InputError
 from .callbacks import Callback
-from .checkpoint_files import Loaded
 from .checkpoints import Checkpoints
+from .group import Group
 from .guard import NonFiniteError, find_failure, first_non_finite, non_finite_error
 from .history import COLUMNS, History
-from .moment import (
-    Moment,
-    Within,
-    below,
-    pack_history,
-    pack_optimizer,
-    random_states,
-    set_random_states,
-    unpack_history,
-    unpack_optimizer,
-    with_prefix,
-)
+from .moment import Moment, Within, set_random_states
+from .persist import pack
 from .progress import Progress
 from .schedules import Plateau, kl_weight_at
 from .settings import TrainSettings
@@ -81,6 +72,10 @@ class Run:
         self.n_train = n_train
         self.checkpoints = checkpoints
         self.device = device_of(module)
+        self.group = Group(self.device)
+        self.network = self.group.wrap(module)
+        self._weights = self._shares()
+        self._share = 1.0
         self.within = self._fresh()
         self.ended: Ending | None = None
         self.progress = Progress(1, 1, n_train)
@@ -107,11 +102,10 @@ class Run:
         within = self.within
         self.anchor = Moment.of(self.module, self.optimizer, within.steps)
         started = looked = time.perf_counter() - within.seconds
+        bad = False
         for batch in self._minibatches(epoch):
-            if interrupt.pressed:
-                self._checkpoint_if_finite()
-                return None
-            self._step(batch)
+            self._gradients(batch, within.sums)
+            self._apply()
             within.steps += 1
             within.cells += batch.x.shape[0]
             now = time.perf_counter()
@@ -119,22 +113,28 @@ class Run:
             if now - looked >= LOOK_EVERY_SECONDS:
                 looked = now
                 elbo = float(within.sums.sum()) / within.cells
-                if not math.isfinite(elbo):
-                    break
-                self.progress.within_epoch(epoch + 1, within.cells, elbo)
-            due = self.checkpoints is not None and self.checkpoints.due()
-            if due and not self._checkpoint_if_finite():
+                bad = not math.isfinite(elbo)
+                self.progress.within_epoch(epoch + 1, within.cells * self.group.size, elbo)
+            if not self.group.agrees_after(within.steps):
+                continue
+            due = self.group.leads and self.checkpoints is not None and self.checkpoints.due()
+            stop, due, bad = self.group.any(interrupt.pressed, due, bad)
+            if bad or ((stop or due) and not self._checkpoint_if_finite()):
                 break
+            if stop:
+                return None
         if not self._finite():
             self._fail(epoch)
+        self.group.average_buffers(self.module)
         row = dict.fromkeys(COLUMNS, math.nan)
         row["epoch"] = epoch + 1
         row["kl_weight"] = kl_weight_at(self.settings, epoch, self.steps_done - 1)
         row["learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
         row["seconds"] = time.perf_counter() - started
         row["cells_per_second"] = self.n_train / row["seconds"]
-        reconstruction, kl = (value / within.cells for value in within.sums.tolist())
-        _enter(row, "train", reconstruction, kl)
+        cells = torch.tensor([within.cells], dtype=torch.float64, device=self.device)
+        *sums, cell_count = self.group.add(torch.cat([within.sums, cells])).tolist()
+        _enter(row, "train", *(value / cell_count for value in sums))
         return row
 
     def validate(
@@ -143,13 +143,18 @@ class Run:
         """Enter the losses of the validation cells into `row`; False if it was interrupted."""
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         with evaluating(self.module, VALIDATION_SEED):
+            # One process alone may leave off; several would have to agree first.
             whole = evaluate_sums(
-                self.module, batches, sums, lambda: interrupt.pressed, self.settings.precision
+                self.module,
+                batches,
+                sums,
+                lambda: interrupt.pressed and self.group.alone,
+                self.settings.precision,
             )
         if not whole:
             self._checkpoint_if_finite()
             return False
-        reconstruction, kl = (value / n_cells for value in sums.tolist())
+        reconstruction, kl = (value / n_cells for value in self.group.add(sums).tolist())
         if not math.isfinite(reconstruction + kl):
             self.anchor.restore(self.module, self.optimizer)
             self.within.steps = self.anchor.steps
@@ -187,52 +192,9 @@ class Run:
     def checkpoint(self) -> None:
         """Write a checkpoint of this moment."""
         assert self.checkpoints is not None
-        within = self.within
-        tensors = {
-            **with_prefix("model", self.module.state_dict()),
-            **with_prefix("optimizer", pack_optimizer(self.optimizer)),
-            **with_prefix("random", random_states(self.device)),
-        }
-        state: dict[str, Any] = {
-            "seed": self.seed,
-            "settings": self.settings.as_dict(),
-            "first_epoch": self.first_epoch,
-            "first_step": self.first_step,
-            "step": self.step,
-            "steps": within.steps,
-            "cells": within.cells,
-            "seconds": within.seconds,
-            "sums": within.sums.tolist(),
-            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
-            "history": pack_history(self.history),
-        }
-        if self.plateau:
-            state["plateau"] = self.plateau.state_dict()
-        if self.stopper:
-            state["stopping"] = self.stopper.state_dict()
-            tensors |= with_prefix("best", self.stopper.best_state)
-        self.checkpoints.write(tensors, state)
-
-    def resume(self, found: Loaded) -> None:
-        """Go back to the moment at which the checkpoint was written."""
-        tensors, state = found.tensors, found.state
-        self.module.load_state_dict(below("model", tensors))
-        unpack_optimizer(self.optimizer, below("optimizer", tensors))
-        set_random_states(below("random", tensors), self.device)
-        unpack_history(state["history"], self.history)
-        self.first_epoch, self.first_step = state["first_epoch"], state["first_step"]
-        self.step = state["step"]
-        sums = torch.tensor(state["sums"], dtype=torch.float64, device=self.device)
-        self.within = Within(sums, state["steps"], state["cells"], state["seconds"])
-        if self.settings.learning_rate == state["settings"]["learning_rate"]:
-            for group in self.optimizer.param_groups:
-                group["lr"] = state["learning_rate"]
-        if self.plateau and "plateau" in state:
-            self.plateau.load_state_dict(state["plateau"])
-        if self.stopper and "stopping" in state:
-            best = {k: v.to(self.device) for k, v in below("best", tensors).items()}
-            self.stopper.load_state_dict(state["stopping"], best)
-            self.ended = "early stopping" if self.stopper.exhausted else None
+        tensors, state = pack(self)
+        if self.group.leads:
+            self.checkpoints.write(tensors, state)
 
     def _fresh(self) -> Within:
         return Within(torch.zeros(2, dtype=torch.float64, device=self.device))
@@ -245,22 +207,26 @@ class Run:
         if done:
             set_random_states(self.anchor.random, self.device)
         else:
-            torch.manual_seed(epoch_seed(self.seed, epoch))
-        for number, batch in enumerate(self.batches, start=self.step + done):
-            self.kl_weight.fill_(kl_weight_at(self.settings, epoch, number))
+            torch.manual_seed(epoch_seed(self.seed, epoch, self.group.rank))
+        for number, batch in enumerate(self.batches, start=done):
+            self.kl_weight.fill_(kl_weight_at(self.settings, epoch, self.step + number))
+            self._share = self._weights[number]
             yield batch
 
-    def _step(self, batch: Minibatch) -> None:
-        settings, sums = self.settings, self.within.sums
+    def _gradients(self, batch: Minibatch, sums: Tensor) -> None:
+        """Leave the gradients of a minibatch in the parameters; add its losses to `sums`."""
+        precision, share = self.settings.precision, self._share
         compute_gradients(
-            self.module, self.optimizer, batch, self.kl_weight, sums, settings.precision
+            self.network, self.optimizer, batch, self.kl_weight, sums, precision, share
         )
-        apply_gradients(self.module, self.optimizer, settings.max_grad_norm)
+
+    def _apply(self) -> None:
+        apply_gradients(self.module, self.optimizer, self.settings.max_grad_norm)
 
     def _finite(self) -> bool:
-        if not math.isfinite(float(self.within.sums.sum())):
-            return False
-        return first_non_finite(self.module.state_dict().items()) is None
+        fine = math.isfinite(float(self.within.sums.sum()))
+        fine = fine and first_non_finite(self.module.state_dict().items()) is None
+        return not self.group.any(not fine)[0]
 
     def _checkpoint_if_finite(self) -> bool:
         finite = self._finite()
@@ -268,12 +234,23 @@ class Run:
             self.checkpoint()
         return finite
 
+    def _shares(self) -> list[float]:
+        """What the mean over each minibatch counts in the mean over those of all processes."""
+        all_sizes = self.group.gather(self.batches.sizes())
+        if len({len(sizes) for sizes in all_sizes}) > 1:
+            raise InputError(
+                f"the {self.group.size} processes would have different numbers of minibatches; "
+                "choose another batch_size"
+            )
+        mine = all_sizes[self.group.rank]
+        totals = [sum(sizes) for sizes in zip(*all_sizes, strict=True)]
+        return [self.group.size * n / total for n, total in zip(mine, totals, strict=True)]
+
     def _fail(self, epoch: int) -> NoReturn:
         """Go back to just before the first non-finite number and say where it was."""
         self.anchor.restore(self.module, self.optimizer)
-        clip = self.settings.max_grad_norm
-        batches, precision = self._minibatches(epoch), self.settings.precision
-        found = find_failure(self.module, self.optimizer, batches, self.kl_weight, clip, precision)
+        batches, together = self._minibatches(epoch), self.group.any
+        found = find_failure(self.module, batches, self._gradients, self._apply, together)
         if found is None:
             # The second run went well, so the failure was one of the hardware's rounding.
             self.anchor.restore(self.module, self.optimizer)
@@ -294,6 +271,7 @@ def _enter(row: dict[str, float], cells: str, reconstruction: float, kl: float) 
     row[f"{cells}_loss"] = reconstruction + row["kl_weight"] * kl
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Mix both, so that neighbouring seeds share no epoch's random numbers."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
+def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    """Mix all, so that neighbouring seeds, epochs and processes share no random numbers."""
+    words = (seed, epoch, rank) if rank else (seed, epoch)
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)

@@ -37,6 +37,7 @@ def compute_gradients(
     kl_weight: Tensor,
     sums: Tensor,
     precision: str = "float32",
+    share: float = 1.0,
 ) -> None:
     """Leave the gradients of ``mean(reconstruction + kl_weight * kl)`` in the parameters.
 
@@ -48,10 +49,13 @@ def compute_gradients(
         (2,) float64 on the device: the two loss terms, summed over cells, are added to it.
     precision
         See `autocast`.
+    share
+        What the mean over these cells counts; see `Group`.
     """
     optimizer.zero_grad(set_to_none=True)
     reconstruction, kl = loss_terms(module, batch, precision)
-    (reconstruction + kl_weight * kl).mean().backward()
+    loss = (reconstruction + kl_weight * kl).mean()
+    (loss if share == 1.0 else loss * share).backward()
     _add(sums, reconstruction, kl)
 
 

@@ -1,0 +1,164 @@
+"""The processes that train one model together, each on its share of the cells."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .device import resolve_device
+from .syncnorm import synced_batch_norm
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for the others before it gives up."""
+
+AGREE_EVERY = 20
+"""After so many steps the processes of a group tell each other whether to stop."""
+
+
+class LostProcessError(InputError):
+    """Another process of the group has died, or does not answer."""
+
+
+def leads() -> bool:
+    """Whether this process is the first or the only one."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+class Group:
+    """All processes of ``torch.distributed``, or this one alone where that is not in use.
+
+    Parameters
+    ----------
+    device
+        What this process trains on.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        together = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if together else 0
+        self.size = dist.get_world_size() if together else 1
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other process."""
+        return self.size == 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Return `module` such that its gradients are averaged over the processes.
+
+        All begin with the weights of the first. Buffers are left to `average_buffers`.
+        """
+        if self.alone:
+            return module
+        parallel = nn.parallel.DistributedDataParallel
+        known = inspect.signature(parallel).parameters
+        buffers = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
+        # Heads that a likelihood does not use have no gradient.
+        options: dict[str, Any] = {"find_unused_parameters": True, buffers: False}
+        return parallel(module, **options)
+
+    def add(self, values: Tensor) -> Tensor:
+        """Sum `values` over the processes, in place; every process has the same bits."""
+        if not self.alone:
+            dist.all_reduce(values)
+            dist.broadcast(values, 0)
+        return values
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Return whether each flag is up in any process."""
+        if self.alone:
+            return list(flags)
+        raised = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        dist.all_reduce(raised, dist.ReduceOp.MAX)
+        return [bool(flag) for flag in raised.tolist()]
+
+    def agrees_after(self, step: int) -> bool:
+        """Whether the processes ask each other for flags after so many steps."""
+        return self.alone or step % AGREE_EVERY == 0
+
+    def share(self, value: Any) -> Any:
+        """Return the first process's `value`."""
+        if self.alone:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, 0, device=self.device)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every process's `value`, in the order of their ranks."""
+        values = [value] * self.size
+        if not self.alone:
+            dist.all_gather_object(values, value)
+        return values
+
+    def average_buffers(self, module: nn.Module) -> None:
+        """Give every process the mean of their running statistics."""
+        if self.alone:
+            return
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                self.add(buffer).div_(self.size)
+
+    @contextmanager
+    def working(self, module: nn.Module, sync_batch_norm: bool) -> Iterator[None]:
+        """Train `module` together inside the block.
+
+        Raises
+        ------
+        LostProcessError
+            Instead of what torch says when another process is gone.
+        """
+        if self.alone:
+            yield
+            return
+        try:
+            with synced_batch_norm(module, sync_batch_norm):
+                yield
+        except RuntimeError as error:
+            lost = isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+            if not lost:
+                raise
+            raise LostProcessError(
+                f"process {self.rank} of {self.size} lost touch with another one, which has died "
+                f"or does not answer ({str(error).splitlines()[0][:200]}); see its own messages, "
+                "and go on from the last checkpoint with --resume (resume=True)"
+            ) from error
+
+
+@contextmanager
+def launched(device: str) -> Iterator[str]:
+    """Join the processes that torchrun started; yield the device of this one.
+
+    Outside of torchrun, or with one process, there is nothing to join. NCCL connects GPUs, gloo
+    CPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
+        yield device
+        return
+    if not dist.is_available():
+        raise InputError("this torch was built without torch.distributed; start one process")
+    where = resolve_device(device)
+    if where.type == "cuda":
+        where = resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        torch.cuda.set_device(where)
+    backend = "nccl" if where.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT)
+    try:
+        yield str(where)
+    finally:
+        dist.destroy_process_group()
