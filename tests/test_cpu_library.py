@@ -30,7 +30,7 @@ def _cpu(monkeypatch):
 
 FASTEST = native.instruction_set()
 INSTRUCTION_SETS = [
-    name for name in ("v2", "v3", "v4", "baseline") if native.use_instruction_set(name)
+    name for name in ("v2", "v3", "v4", "native", "baseline") if native.use_instruction_set(name)
 ]
 native.use_instruction_set(FASTEST)
 

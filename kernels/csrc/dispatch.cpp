@@ -16,6 +16,8 @@
 
 namespace fastvae {
 
+#define FASTVAE_TEXT_OF(isa) #isa
+#define FASTVAE_TEXT(isa) FASTVAE_TEXT_OF(isa)
 #define FASTVAE_DECLARE(isa)                                            \
     namespace isa {                                                     \
     void nll(const FastvaeNll&);                                        \
@@ -24,7 +26,7 @@ namespace fastvae {
     void linear(const FastvaeLinear&);                                  \
     void linear_weight_grad(const FastvaeLinear&);                      \
     static const Kernels kernels = {                                    \
-        #isa, nll, sample_and_kl, sample_and_kl_backward, linear, linear_weight_grad}; \
+        FASTVAE_TEXT(isa), nll, sample_and_kl, sample_and_kl_backward, linear, linear_weight_grad}; \
     }
 
 #ifdef FASTVAE_X86_LEVELS
@@ -32,25 +34,32 @@ FASTVAE_DECLARE(v2)
 FASTVAE_DECLARE(v3)
 FASTVAE_DECLARE(v4)
 #else
-FASTVAE_DECLARE(baseline)
+FASTVAE_DECLARE(FASTVAE_ISA)
 #endif
 
 namespace {
 
+#if defined(__x86_64__)
+bool has_v3() {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+}
+
+bool has_v4() {
+    return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
+}
+#endif
+
 const Kernels* best() {
 #ifdef FASTVAE_X86_LEVELS
-    __builtin_cpu_init();
-    const bool has_v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                        __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
-    const bool has_v4 =
-        has_v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl");
-    if (has_v4) return &v4::kernels;
-    if (has_v3) return &v3::kernels;
+    if (has_v4()) return &v4::kernels;
+    if (has_v3()) return &v3::kernels;
     return &v2::kernels;
 #else
-    return &baseline::kernels;
+    return &FASTVAE_ISA::kernels;
 #endif
 }
 
@@ -132,13 +141,13 @@ extern "C" {
 
 int32_t fastvae_abi() { return FASTVAE_ABI; }
 
-// The instruction set in use: "v4", "v3", "v2" (of x86-64) or "baseline".
+// The instruction set in use: "v4", "v3", "v2" (of x86-64), "native" or "baseline".
 const char* fastvae_isa() { return fastvae::kernels().name; }
 
 // Whether torch's usual BLAS, MKL, uses half the width of this processor's vectors.
 int32_t fastvae_blas_is_held_back() {
-#ifdef FASTVAE_X86_LEVELS
-    return fastvae::fastest == &fastvae::v4::kernels && __builtin_cpu_is("amd");
+#if defined(__x86_64__)
+    return fastvae::has_v4() && __builtin_cpu_is("amd");
 #else
     return 0;
 #endif
@@ -150,7 +159,7 @@ int32_t fastvae_use_isa(const char* name) {
 #ifdef FASTVAE_X86_LEVELS
     const Kernels* const order[] = {&v2::kernels, &v3::kernels, &v4::kernels};
 #else
-    const Kernels* const order[] = {&baseline::kernels};
+    const Kernels* const order[] = {&FASTVAE_ISA::kernels};
 #endif
     for (const Kernels* candidate : order) {
         if (std::strcmp(candidate->name, name) == 0) {
