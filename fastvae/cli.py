@@ -21,6 +21,7 @@ from ._cli.options import (
     BatchSize,
     CheckpointEvery,
     CheckpointMinutes,
+    CudaGraph,
     Device,
     EarlyStopping,
     Genes,
@@ -149,6 +150,7 @@ def train(
     n_epochs_kl_warmup: Annotated[
         int, typer.Option(help="Epochs over which the KL weight grows from 0 to 1.")
     ] = 400,
+    cuda_graph: CudaGraph = True,
     sync_batch_norm: SyncBatchNorm = False,
     tensorboard: TensorBoard = False,
     checkpoint_every: CheckpointEvery = None,
@@ -213,6 +215,7 @@ def train(
                 checkpoint_minutes=checkpoint_minutes,
                 keep_checkpoints=keep_checkpoints,
                 resume=resume,
+                cuda_graph=cuda_graph,
                 sync_batch_norm=sync_batch_norm,
             )
             if latent is None:  # another process writes

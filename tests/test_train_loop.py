@@ -15,7 +15,7 @@ from small_models import Toy, batches_of, small_store
 from fastvae import VAE
 from fastvae.errors import InputError
 from fastvae.train import TrainSettings, new_history, train_vae
-from fastvae.train.run import epoch_seed
+from fastvae.train.schedules import epoch_seed
 from fastvae.train.step import apply_gradients
 from fastvae.train.stopping import EarlyStopping, interruptible
 

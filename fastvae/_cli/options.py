@@ -96,3 +96,7 @@ TensorBoard = Annotated[
 SyncBatchNorm = Annotated[
     bool, typer.Option("--sync-batch-norm", help="Normalise over all processes (torchrun).")
 ]
+CudaGraph = Annotated[
+    bool,
+    typer.Option("--cuda-graph/--no-cuda-graph", help="Replay steps on a GPU as one CUDA graph."),
+]

@@ -64,6 +64,7 @@ class Fitting(State):
         precision: str = "tf32",
         callbacks: Sequence[Callback] = (),
         tensorboard: str | os.PathLike[str] | None = None,
+        cuda_graph: bool = True,
         sync_batch_norm: bool = False,
         residence: str | None = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
@@ -118,6 +119,8 @@ class Fitting(State):
             `fastvae.train.Callback` objects, told of every epoch.
         tensorboard
             Folder for TensorBoard's event files; needs the tensorboard package.
+        cuda_graph
+            On a GPU that keeps the counts, replay each step as one CUDA graph.
         sync_batch_norm
             With several processes, normalise over the minibatches of all of them.
         residence
@@ -169,6 +172,7 @@ class Fitting(State):
             lr_patience=lr_patience,
             lr_min=lr_min,
             precision=precision,
+            cuda_graph=cuda_graph,
             sync_batch_norm=sync_batch_norm,
         )
         options = CheckpointOptions(

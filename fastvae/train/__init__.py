@@ -2,8 +2,8 @@
 
 ``train_vae`` is the whole of it; the other modules hold its parts: ``settings`` (what may be
 chosen), ``split``, ``schedules``, ``run`` (the epochs), ``step`` (what one minibatch does),
-``precision``, ``guard`` (non-finite values), ``stopping`` (early stopping, signals),
-``callbacks``, ``checkpoints``,
+``static`` (the same in fixed memory, for a CUDA graph), ``precision``, ``guard`` (non-finite
+values), ``stopping`` (early stopping, signals), ``callbacks``, ``checkpoints``,
 ``checkpoint_files``, ``moment`` and ``persist`` (going on after a break), ``group`` and
 ``syncnorm`` (several processes), ``history`` and ``progress``.
 """

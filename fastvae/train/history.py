@@ -83,3 +83,11 @@ def _number(text: str | None) -> float:
     if text == "":
         return math.nan
     return int(text) if text.isdecimal() else float(text)
+
+
+def enter_losses(row: dict[str, float], cells: str, reconstruction: float, kl: float) -> None:
+    """Enter the two means per cell of the loss into a row, for `cells` "train" or "validation"."""
+    row[f"{cells}_reconstruction_loss"] = reconstruction
+    row[f"{cells}_kl_local"] = kl
+    row[f"{cells}_elbo"] = reconstruction + kl
+    row[f"{cells}_loss"] = reconstruction + row["kl_weight"] * kl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -125,6 +126,10 @@ def train_vae(
             last = run.first_epoch + epochs
             shown = progress and run.group.leads
             run.progress = make_progress(shown, len(history["epoch"]) + 1, last, n_train)
+            eager = run.prepare()
+            if shown and run.device.type == "cuda":
+                text = "captured as a CUDA graph" if eager is None else f"not captured: {eager}"
+                print(f"training step {text}", file=sys.stderr, flush=True)
             for callback in callbacks:
                 callback.on_train_begin(module, settings)
             while run.ended is None and len(history["epoch"]) < last:

@@ -116,3 +116,12 @@ def unpack_history(packed: dict[str, list[float | None]], history: History) -> N
         raise InputError("the checkpoint's history has other columns; start again without resume")
     for name in new_history():
         history[name][:] = [math.nan if v is None else v for v in packed[name]]
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set it where it is kept: a captured step reads it from a tensor on the device."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

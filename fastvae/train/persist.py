@@ -14,6 +14,7 @@ from .moment import (
     pack_history,
     pack_optimizer,
     random_states,
+    set_learning_rate,
     set_random_states,
     unpack_history,
     unpack_optimizer,
@@ -72,8 +73,7 @@ def unpack(run: Run, found: Loaded) -> None:
         sums, cells = sums.zero_(), 0
     run.within = Within(sums, state["steps"], cells, state["seconds"])
     if run.settings.learning_rate == state["settings"]["learning_rate"]:
-        for group in run.optimizer.param_groups:
-            group["lr"] = state["learning_rate"]
+        set_learning_rate(run.optimizer, state["learning_rate"])
     if run.plateau and "plateau" in state:
         run.plateau.load_state_dict(state["plateau"])
     if run.stopper and "stopping" in state:

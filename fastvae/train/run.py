@@ -5,24 +5,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..data import Minibatch, Minibatches
+from ..data.device import DeviceStore
 from ..errors import InputError
 from .callbacks import Callback
 from .checkpoints import Checkpoints
 from .group import Group
 from .guard import NonFiniteError, find_failure, first_non_finite, non_finite_error
-from .history import COLUMNS, History
-from .moment import Moment, Within, set_random_states
+from .history import COLUMNS, History, enter_losses
+from .moment import Moment, Within, set_learning_rate, set_random_states
 from .persist import pack
 from .progress import Progress
-from .schedules import Plateau, kl_weight_at
+from .schedules import Plateau, epoch_seed, kl_weight_at
 from .settings import TrainSettings
+from .static import Readback, StaticStep, why_not_static
 from .step import apply_gradients, compute_gradients, device_of, evaluate_sums, evaluating
 from .stopping import EarlyStopping, Interrupt
 
@@ -74,6 +75,7 @@ class Run:
         self.device = device_of(module)
         self.group = Group(self.device)
         self.network = self.group.wrap(module)
+        self._sizes = batches.sizes()
         self._weights = self._shares()
         self._share = 1.0
         self.within = self._fresh()
@@ -83,9 +85,12 @@ class Run:
         self.stopper = EarlyStopping.of(settings)
         self.plateau = Plateau.of(settings)
         self.callbacks = list(callbacks)
+        self._static: StaticStep | None = None
+        on_cuda = self.device.type == "cuda"
         self.optimizer = torch.optim.Adam(
             [p for p in module.parameters() if p.requires_grad],
-            lr=settings.rate,
+            lr=torch.tensor(settings.rate, device=self.device) if on_cuda else settings.rate,
+            capturable=on_cuda,
             eps=settings.eps,
             weight_decay=settings.weight_decay,
             fused=True,
@@ -102,19 +107,22 @@ class Run:
         within = self.within
         self.anchor = Moment.of(self.module, self.optimizer, within.steps)
         started = looked = time.perf_counter() - within.seconds
-        bad = False
-        for batch in self._minibatches(epoch):
-            self._gradients(batch, within.sums)
-            self._apply()
+        bad, readback = False, Readback(self.device)
+        for batch in self._minibatches(epoch, self._static):
+            if self._static and isinstance(batch, Tensor):
+                self._static(batch, within.sums)
+            else:
+                self._gradients(batch, within.sums)
+                self._apply()
+            within.cells += self._sizes[within.steps]
             within.steps += 1
-            within.cells += batch.x.shape[0]
             now = time.perf_counter()
             within.seconds = now - started
             if now - looked >= LOOK_EVERY_SECONDS:
                 looked = now
-                elbo = float(within.sums.sum()) / within.cells
-                bad = not math.isfinite(elbo)
-                self.progress.within_epoch(epoch + 1, within.cells * self.group.size, elbo)
+                if news := readback.mean(within.sums, within.cells):
+                    bad = not math.isfinite(news[0])
+                    self.progress.within_epoch(epoch + 1, news[1] * self.group.size, news[0])
             if not self.group.agrees_after(within.steps):
                 continue
             due = self.group.leads and self.checkpoints is not None and self.checkpoints.due()
@@ -134,7 +142,7 @@ class Run:
         row["cells_per_second"] = self.n_train / row["seconds"]
         cells = torch.tensor([within.cells], dtype=torch.float64, device=self.device)
         *sums, cell_count = self.group.add(torch.cat([within.sums, cells])).tolist()
-        _enter(row, "train", *(value / cell_count for value in sums))
+        enter_losses(row, "train", *(value / cell_count for value in sums))
         return row
 
     def validate(
@@ -159,7 +167,7 @@ class Run:
             self.anchor.restore(self.module, self.optimizer)
             self.within.steps = self.anchor.steps
             raise self._error(int(row["epoch"]), None, "the validation loss")
-        _enter(row, "validation", reconstruction, kl)
+        enter_losses(row, "validation", reconstruction, kl)
         return True
 
     def finish_epoch(self, row: dict[str, float], last: int) -> None:
@@ -173,8 +181,8 @@ class Run:
         if self.stopper and self.stopper.update(self.module, epoch, validation):
             self.ended = "early stopping"
         if self.plateau and self.plateau.update(row["train_elbo"], validation):
-            for group in self.optimizer.param_groups:
-                group["lr"] = max(group["lr"] * self.settings.lr_factor, self.settings.lr_min)
+            rate = row["learning_rate"] * self.settings.lr_factor
+            set_learning_rate(self.optimizer, max(rate, self.settings.lr_min))
         stops = [
             callback.on_epoch_end(epoch, dict(row), self.module) for callback in self.callbacks
         ]
@@ -199,8 +207,29 @@ class Run:
     def _fresh(self) -> Within:
         return Within(torch.zeros(2, dtype=torch.float64, device=self.device))
 
-    def _minibatches(self, epoch: int) -> Iterator[Minibatch]:
-        """Yield what is left of an epoch from the anchor on: always the same, noise included."""
+    def prepare(self) -> str | None:
+        """Make the step of fixed memory, and capture it; return why that is not done, or None."""
+        reason = why_not_static(self.batches, self.group)
+        if reason is None and not self.settings.cuda_graph:
+            reason = "cuda_graph is off"
+        if reason is not None:
+            return reason
+        assert isinstance(self.batches.store, DeviceStore)
+        step = StaticStep(self.batches.store, self.batches.batch_size, self._gradients, self._apply)
+        if self.device.type == "cuda":
+            self.module.train()
+            try:
+                step.capture(self.module, self.optimizer)
+            except RuntimeError as error:
+                return f"the capture failed ({str(error).splitlines()[0]})"
+        self._static = step
+        return None
+
+    def _minibatches(self, epoch: int, static: StaticStep | None = None) -> Iterator[Any]:
+        """Yield what is left of an epoch from the anchor on: always the same, noise included.
+
+        With `static`, the row numbers on the device of each minibatch of the usual size.
+        """
         done = self.anchor.steps
         self.module.train()
         self.batches.load_state_dict({"epoch": epoch, "position": done})
@@ -208,7 +237,8 @@ class Run:
             set_random_states(self.anchor.random, self.device)
         else:
             torch.manual_seed(epoch_seed(self.seed, epoch, self.group.rank))
-        for number, batch in enumerate(self.batches, start=done):
+        batches = self.batches if static is None else static.batches(self.batches, done)
+        for number, batch in enumerate(batches, start=done):
             self.kl_weight.fill_(kl_weight_at(self.settings, epoch, self.step + number))
             self._share = self._weights[number]
             yield batch
@@ -236,7 +266,7 @@ class Run:
 
     def _shares(self) -> list[float]:
         """What the mean over each minibatch counts in the mean over those of all processes."""
-        all_sizes = self.group.gather(self.batches.sizes())
+        all_sizes = self.group.gather(self._sizes)
         if len({len(sizes) for sizes in all_sizes}) > 1:
             raise InputError(
                 f"the {self.group.size} processes would have different numbers of minibatches; "
@@ -262,16 +292,3 @@ class Run:
     def _error(self, epoch: int, step: int | None, what: str) -> NonFiniteError:
         rate = self.settings.rate
         return non_finite_error(epoch, step, what, rate, self.steps_done - self.first_step)
-
-
-def _enter(row: dict[str, float], cells: str, reconstruction: float, kl: float) -> None:
-    row[f"{cells}_reconstruction_loss"] = reconstruction
-    row[f"{cells}_kl_local"] = kl
-    row[f"{cells}_elbo"] = reconstruction + kl
-    row[f"{cells}_loss"] = reconstruction + row["kl_weight"] * kl
-
-
-def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
-    """Mix all, so that neighbouring seeds, epochs and processes share no random numbers."""
-    words = (seed, epoch, rank) if rank else (seed, epoch)
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from .settings import BASE_BATCH_SIZE, BASE_LEARNING_RATE, TrainSettings
@@ -125,3 +126,9 @@ class Plateau:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo `state_dict`."""
         self.best, self._waited = state["best"], state["waited"]
+
+
+def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    """Mix all, so that neighbouring seeds, epochs and processes share no random numbers."""
+    words = (seed, epoch, rank) if rank else (seed, epoch)
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)

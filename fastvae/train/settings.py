@@ -81,6 +81,8 @@ class TrainSettings:
     precision
         Of matrix products: "float32"; "tf32" (on a GPU; the same as float32 elsewhere); "bf16",
         dense layers in bfloat16. Counts and likelihoods stay float32.
+    cuda_graph
+        On a GPU, replay the step as one CUDA graph where that is possible.
     sync_batch_norm
         With several processes, normalise over the minibatches of all of them.
 
@@ -107,6 +109,7 @@ class TrainSettings:
     lr_patience: int = 30
     lr_min: float = 0.0
     precision: str = "tf32"
+    cuda_graph: bool = True
     sync_batch_norm: bool = False
 
     def __post_init__(self) -> None:

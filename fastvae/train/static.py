@@ -1,0 +1,173 @@
+"""A training step in memory of fixed size, which a GPU can replay as one CUDA graph.
+
+Gather, forward, backward, clipping and Adam read and write the same tensors at every step; the
+host only copies the row numbers in, sets the KL weight, and launches. The capture itself has not
+been run on a GPU yet: what the tests run, on a CPU, is the same step launched piece by piece.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import _backend
+from ..data import Minibatch, Minibatches
+from ..data._csr import on_device
+from ..data.device import DeviceStore
+from ..kernels import reference
+from .group import Group
+
+WARMUP = 3
+"""Steps before the capture, so that libraries have made what they make at first use."""
+
+DEVICES = {"cuda"}
+
+_UNKNOWN = np.zeros(0, dtype=np.int64)  # which cells they are, the device alone knows
+
+
+class StaticStep:
+    """One step on `batch_size` cells of a store on the device.
+
+    Parameters
+    ----------
+    store
+        Counts on the device of the training.
+    batch_size
+        Cells of every minibatch.
+    gradients, apply
+        The two halves of a step; the first is given a minibatch and where to add the losses.
+
+    Notes
+    -----
+    The minibatch is laid out densely: the size of a sparse one depends on the cells.
+    """
+
+    def __init__(
+        self,
+        store: DeviceStore,
+        batch_size: int,
+        gradients: Callable[[Minibatch, Tensor], None],
+        apply: Callable[[], None],
+    ) -> None:
+        self.store = store
+        self.device = store.columns[0].device
+        self.rows = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
+        self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        self._gradients, self._apply = gradients, apply
+        shape = batch_size, store.n_genes
+        self._x = torch.empty(shape, dtype=torch.float32, device=self.device)
+        self._totals = torch.empty(batch_size, 1, device=self.device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, rows: Tensor, sums: Tensor) -> None:
+        """Train on the cells `rows` (B,) int64 and add their losses to `sums` (2,)."""
+        self.rows.copy_(rows)
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self.step()
+        sums += self.sums
+
+    def batches(self, batches: Minibatches, done: int) -> Iterator[Tensor | Minibatch]:
+        """Yield what is left of an epoch: rows on the device, or a minibatch of another size."""
+        order = batches.order()
+        rows = on_device(order, self.device)
+        edges = np.cumsum([0, *batches.sizes()]).tolist()
+        for start, stop in itertools.pairwise(edges[done:]):
+            whole = stop - start == len(self.rows)
+            yield rows[start:stop] if whole else batches.gather(order[start:stop])
+
+    def gather(self) -> Minibatch:
+        """Lay the minibatch out in the memory it always has."""
+        store, rows = self.store, self.rows
+        backend = _backend.select(store.columns[2])
+        lay_out = getattr(backend, "gather_dense", reference.gather_dense)
+        lay_out(store.source, rows, out=self._x, totals=self._totals)
+        batch_codes, label_codes, mean, var = store.columns
+        batches = batch_codes[rows]
+        return Minibatch(
+            x=self._x,
+            batch_index=batches.unsqueeze(1),
+            y=label_codes[rows].unsqueeze(1),
+            local_l_mean=mean[batches].unsqueeze(1),
+            local_l_var=var[batches].unsqueeze(1),
+            cells=_UNKNOWN,
+        )
+
+    def step(self) -> None:
+        """Do what is captured."""
+        self.sums.zero_()
+        self._gradients(self.gather(), self.sums)
+        self._apply()
+
+    def capture(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Record the step as a CUDA graph; weights, optimiser and random numbers stay as they are.
+
+        Their tensors stay the same objects too: the graph reads and writes these.
+        """
+        weights = {name: value.clone() for name, value in module.state_dict().items()}
+        state = {p: {k: v.clone() for k, v in s.items()} for p, s in optimizer.state.items()}
+        random = torch.cuda.get_rng_state(self.device)
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side):
+            for _ in range(WARMUP):
+                self.step()
+        torch.cuda.current_stream(self.device).wait_stream(side)
+        with torch.no_grad():
+            for name, value in module.state_dict().items():
+                value.copy_(weights[name])
+            for parameter, entries in optimizer.state.items():
+                before = state.get(parameter, {})
+                for name, value in entries.items():
+                    value.copy_(before[name]) if name in before else value.zero_()
+        torch.cuda.set_rng_state(random, self.device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.step()
+        self._graph = graph
+
+
+def why_not_static(batches: Minibatches, group: Group) -> str | None:
+    """Return why the step cannot be captured, or None if it can."""
+    if group.device.type not in DEVICES:
+        return f"training is on the {group.device.type.upper()}"
+    if not isinstance(batches.store, DeviceStore):
+        return "the counts are not kept on the device"
+    if not group.alone:
+        return "several processes train together"
+    if batches.sizes()[0] < batches.batch_size:
+        return "there are fewer cells than one minibatch has"
+    return None
+
+
+class Readback:
+    """Sums read from a device now and then, without waiting for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._cells = 0
+        if self._cuda:
+            self._host = torch.zeros(2, dtype=torch.float64, pin_memory=True)
+            self._event = torch.cuda.Event()
+
+    def mean(self, sums: Tensor, cells: int) -> tuple[float, int] | None:
+        """Return the sum of `sums` per cell, and of how many cells; None if there is news later.
+
+        On a GPU they are those of the call before, if they have arrived.
+        """
+        if not self._cuda:
+            return float(sums.sum()) / cells, cells
+        found = None
+        if self._cells and self._event.query():
+            found = float(self._host.sum()) / self._cells, self._cells
+            self._cells = 0
+        if not self._cells:
+            self._host.copy_(sums, non_blocking=True)
+            self._event.record()
+            self._cells = cells
+        return found
