@@ -182,8 +182,13 @@ def test_an_early_stop_stays_one(tmp_path: Path) -> None:
 def test_resuming_after_divergence_with_a_lower_rate(tmp_path: Path) -> None:
     options = {**FIT, "seed": 0, "checkpoint_dir": tmp_path, "checkpoint_every": 1}
     model().fit(**{**options, "max_epochs": 2})
-    with pytest.raises(InputError, match="training stopped in epoch"):
+    before = CheckpointFiles(tmp_path).numbers()
+    with pytest.raises(InputError, match=r"training stopped in epoch .* last good checkpoint in"):
         model().fit(**options, learning_rate=1e15, resume=True)
+    files = CheckpointFiles(tmp_path)
+    assert files.numbers() == before
+    for number in files.numbers():
+        assert all(value.isfinite().all() for value in files._read(number).tensors.values())
     resumed = model().fit(**options, learning_rate=1e-4, resume=True)
     assert resumed.history["learning_rate"] == [1e-3, 1e-3, 1e-4, 1e-4]
     assert np.isfinite(resumed.history["train_loss"]).all()

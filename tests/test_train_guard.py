@@ -195,3 +195,52 @@ def test_first_non_finite_skips_integers_and_empty_tensors() -> None:
     del tensors["bad"], tensors["worse"]
     assert first_non_finite(tensors.items()) is None
     assert first_non_finite([]) is None
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_count_that_is_not_finite_is_named(dense: bool) -> None:
+    store = small_store()
+    entry = 200
+    store.counts.data[entry] = np.nan  # behind the back of the reader's checks
+    cell = int(np.searchsorted(store.counts.indptr, entry, side="right")) - 1
+    gene = int(store.counts.indices[entry])
+    batches = batches_of(store)
+    if dense:
+        gather = type(batches).__iter__
+
+        class Dense(type(batches)):  # type: ignore[misc]
+            def __iter__(self) -> Any:
+                return (batch._replace(x=batch.x.to_dense()) for batch in gather(self))
+
+        batches.__class__ = Dense
+    settings = TrainSettings(max_epochs=1, batch_size=32)
+    message = rf"the count of cell {cell} and gene {gene} \(rows and columns from 0\) is not finite"
+    with pytest.raises(NonFiniteError, match=message):
+        train_vae(
+            Toy(), batches, None, settings, new_history(), seed=0, n_train=120, progress=False
+        )
+
+
+def test_library_prior_that_is_not_finite_is_named() -> None:
+    store = small_store()
+    store.log_library_var[1] = np.inf
+    first = next(iter(batches_of(store)))
+    cell = first.cells[int(first.batch_index.ravel().argmax())]
+
+    class Prior(Toy):
+        def forward(self, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, float]:
+            reconstruction, kl, _ = super().forward(x)
+            return reconstruction + rest[1].ravel(), kl, 0.0
+
+    settings = TrainSettings(max_epochs=1, batch_size=32)
+    with pytest.raises(NonFiniteError, match=f"step 1: local_l_var of cell {cell} "):
+        train_vae(
+            Prior(),
+            batches_of(store),
+            None,
+            settings,
+            new_history(),
+            seed=0,
+            n_train=120,
+            progress=False,
+        )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,9 @@ def find_failure(
     for number, batch in enumerate(batches, start=1):
         before = copy_state(module)
         gradients(batch, sums.zero_())
-        problem = _problem_with_loss(sums) or _problem_with_gradient(module)
+        problem = (
+            _problem_with_input(batch) or _problem_with_loss(sums) or _problem_with_gradient(module)
+        )
         apply()
         name = first_non_finite(module.state_dict().items())
         if problem is None and name is not None:
@@ -77,6 +80,26 @@ def find_failure(
         if together(problem is not None)[0]:
             module.load_state_dict(before)
             return number, problem or "a number in another process"
+    return None
+
+
+def _problem_with_input(batch: Minibatch) -> str | None:
+    """Say which of the numbers that the network was given is the first that is not finite."""
+    x = batch.x
+    values = x if x.layout == torch.strided else x.values()
+    wrong = (~values.isfinite()).nonzero()
+    if len(wrong):
+        if x.layout == torch.strided:
+            row, column = wrong[0].tolist()
+        else:
+            entry = int(wrong[0])
+            row = int((x.crow_indices() <= entry).sum()) - 1
+            column = int(x.col_indices()[entry])
+        return f"the count of cell {batch.cells[row]} and gene {column} (rows and columns from 0)"
+    for name in ("local_l_mean", "local_l_var"):
+        bad = (~getattr(batch, name).isfinite()).nonzero()
+        if len(bad):
+            return f"{name} of cell {batch.cells[int(bad[0, 0])]} (rows from 0)"
     return None
 
 
@@ -94,14 +117,25 @@ def _problem_with_gradient(module: nn.Module) -> str | None:
 
 
 def non_finite_error(
-    epoch: int, step: int | None, what: str, learning_rate: float, steps: int
+    epoch: int,
+    step: int | None,
+    what: str,
+    learning_rate: float,
+    steps: int,
+    checkpoints: Path | None = None,
 ) -> NonFiniteError:
-    """Return the error for `what` in `epoch`, and in `step` of it where that is known."""
+    """Return the error for `what` in `epoch`, and in `step` of it where that is known.
+
+    `checkpoints` is the folder of the last good ones, if there are any.
+    """
     where = f"epoch {epoch}" + (f", step {step}" if step is not None else "")
     moment = "step" if step is not None else "epoch"
+    kept = ""
+    if checkpoints is not None:
+        kept = f"; resume goes on from the last good checkpoint in {checkpoints}"
     return NonFiniteError(
         f"training stopped in {where}: {what} is not finite. The model keeps its weights from "
         f"before that {moment}. Try a lower learning_rate (it was {learning_rate:g}) or "
-        "max_grad_norm=10, and look for cells with extreme counts",
+        f"max_grad_norm=10, and look for cells with extreme counts{kept}",
         steps,
     )

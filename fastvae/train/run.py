@@ -291,4 +291,6 @@ class Run:
 
     def _error(self, epoch: int, step: int | None, what: str) -> NonFiniteError:
         rate = self.settings.rate
-        return non_finite_error(epoch, step, what, rate, self.steps_done - self.first_step)
+        files = self.checkpoints.files if self.checkpoints else None
+        kept = files.folder if files and files.numbers() else None
+        return non_finite_error(epoch, step, what, rate, self.steps_done - self.first_step, kept)
