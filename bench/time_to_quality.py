@@ -1,0 +1,219 @@
+"""How long until fastvae is as good as scvi-tools at the end of its training?
+
+    python bench/time_to_quality.py DATA --batch-key KEY --peer-python PYTHON --out JSON
+
+scvi-tools trains with its default recipe for so many epochs (as many as it would choose, or
+--epochs); its validation negative ELBO at the end is the mark. fastvae trains on the same cells
+with the same recipe, and once more at a higher learning rate; the figure is the training time
+until the epoch whose validation reaches the mark. Both validate after each epoch, and neither is
+charged for that or for reading the data. A number of epochs is charged as so many times the median
+epoch of its run, so that a moment in which the machine was busy with something else counts for
+nobody; the JSON has every epoch's own time as well. The negative ELBO per cell is, in both, the
+reconstruction loss plus the KL divergence with weight 1, at one draw of z.
+
+Writes JSON, and the curves as PNG beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--batch-key", default="batch")
+    parser.add_argument("--epochs", type=int, help="default: scvi-tools' own choice")
+    parser.add_argument("--rate", type=float, default=3e-3, help="the higher learning rate")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--peer-python", required=True, help="interpreter that has scvi-tools")
+    parser.add_argument("--train-peer", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--train-own", type=float, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def train_peer(args: argparse.Namespace) -> dict[str, Any]:
+    """Run in the interpreter that has scvi-tools; the split comes as a file."""
+    import logging
+    import warnings
+
+    warnings.simplefilter("ignore")
+    import anndata
+    import lightning
+    import numpy as np
+    import scvi
+    import torch
+
+    logging.disable(logging.CRITICAL)
+    torch.set_num_threads(args.threads)
+    split = np.load(args.train_peer)
+    adata = anndata.read_h5ad(args.data)
+    scvi.settings.seed = args.seed
+    scvi.model.SCVI.setup_anndata(adata, batch_key=args.batch_key)
+    model = scvi.model.SCVI(adata)
+
+    class Clock(lightning.pytorch.callbacks.Callback):
+        """Time spent in training epochs, without validation."""
+
+        def __init__(self) -> None:
+            self.spent, self.ends = 0.0, []
+            self.began = 0.0
+
+        def on_train_epoch_start(self, *_: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_validation_start(self, trainer: Any, *_: Any) -> None:
+            if not trainer.sanity_checking:
+                self.spent += time.perf_counter() - self.began
+                self.ends.append(self.spent)
+
+    clock = Clock()
+    model.train(
+        max_epochs=args.epochs,
+        accelerator="cpu",
+        check_val_every_n_epoch=1,
+        enable_progress_bar=False,
+        callbacks=[clock],
+        datasplitter_kwargs={
+            "external_indexing": [split["train"], split["validation"], np.zeros(0, dtype=int)]
+        },
+    )
+    curve = model.history["elbo_validation"].to_numpy().ravel().tolist()
+    assert len(curve) == len(clock.ends), (len(curve), len(clock.ends))
+    return {"seconds": clock.ends, "validation_elbo": curve, "version": scvi.__version__}
+
+
+def train_own(args: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    import fastvae
+
+    torch.set_num_threads(args.threads)
+    model = fastvae.Model(args.data, batch_key=args.batch_key)
+    model.fit(
+        args.epochs, seed=args.seed, device="cpu", progress=False, learning_rate=args.train_own
+    )
+    history = model.history
+    return {
+        "seconds": list(itertools.accumulate(history["seconds"])),
+        "validation_elbo": history["validation_elbo"],
+        "version": fastvae.__version__,
+    }
+
+
+def epoch_seconds(curve: dict[str, Any]) -> float:
+    """Return the time of the median epoch."""
+    return median(b - a for a, b in itertools.pairwise([0.0, *curve["seconds"]]))
+
+
+def reached(curve: dict[str, Any], mark: float) -> int | None:
+    """Return the first epoch, from 1, whose validation was at `mark` or below, or None."""
+    epochs = enumerate(curve["validation_elbo"], start=1)
+    return next((epoch for epoch, value in epochs if value <= mark), None)
+
+
+def summary(curves: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    peer = curves["scvi-tools"]
+    mark = peer["validation_elbo"][-1]
+    peer_seconds = epoch_seconds(peer) * len(peer["seconds"])
+    found: dict[str, Any] = {"mark": mark, "seconds_of_scvi_tools": peer_seconds, "fastvae": {}}
+    for name, curve in curves.items():
+        if curve is peer:
+            continue
+        epoch = reached(curve, mark)
+        seconds = None if epoch is None else epoch * epoch_seconds(curve)
+        found["fastvae"][name] = {
+            "epochs_to_the_mark": epoch,
+            "seconds_to_the_mark": seconds,
+            "times_sooner": None if seconds is None else peer_seconds / seconds,
+            "last_validation": curve["validation_elbo"][-1],
+            "times_faster_per_epoch": epoch_seconds(peer) / epoch_seconds(curve),
+        }
+    return found
+
+
+def plot(curves: dict[str, dict[str, Any]], mark: float, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for name, curve in curves.items():
+        seconds = [epoch_seconds(curve) * (i + 1) for i in range(len(curve["seconds"]))]
+        axes.plot(seconds, curve["validation_elbo"], label=name)
+    axes.axhline(mark, color="0.6", linewidth=1, linestyle="--", label="scvi-tools' last")
+    best = min(min(curve["validation_elbo"]) for curve in curves.values())
+    first = max(curve["validation_elbo"][len(curve["seconds"]) // 20] for curve in curves.values())
+    axes.set(
+        xscale="log",
+        ylim=(best - 0.05 * (first - best), first),
+        xlabel="seconds of training",
+        ylabel="negative ELBO per validation cell",
+    )
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    args = arguments()
+    if args.train_peer is not None or args.train_own is not None:
+        print(json.dumps(train_own(args) if args.train_peer is None else train_peer(args)))
+        return
+    import anndata
+    import numpy as np
+
+    from fastvae.train import default_max_epochs, split_cells
+
+    n_cells, n_genes = anndata.read_h5ad(args.data, backed="r").shape
+    default = default_max_epochs(n_cells)
+    epochs = args.epochs or default
+    train, validation = split_cells(n_cells, 0.9, args.seed)
+    curves: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        split = Path(folder) / "split.npz"
+        np.savez(split, train=train, validation=validation)
+        runs = {
+            "scvi-tools": (args.peer_python, f"--train-peer={split}"),
+            "fastvae": (sys.executable, "--train-own=0.001"),
+            f"fastvae, learning rate {args.rate:g}": (sys.executable, f"--train-own={args.rate}"),
+        }
+        for name, (python, option) in runs.items():
+            command = [python, __file__, str(args.data), f"--batch-key={args.batch_key}"]
+            command += [f"--epochs={epochs}", f"--threads={args.threads}", f"--seed={args.seed}"]
+            command += [f"--peer-python={args.peer_python}", option]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            curves[name] = json.loads(done.stdout.splitlines()[-1])
+            last = curves[name]["seconds"][-1], curves[name]["validation_elbo"][-1]
+            print(f"{name}: {last[0]:.1f} s, last validation {last[1]:.2f}", flush=True)
+    result = {
+        "data": args.data.name,
+        "cells": n_cells,
+        "genes": n_genes,
+        "epochs": epochs,
+        "epochs_by_default": default,
+        "threads": args.threads,
+        "machine": platform.machine(),
+        **summary(curves),
+        "curves": curves,
+    }
+    print(json.dumps({k: v for k, v in result.items() if k != "curves"}, indent=1))
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        plot(curves, result["mark"], args.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
