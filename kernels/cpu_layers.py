@@ -17,6 +17,7 @@ from .native import (
     library,
     matrix,
     threads_for,
+    vector,
 )
 
 
@@ -119,22 +120,23 @@ def row_sums(x: Counts) -> Tensor:
     return out
 
 
-def _linear_call(x: Counts, values: Tensor, hidden: int) -> tuple[LinearCall, tuple[Tensor, ...]]:
+def _linear_call(x: Counts, hidden: int, log1p: bool) -> tuple[LinearCall, tuple[Tensor, ...]]:
+    assert x.values is not None
     n, g = x.shape
-    held = counts_argument(x._replace(values=values))
+    values = vector(x.values)
+    held = counts_argument(x._replace(values=torch.log1p(values) if log1p else values))
     threads = threads_for(values.numel() * hidden // 8)
     return LinearCall(n=n, g=g, h=hidden, threads=threads, x=held.argument), held.tensors
 
 
 def linear_forward(x: Counts, weight: Tensor, bias: Tensor | None, log1p: bool) -> Tensor:
     """``[log1p](x) @ weight.T + bias`` for CSR x: weighted sums of the weight's columns."""
-    assert x.values is not None
-    hidden, values = weight.shape[0], x.values.detach().float()
-    call, held = _linear_call(x, torch.log1p(values) if log1p else values, hidden)
+    hidden = weight.shape[0]
+    call, held = _linear_call(x, hidden, log1p)
     if call.x.dense is not None:
         return reference.linear_forward(x, weight, bias, log1p)
     dtype, weight = weight.dtype, matrix(weight)
-    bias = None if bias is None else bias.detach().float().contiguous()
+    bias = None if bias is None else vector(bias)
     out = weight.new_empty(x.shape[0], hidden)
     call.weight, call.weight_stride = address(weight), weight.stride(0)
     call.bias, call.out = address(bias), address(out)
@@ -145,12 +147,11 @@ def linear_forward(x: Counts, weight: Tensor, bias: Tensor | None, log1p: bool) 
 
 def linear_weight_grad(grad: Tensor, x: Counts, log1p: bool) -> Tensor:
     """Gradient by the weight (H, G), summed over the nonzeros of each gene."""
-    assert x.values is not None
-    hidden, values = grad.shape[1], x.values.detach().float()
-    call, held = _linear_call(x, torch.log1p(values) if log1p else values, hidden)
+    hidden = grad.shape[1]
+    call, held = _linear_call(x, hidden, log1p)
     if call.x.dense is not None:
         return reference.linear_weight_grad(grad, x, log1p)
-    dtype, grad = grad.dtype, grad.detach().float().contiguous()
+    dtype, grad = grad.dtype, vector(grad)
     out = grad.new_empty(hidden, x.shape[1])
     call.grad, call.d_weight = address(grad), address(out)
     library.fastvae_linear_weight_grad(ctypes.byref(call))

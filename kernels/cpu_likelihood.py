@@ -199,10 +199,7 @@ def nll_with_gradients(
 
 def finish(early: Early, grad: Tensor) -> Grads | None:
     """Return the gradients if `grad` is what they were made for; remember it if not."""
-    n = grad.shape[0]
-    if n == 0:
-        return early.grads
-    grad = vector(grad)
+    n, grad = grad.shape[0], vector(grad)
     if library.fastvae_all_equal(grad.data_ptr(), n, early.expected):
         return early.grads
     first = grad[0].item()

@@ -46,13 +46,12 @@ class DenseLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         x, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative: in terms torch can differentiate
-            by = grad @ weight, grad.t() @ x, grad.sum(dim=0)
-        else:
-            grad = grad.contiguous()
-            by_x = _product(grad, weight.t(), None) if ctx.needs_input_grad[0] else None
-            by = by_x, grad.t() @ x, grad.sum(dim=0)
-        return tuple(g if need else None for g, need in zip(by, ctx.needs_input_grad, strict=True))
+        by_x, by_weight, by_bias = ctx.needs_input_grad
+        again = torch.is_grad_enabled()  # a second derivative: in terms torch can differentiate
+        d_x = None
+        if by_x:
+            d_x = grad @ weight if again else _product(grad.contiguous(), weight.t(), None)
+        return d_x, grad.t() @ x if by_weight else None, grad.sum(dim=0) if by_bias else None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -94,10 +94,6 @@ int32_t check(const FastvaeCounts& x, int64_t n, int64_t g, int64_t stored) {
     return 0;
 }
 
-}  // namespace
-
-namespace {
-
 struct Memory {
     void* at = nullptr;
     int64_t bytes = 0;
