@@ -317,12 +317,12 @@ def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     return _backend.select(weight).dense_linear(x, weight, bias)
 
 
-def log_library_size(x: Tensor) -> Tensor:
-    """Natural log of each cell's total count, (N, 1); a total below 1 counts as 1.
+def log_library_size(x: Tensor, floor: float = 1.0) -> Tensor:
+    """Natural log of each cell's total count, (N, 1); a total below `floor` counts as that.
 
     The floor keeps a cell without counts finite. `x` is dense or CSR.
     """
     counts = _check.counts(x)
     plain = counts.values is None or counts.values.dtype != torch.float32
     total = (reference if plain else _backend.select(counts.values)).row_sums(counts)
-    return total.clamp(min=1).log()
+    return total.clamp(min=floor).log()

@@ -1,0 +1,180 @@
+"""Count distributions that stay decoder logits until somebody looks at their parameters.
+
+``from_logits`` makes one without computing anything. `nll` goes from the logits to one number per
+cell; the cells by genes matrices of rate and dispersion are made when they are first touched.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from .. import functional
+
+if TYPE_CHECKING:
+    _Base = torch.distributions.Distribution
+else:
+    _Base = object
+
+LOWEST_SOFTPLUS_LOGIT = -80.0  # below, softplus would be denormal and its logarithm lost
+
+
+class Logits(NamedTuple):
+    """What a decoder says of N cells, or of S samples of each.
+
+    Attributes
+    ----------
+    scale : Tensor, (N, G) or (S, N, G)
+        Before the activation over genes.
+    log_library : Tensor, (N, 1) or (S, N, 1)
+        Log of what the normalised expression is multiplied with.
+    log_theta : Tensor or None
+        (G,), (K, G) with `theta_index`, or of the shape of `scale`.
+    zi : Tensor or None
+        Logits of an extra zero, of the shape of `scale`.
+    theta_index : Tensor or None
+        (N,) row of `log_theta` of each cell.
+    softmax : bool
+        Whether expression is ``softmax(scale)``; ``softplus(scale)`` if not.
+    """
+
+    scale: Tensor
+    log_library: Tensor
+    log_theta: Tensor | None = None
+    zi: Tensor | None = None
+    theta_index: Tensor | None = None
+    softmax: bool = True
+
+
+class LazyCounts(_Base):
+    """Put in front of a count distribution's class, this makes its parameters from logits.
+
+    The class behind takes its parameters by the names in `parameters`, as
+    :mod:`fastvae.distributions` and ``scvi.distributions`` do. Objects made by the constructor are
+    ordinary ones.
+    """
+
+    parameters: tuple[str, ...]
+
+    @classmethod
+    def from_logits(cls, logits: Logits) -> LazyCounts:
+        """Make the distribution; nothing is computed."""
+        px = cls.__new__(cls)
+        px.__dict__["_logits"] = logits
+        if logits.zi is not None:
+            px.__dict__["zi_logits"] = logits.zi
+        return px
+
+    def nll(self, x: Tensor) -> Tensor:
+        """Negative log-likelihood of each cell.
+
+        Parameters
+        ----------
+        x : Tensor, (N, G)
+            Counts, dense or CSR.
+
+        Returns
+        -------
+        Tensor, (N,) or (S, N)
+            In nats. Without an N x G intermediate, unless a parameter has been set since.
+        """
+        logits = self.__dict__.get("_logits")
+        if logits is None:
+            return -self.log_prob(x).sum(-1)
+        if logits.scale.dim() == 2:
+            return _nll(self.parameters, x, logits)
+        samples = [
+            _nll(self.parameters, x, _one_sample(logits, s)) for s in range(len(logits.scale))
+        ]
+        return torch.stack(samples)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probability of each entry, in nats."""
+        if value.layout != torch.strided:
+            value = value.to_dense()
+        if "rate" in self.parameters:
+            return functional.poisson_log_prob(value, self.rate)
+        if "zi_logits" in self.parameters:
+            return functional.zinb_log_prob(value, self.mu, self.theta, self.zi_logits)
+        return functional.nb_log_prob(value, self.mu, self.theta)
+
+    def get_normalized(self, key: str) -> Tensor:
+        """Return the mean without extra zeros for "mu", the normalised expression for "scale"."""
+        if key == "scale":
+            return self.scale
+        if key == "mu":
+            return self.rate if "rate" in self.parameters else self.mu
+        raise ValueError(f"normalized key {key} not recognized; use 'mu' or 'scale'")
+
+    def __getattr__(self, name: str) -> Any:
+        logits = self.__dict__.get("_logits")
+        if logits is None or name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        if name == "scale":  # alone: whoever wants normalised expression wants nothing else
+            self.__dict__[name] = found = _scale(logits)
+            return found
+        if "_made" in self.__dict__:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        self._make(logits)
+        return getattr(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.parameters or name == "scale":
+            logits = self.__dict__.get("_logits")
+            if logits is not None:
+                self._make(logits)
+                del self.__dict__["_logits"]
+        object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        logits = self.__dict__.get("_logits")
+        if logits is None:
+            return super().__repr__()
+        return f"{type(self).__name__}(from logits: {tuple(logits.scale.shape)})"
+
+    def _make(self, logits: Logits) -> None:
+        """Compute every parameter and run the constructor of the class behind."""
+        scale = self.scale
+        rate = torch.exp(logits.log_library) * scale
+        values = {"rate": rate, "mu": rate, "zi_logits": logits.zi}
+        if logits.log_theta is not None:
+            theta = torch.exp(logits.log_theta)
+            values["theta"] = theta if logits.theta_index is None else theta[logits.theta_index]
+        given = {name: values[name] for name in self.parameters}
+        del self.__dict__["_logits"]  # the constructor sets attributes
+        self.__init__(**given, scale=scale, validate_args=False)  # type: ignore[misc]
+        self.__dict__.update(_logits=logits, _made=True)
+
+
+def _scale(logits: Logits) -> Tensor:
+    return torch.softmax(logits.scale, -1) if logits.softmax else softplus(logits.scale)
+
+
+def _one_sample(logits: Logits, s: int) -> Logits:
+    log_theta = logits.log_theta
+    if log_theta is not None and log_theta.dim() == 3:
+        log_theta = log_theta[s]
+    library = logits.log_library
+    return logits._replace(
+        scale=logits.scale[s],
+        log_library=library[s] if library.dim() == 3 else library,
+        log_theta=log_theta,
+        zi=None if logits.zi is None else logits.zi[s],
+    )
+
+
+def _nll(parameters: tuple[str, ...], x: Tensor, logits: Logits) -> Tensor:
+    scale, library, log_theta, zi, index, softmax = logits
+    if not softmax:
+        # log mu = l + log softplus(s), written as the softmax that the kernels start from
+        scale = softplus(scale.clamp(min=LOWEST_SOFTPLUS_LOGIT)).log()
+        library = library + scale.logsumexp(-1, keepdim=True)
+    if "rate" in parameters:
+        return functional.poisson_nll(x, scale, library)
+    assert log_theta is not None
+    if zi is None:
+        return functional.nb_nll(x, scale, library, log_theta, theta_index=index)
+    return functional.zinb_nll(x, scale, library, log_theta, zi, theta_index=index)

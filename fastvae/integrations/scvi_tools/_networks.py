@@ -1,0 +1,177 @@
+"""scvi-tools' networks, run by fastvae's operations: same layers, same weights, same draws.
+
+A network that somebody changed - a subclass, a replaced method, a hook - is left to its own
+``forward``; `encodes_plainly` and `decodes_plainly` say which those are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from scvi.nn import DecoderSCVI, Encoder, FCLayers, LinearDecoderSCVI
+from torch import Tensor, nn
+
+from ... import functional
+from ..._vae.inputs import has_hooks
+from ..._vae.layers import _batch_norm, dense
+from ..._vae.lazy import Logits
+from ._posterior import Posterior
+
+_ENCODE, _LAYERS = Encoder.forward, FCLayers.forward
+_DECODE = {DecoderSCVI: DecoderSCVI.forward, LinearDecoderSCVI: LinearDecoderSCVI.forward}
+
+
+def _plain(module: Any, forward: Any) -> bool:
+    """Whether calling `module` does what its class's own `forward` does, and nobody listens."""
+    return (
+        type(module).forward is forward
+        and "forward" not in module.__dict__
+        and not has_hooks(module)
+    )
+
+
+def encodes_plainly(encoder: Any) -> bool:
+    """Whether `encode` gives what calling `encoder` would give."""
+    return (
+        type(encoder) is Encoder
+        and _plain(encoder, _ENCODE)
+        and encoder.var_activation is torch.exp
+        and encoder.return_dist
+        and _plain(encoder.encoder, _LAYERS)
+        and (encoder.distribution == "ln") == isinstance(encoder.z_transformation, nn.Softmax)
+        and not any(map(has_hooks, (encoder.mean_encoder, encoder.var_encoder)))
+    )
+
+
+def decodes_plainly(decoder: Any) -> bool:
+    """Whether `decode` gives what calling `decoder` would give."""
+    kind = type(decoder)
+    if kind not in _DECODE or not _plain(decoder, _DECODE[kind]):
+        return False
+    if kind is LinearDecoderSCVI:
+        parts = decoder.factor_regressor, decoder.px_dropout_decoder
+        return all(_plain(part, _LAYERS) for part in parts)
+    scale = decoder.px_scale_decoder
+    return (
+        _plain(decoder.px_decoder, _LAYERS)
+        and type(scale) is nn.Sequential
+        and len(scale) == 2
+        and (_is_softmax(scale[1]) or type(scale[1]) is nn.Softplus)
+        and not any(map(has_hooks, (scale, *scale)))
+    )
+
+
+def _is_softmax(module: nn.Module) -> bool:
+    return type(module) is nn.Softmax and module.dim == -1
+
+
+def encode(
+    encoder: Encoder, x: Tensor, log1p: bool, extra: Sequence[Tensor], cats: Sequence[Tensor]
+) -> tuple[Posterior, Tensor]:
+    """Return the posterior and a sample of it.
+
+    Parameters
+    ----------
+    x
+        (N, G) counts, dense or CSR.
+    log1p
+        Whether the network sees log(1 + x).
+    extra
+        (N, K) columns that follow the genes in the first layer.
+    cats
+        (N, 1) codes of the covariates.
+    """
+    hidden = run_layers(encoder.encoder, x, cats, extra=extra, counts=True, log1p=log1p)
+    z, q_m, q_v, kl = functional.sample_and_kl(
+        dense(encoder.mean_encoder, hidden),
+        dense(encoder.var_encoder, hidden),
+        var_eps=encoder.var_eps,
+        latent_distribution="ln" if encoder.distribution == "ln" else "normal",
+    )
+    return Posterior.of(q_m, q_v, kl), z
+
+
+def decode(
+    decoder: DecoderSCVI | LinearDecoderSCVI,
+    dispersion: str,
+    z: Tensor,
+    log_library: Tensor,
+    cats: Sequence[Tensor],
+    zero_inflation: bool,
+) -> Logits:
+    """Return the logits of the counts; log theta only for the dispersion "gene-cell"."""
+    if isinstance(decoder, LinearDecoderSCVI):
+        scale = run_layers(decoder.factor_regressor, z, cats)
+        zi = run_layers(decoder.px_dropout_decoder, z, cats) if zero_inflation else None
+        return Logits(scale, log_library, None, zi)
+    hidden = run_layers(decoder.px_decoder, z, cats)
+    return Logits(
+        dense(decoder.px_scale_decoder[0], hidden),
+        log_library,
+        dense(decoder.px_r_decoder, hidden) if dispersion == "gene-cell" else None,
+        dense(decoder.px_dropout_decoder, hidden) if zero_inflation else None,
+        softmax=_is_softmax(decoder.px_scale_decoder[1]),
+    )
+
+
+def run_layers(
+    layers: FCLayers,
+    x: Tensor,
+    cats: Sequence[Tensor],
+    *,
+    extra: Sequence[Tensor] = (),
+    counts: bool = False,
+    log1p: bool = False,
+) -> Tensor:
+    """What ``layers(x, *cats)`` gives; `counts` may be CSR, and `extra` follows them."""
+    covariates = _covariates(layers, cats)
+    for i, block in enumerate(layers.fc_layers):
+        for layer in block:
+            if layer is None:
+                continue
+            if isinstance(layer, nn.Linear):
+                added = covariates if layers.inject_into_layer(i) else []
+                if counts and i == 0:
+                    x = _first(layer, x, [*extra, *added], log1p)
+                else:
+                    x = dense(layer, _joined(x, added))
+            elif isinstance(layer, nn.BatchNorm1d):
+                x = _batch_norm(layer, x)
+            else:
+                x = layer(x)
+    return x
+
+
+def _covariates(layers: FCLayers, cats: Sequence[Tensor]) -> list[Tensor]:
+    if len(layers.n_cat_list) > len(cats):
+        raise ValueError("nb. categorical args provided doesn't match init. params.")
+    rows = []
+    for n_cat, codes in zip(layers.n_cat_list, cats, strict=False):
+        if n_cat and codes is None:
+            raise ValueError("cat not provided while n_cat != 0 in init. params.")
+        if n_cat > 1:
+            given = codes.dim() == 2 and codes.shape[1] == n_cat
+            rows.append(
+                codes if given else nn.functional.one_hot(codes.reshape(-1).long(), n_cat)
+            )
+    return rows
+
+
+def _joined(x: Tensor, columns: Sequence[Tensor]) -> Tensor:
+    if not columns:
+        return x
+    return torch.cat([x, *(part.expand(*x.shape[:-1], -1) for part in columns)], -1)
+
+
+def _first(layer: nn.Linear, x: Tensor, columns: Sequence[Tensor], log1p: bool) -> Tensor:
+    if has_hooks(layer) or type(layer) is not nn.Linear:  # somebody looks at the input
+        x = x.to_dense() if x.layout != torch.strided else x
+        return layer(_joined(torch.log1p(x) if log1p else x, columns))
+    if not columns:
+        return functional.count_linear(x, layer.weight, layer.bias, log1p=log1p)
+    genes = x.shape[1]
+    out = functional.count_linear(x, layer.weight[:, :genes], layer.bias, log1p=log1p)
+    rows = torch.cat([part.to(out.dtype) for part in columns], -1)
+    return out + nn.functional.linear(rows, layer.weight[:, genes:])

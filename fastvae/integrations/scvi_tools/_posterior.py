@@ -1,0 +1,81 @@
+"""The distributions that scvi-tools' modules hand around, made by fastvae's operations."""
+
+from __future__ import annotations
+
+import scvi.distributions
+import torch
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from ... import functional
+from ..._vae.lazy import LazyCounts
+
+
+class Posterior(Normal):
+    """A normal posterior that knows its KL divergence from the standard normal prior.
+
+    Attributes
+    ----------
+    kl : Tensor, (N,)
+        In nats.
+    variance_given : Tensor, (N, L)
+        The encoder's variance.
+    """
+
+    kl: Tensor
+    variance_given: Tensor
+
+    @classmethod
+    def of(cls, mean: Tensor, variance: Tensor, kl: Tensor) -> Posterior:
+        """Join what ``sample_and_kl`` returns."""
+        q = cls(mean, variance.sqrt(), validate_args=False)
+        q.kl, q.variance_given = kl, variance
+        return q
+
+
+class StandardNormal(Normal):
+    """The prior of the latent space."""
+
+    @classmethod
+    def like(cls, z: Tensor) -> StandardNormal:
+        """Return it in the shape of `z`."""
+        return cls(torch.zeros_like(z), torch.ones_like(z), validate_args=False)
+
+
+def kl_latent(q: Normal, p: Normal) -> Tensor:
+    """KL divergence of each cell's latent posterior (N,), for any two normals."""
+    if isinstance(q, Posterior) and hasattr(q, "kl") and isinstance(p, StandardNormal):
+        return q.kl
+    return kl_divergence(q, p).sum(dim=-1)
+
+
+def kl_library(q: Normal, p: Normal) -> Tensor:
+    """KL divergence of each cell's log library size (N,)."""
+    if isinstance(q, Posterior) and hasattr(q, "variance_given"):
+        return functional.kl_normal(q.loc, q.variance_given, p.loc, p.scale.square())
+    return kl_divergence(q, p).sum(dim=1)
+
+
+class ZeroInflatedNegativeBinomial(LazyCounts, scvi.distributions.ZeroInflatedNegativeBinomial):
+    """Theirs, from logits."""
+
+    parameters = ("mu", "theta", "zi_logits")
+
+
+class NegativeBinomial(LazyCounts, scvi.distributions.NegativeBinomial):
+    """Theirs, from logits."""
+
+    parameters = ("mu", "theta")
+
+
+class Poisson(LazyCounts, scvi.distributions.Poisson):
+    """Theirs, from logits."""
+
+    parameters = ("rate",)
+
+
+LIKELIHOODS: dict[str, type[LazyCounts]] = {
+    "zinb": ZeroInflatedNegativeBinomial,
+    "nb": NegativeBinomial,
+    "poisson": Poisson,
+}
