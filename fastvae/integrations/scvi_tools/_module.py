@@ -49,6 +49,11 @@ class Fused(nn.Module):
         encoders = [self.z_encoder, *([] if self.use_observed_lib_size else [self.l_encoder])]
         return all(map(encodes_plainly, encoders))
 
+    @property
+    def takes_sparse(self) -> bool:
+        """Whether minibatches should have CSR counts."""
+        return self.minified_data_type is None and self.fused_encoders and self.fused_likelihood
+
     @auto_move_data
     def _regular_inference(
         self,

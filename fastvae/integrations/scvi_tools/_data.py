@@ -1,0 +1,189 @@
+"""Minibatches for scvi-tools' training loop with the counts as CSR.
+
+The loader is scvi-tools' own with another way of fetching: it draws the same random numbers and
+so hands out the same cells in the same order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.data._utils import registry_key_to_default_dtype
+from scvi.dataloaders import AnnDataLoader, DataSplitter
+from torch import Tensor
+
+from ...data._csr import csr_tensor
+from ...data._matrix import sample, to_csr
+from ...data.parts import gather_rows
+from ...data.store import _is_canonical
+from ...data.validate import canonicalise
+from ...errors import InputError
+
+_log = logging.getLogger("fastvae")
+
+DENSEST = 0.35
+"""Share of nonzero counts above which a dense matrix stays one."""
+
+
+class Source:
+    """The registered data of a model, ready to be cut into minibatches.
+
+    Parameters
+    ----------
+    counts
+        Canonical CSR float32 (N, G).
+    columns
+        What goes with them, by registry key: tensors of N rows.
+    """
+
+    def __init__(self, counts: sp.csr_matrix, columns: dict[str, Tensor]) -> None:
+        self.counts = counts
+        self.columns = columns
+
+    @classmethod
+    def of(cls, manager: AnnDataManager) -> Source:
+        """Read what `manager` has registered.
+
+        Raises
+        ------
+        InputError
+            It cannot be had in this form; the message is the reason.
+        """
+        columns = {
+            key: _column(key, manager.get_from_registry(key))
+            for key in manager.data_registry
+            if key != REGISTRY_KEYS.X_KEY
+        }
+        return cls(_counts(manager), columns)
+
+    def minibatch(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """Return the cells `rows` (B,) int64, as scvi-tools' loader does but for CSR counts."""
+        crow, col, values = gather_rows(self.counts, rows)
+        index = torch.from_numpy(rows)
+        batch = {
+            REGISTRY_KEYS.X_KEY: csr_tensor(
+                crow, col, values, (len(rows), self.counts.shape[1])
+            )
+        }
+        batch.update((key, column.index_select(0, index)) for key, column in self.columns.items())
+        return batch
+
+
+def _counts(manager: AnnDataManager) -> sp.csr_matrix:
+    if manager.adata.isbacked:
+        raise InputError("the AnnData is backed by a file")
+    x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+    if isinstance(x, pd.DataFrame):
+        x = x.to_numpy()
+    if _is_canonical(x):
+        return x
+    if not (sp.issparse(x) or isinstance(x, np.ndarray)):
+        raise InputError(f"the counts are a {type(x).__name__}")
+    if isinstance(x, np.ndarray) and np.mean(sample(x) != 0) > DENSEST:
+        raise InputError(f"more than {DENSEST:.0%} of the counts are nonzero")
+    counts = to_csr(x, x.shape, "the counts")
+    canonicalise(counts)
+    return counts
+
+
+def _column(key: str, values: Any) -> Tensor:
+    if isinstance(values, pd.DataFrame):
+        values = values.to_numpy()
+    if not isinstance(values, np.ndarray):
+        raise InputError(f"{key!r} is registered as a {type(values).__name__}")
+    return torch.from_numpy(np.ascontiguousarray(values, registry_key_to_default_dtype(key)))
+
+
+class CountLoader(AnnDataLoader):
+    """``AnnDataLoader`` whose counts are CSR where there is a `source`."""
+
+    def __init__(
+        self,
+        adata_manager: AnnDataManager,
+        indices: Sequence[int] | np.ndarray | None = None,
+        *args: Any,
+        source: Source | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(adata_manager, indices, *args, **kwargs)
+        self._source = source
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        if self._source is None:
+            return super().__iter__()
+        # a DataLoader draws this for its workers before the sampler draws the order
+        torch.empty((), dtype=torch.int64).random_(generator=self.generator)
+        return self._minibatches(self._source)
+
+    def _minibatches(self, source: Source) -> Iterator[dict[str, Tensor]]:
+        for positions in self.sampler:
+            yield source.minibatch(np.asarray(self.indices[positions], dtype=np.int64))
+
+
+class CountSplitter(DataSplitter):
+    """``DataSplitter`` that hands out CSR counts to modules that take them.
+
+    Where the counts, the options or the module do not allow it, it is ``DataSplitter``; the reason
+    is logged once per model.
+    """
+
+    data_loader_cls = CountLoader
+
+    def __init__(self, adata_manager: AnnDataManager, *args: Any, **kwargs: Any) -> None:
+        super().__init__(adata_manager, *args, **kwargs)
+        self.module: Any = None
+        self._source: Source | None = None
+        self._asked = False
+
+    def use(self, module: Any) -> None:
+        """Hand out CSR if `module` takes it."""
+        self.module = module
+
+    def setup(self, stage: str | None = None) -> None:
+        """Split the cells and get the counts ready."""
+        super().setup(stage)
+        if self._asked:
+            return
+        self._asked = True
+        reason = self._why_not()
+        if reason is None:
+            try:
+                self._source = Source.of(self.adata_manager)
+            except InputError as error:
+                reason = str(error)
+        if reason is None:
+            self.data_loader_kwargs["source"] = self._source
+            self.load_sparse_tensor = False  # theirs, which ends in dense counts
+        else:
+            _log.info("minibatches come from scvi-tools' loader, dense: %s", reason)
+
+    def _why_not(self) -> str | None:
+        from scvi import settings
+
+        kwargs = self.data_loader_kwargs
+        if not getattr(self.module, "takes_sparse", False):
+            return "the module does not take sparse counts"
+        if kwargs.get("distributed_sampler"):
+            return "several processes train together"
+        if kwargs.get("num_workers", settings.dl_num_workers):
+            return "loader workers were asked for"
+        for name in ("data_and_attributes", "iter_ndarray", "sampler", "collate_fn"):
+            if kwargs.get(name):
+                return f"{name} was given"
+        return None
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
+        """Move a minibatch to the device of the training."""
+        if isinstance(batch, dict) and all(
+            isinstance(part, Tensor) and part.device == device for part in batch.values()
+        ):
+            return batch
+        return super().transfer_batch_to_device(batch, device, index)

@@ -1,0 +1,132 @@
+"""scvi-tools' training plan with less to do in each step.
+
+Losses are added up in one tensor and logged once per epoch, at the step and under the names that
+scvi-tools logs them; Adam runs as one fused operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from scvi.train import TrainingPlan
+from scvi.train._trainingplans import _compute_kl_weight
+from torch import Tensor
+
+from ._module import LDVAE, VAE, Fused
+
+LEAN = {kind: (kind.loss, kind.forward) for kind in (VAE, LDVAE)}
+"""Modules that return losses alone, and what must not have been replaced for that."""
+
+
+class Plan(TrainingPlan):
+    """``TrainingPlan`` for fastvae's modules; for any other it is ``TrainingPlan``."""
+
+    def __init__(self, module: Any, *args: Any, **kwargs: Any) -> None:
+        self._kl_weight: tuple[float, Tensor] | None = None
+        super().__init__(module, *args, **kwargs)
+        self._lean = self._may_be_lean()
+        self._clear()
+
+    def _may_be_lean(self) -> bool:
+        module = self.module
+        kind = type(module)
+        return (
+            kind in LEAN
+            and (kind.loss, kind.forward) == LEAN[kind]
+            and not {"loss", "forward"} & module.__dict__.keys()
+            and not module.extra_payload_autotune
+            and not self.on_step
+            and bool(self.on_epoch)
+            and type(self).compute_and_log_metrics is TrainingPlan.compute_and_log_metrics
+        )
+
+    def _clear(self) -> None:
+        self._sums: Tensor | None = None
+        self._logged_weight: float | None = None
+
+    @property
+    def kl_weight(self) -> Tensor:
+        """Weight of the KL divergence now; the same tensor as long as it is the same number."""
+        weight = _compute_kl_weight(
+            self.current_epoch,
+            self.global_step,
+            self.n_epochs_kl_warmup,
+            self.n_steps_kl_warmup,
+            self.max_kl_weight,
+            self.min_kl_weight,
+        )
+        known = self._kl_weight
+        if known is None or known[0] != weight or known[1].device != self.device:
+            known = self._kl_weight = (weight, torch.tensor(weight).to(self.device))
+        return known[1]
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the sums of an epoch."""
+        super().on_train_epoch_start()
+        self._clear()
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
+        """Compute the loss of a minibatch."""
+        if not self._lean:
+            return super().training_step(batch, batch_idx)
+        if "kl_weight" in self.loss_kwargs:
+            self.loss_kwargs["kl_weight"] = weight = self.kl_weight
+            if self._kl_weight[0] != self._logged_weight:
+                self._logged_weight = self._kl_weight[0]
+                self.log("kl_weight", weight, on_step=True, on_epoch=False, batch_size=1)
+        _, _, found = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        loss, n = found.loss, found.n_obs_minibatch
+        with torch.no_grad():
+            row = [loss * n, found.reconstruction_loss_sum, found.kl_local_sum]
+            sums = torch.stack([*row, loss.new_tensor(float(n))]).double()
+            self._sums = sums if self._sums is None else self._sums.add_(sums)
+        if self.trainer.is_last_batch:
+            self._log_epoch()
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log an epoch that was left before its last minibatch."""
+        super().on_train_epoch_end()
+        self._log_epoch()
+
+    def _log_epoch(self) -> None:
+        if self._sums is None:
+            return
+        (loss, reconstruction, kl, n), self._sums = self._sums.float(), None
+        self.log(
+            "train_loss",
+            loss / n,
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=int(n),
+            sync_dist=self.use_sync_dist,
+        )
+        epoch = SimpleNamespace(
+            reconstruction_loss_sum=reconstruction,
+            kl_local_sum=kl,
+            kl_global_sum=torch.zeros_like(kl),
+            n_obs_minibatch=n,
+            extra_metrics_keys=(),
+        )
+        self.compute_and_log_metrics(epoch, self.train_metrics, "train")
+
+    def _optimizer_creator_fn(self, optimizer_cls: Any) -> Callable[..., torch.optim.Optimizer]:
+        plain = super()._optimizer_creator_fn(optimizer_cls)
+        if not isinstance(self.module, Fused) or not self._full_precision():
+            return plain
+
+        def create(parameters: Any) -> torch.optim.Optimizer:
+            return optimizer_cls(
+                parameters, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
+            )
+
+        return create
+
+    def _full_precision(self) -> bool:
+        """Whether no gradient scaler comes between, which does not go with a fused Adam."""
+        on = {p.device.type for p in self.module.parameters()}
+        return str(self.trainer.precision) in ("32-true", "bf16-mixed") and on <= {"cpu", "cuda"}
