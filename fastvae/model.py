@@ -12,6 +12,7 @@ import torch
 from . import __version__
 from ._files import check_writable_folder
 from ._model.answers import Answers
+from ._model.differential import Differential
 from ._model.fitting import Fitting
 from ._model.saved import HISTORY, fill_module, read_config, read_weights, write_saved
 from ._model.setup import Options, Setup, Slot
@@ -24,7 +25,7 @@ from .train.settings import whole_number
 from .train.step import seeded
 
 
-class Model(Fitting, Answers):
+class Model(Fitting, Answers, Differential):
     """scVI for a data set: train it, then ask for latent space and denoised expression.
 
     Parameters
@@ -149,6 +150,7 @@ class Model(Fitting, Answers):
             "is_trained": self.is_trained,
             **self._setup.to_config(),
             "training": self.training,
+            "origin": self.origin,
         }
         write_saved(target, self.module.state_dict(), config)
         write_history(self._history, target / HISTORY)
@@ -195,6 +197,7 @@ class Model(Fitting, Answers):
             State.__init__(model, Setup.from_config(config))
             model.training = dict(config["training"])
             model.is_trained = bool(config["is_trained"])
+            model.origin = dict(config.get("origin", {}))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ..data.store import Store
 from ..errors import InputError
 from ..train import new_history, resolve_device
 from ..train.settings import whole_number
-from ..train.step import device_of
+from ..train.step import device_of, seeded
 from ..vae import VAE
 from .setup import Setup
 
@@ -30,6 +31,9 @@ class State:
         Summary of the training so far; empty before it.
     is_trained
         Whether questions are answered. Set it after putting weights into `module` yourself.
+    origin
+        Where the weights came from before any training here: empty, or what they were converted
+        from, or the reference that the model was mapped onto.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -41,6 +45,32 @@ class State:
         self._history = new_history()
         self.training: dict[str, Any] = {}
         self.is_trained = False
+        self.origin: dict[str, Any] = {}
+
+    @classmethod
+    def _with_weights(
+        cls,
+        setup: Setup,
+        state: Mapping[str, torch.Tensor],
+        *,
+        device: str | torch.device,
+        is_trained: bool,
+    ) -> Self:
+        """Make a model without data from its setup and the state of its network."""
+        model = cls.__new__(cls)
+        State.__init__(model, setup)
+        where = resolve_device(device)
+        with seeded(torch.device("cpu"), 0):  # the weights drawn here are replaced
+            module = model.module
+        try:
+            module.load_state_dict(state)
+        except RuntimeError as error:
+            raise InputError(f"the weights do not fit: {str(error).splitlines()[1].strip()}") from (
+                error
+            )
+        module.to(where)
+        model.is_trained = is_trained
+        return model
 
     def _attach(self, store: Store, frames: Frames) -> None:
         self._store, self._frames = store, frames

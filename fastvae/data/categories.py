@@ -98,7 +98,7 @@ def _factorise(column: Any, key: str, option: str) -> tuple[np.ndarray, tuple[st
     else:
         codes, uniques = pd.factorize(column, sort=True)
         values = list(uniques)
-    names = tuple(_text(value, key, option) for value in values)
+    names = tuple(text_of(value, f"obs[{key!r}] ({option})") for value in values)
     if len(set(names)) < len(names):
         raise InputError(
             f"obs[{key!r}] ({option}) has different values with the same text; "
@@ -107,13 +107,18 @@ def _factorise(column: Any, key: str, option: str) -> tuple[np.ndarray, tuple[st
     return codes.astype(np.int64), names
 
 
-def _text(value: Any, key: str, option: str) -> str:
+def text_of(value: Any, where: str) -> str:
+    """Return the name of a category; whole numbers that became floats keep theirs.
+
+    Raises
+    ------
+    InputError
+        A fractional number; `where` is named.
+    """
     if isinstance(value, (float, np.floating)):
-        # Whole numbers that a missing value once turned into floats keep their names.
         if not float(value).is_integer():
             raise InputError(
-                f"obs[{key!r}] ({option}) holds fractional numbers such as {value}; "
-                "expected categories"
+                f"{where} holds fractional numbers such as {value}; expected categories"
             )
         return str(int(value))
     return str(value)

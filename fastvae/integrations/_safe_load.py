@@ -1,0 +1,90 @@
+"""Reading checkpoints of other programs without running anything that is in them."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+
+
+class Skipped:
+    """Stands for an object that is not read: whatever it was made from is dropped."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Skipped:
+        """Take any arguments."""
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        """Take any state."""
+
+
+def _plain_dict(*_: Any) -> dict[Any, Any]:
+    """Stand for a dictionary with a default: its entries follow."""
+    return {}
+
+
+def _harmless() -> list[Any]:
+    """What arrays and dictionaries are made of, arrays under the names of numpy 1 and 2."""
+    try:
+        from numpy._core.multiarray import _reconstruct, scalar
+    except ImportError:  # numpy 1
+        from numpy.core.multiarray import _reconstruct, scalar
+    dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefdOSU"}
+    named = [(f"numpy.dtypes.{kind.__name__}", kind) for kind in dtypes]
+    for module in ("numpy._core.multiarray", "numpy.core.multiarray"):
+        named += [(f"{module}._reconstruct", _reconstruct), (f"{module}.scalar", scalar)]
+    named += [("numpy.ndarray", np.ndarray), ("numpy.dtype", np.dtype)]
+    named += [("builtins.dict", dict), ("scvi.utils._attrdict.attrdict", dict)]
+    named.append(("collections.defaultdict", _plain_dict))
+    return [(thing, name) for name, thing in named]
+
+
+def load_without_code(path: Path) -> Any:
+    """Read a file of ``torch.save`` with ``weights_only=True``.
+
+    Numbers, texts, containers, tensors and numpy arrays are read. Anything else would have to
+    import and call code named by the file: in its place stands a `Skipped`.
+
+    Raises
+    ------
+    InputError
+        The file is not there, damaged, or cannot be read in this way.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; expected a file written by torch.save")
+    try:
+        with torch.serialization.safe_globals(_allowed(path)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} cannot be read without running code that it names ({_reason(error)}); where "
+            "it was written, save the weights alone: torch.save(vae.state_dict(), FILE)"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} is damaged or was not written by torch.save ({_reason(error)}); copy it again"
+        ) from error
+
+
+def _allowed(path: Path) -> list[Any]:
+    if not zipfile.is_zipfile(path):
+        return []  # before torch 1.6; tensors need no more than torch allows
+    harmless = _harmless()
+    known = {name for _, name in harmless}
+    try:
+        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except AttributeError:  # torch before 2.6 has no names for what is allowed
+        return [thing for thing, _ in harmless]
+    except (RuntimeError, pickle.UnpicklingError, ValueError, KeyError, EOFError):
+        return []  # torch.load says what is wrong
+    return [*harmless, *((Skipped, name) for name in unsafe if name not in known)]
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "no reason"

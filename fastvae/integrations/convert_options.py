@@ -1,0 +1,108 @@
+"""Which options of scvi-tools' SCVI have a counterpart in `fastvae.Model`, and which have none.
+
+With its defaults the network of ``scvi.model.SCVI`` is that of `fastvae.VAE`, parameter for
+parameter under the same names. Refused is what changes the network or the likelihood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .._model.setup import Options
+from ..errors import InputError
+
+_SAME = ("n_hidden", "n_latent", "n_layers", "dropout_rate", "dispersion", "latent_distribution")
+_SAME_DEFAULTS = {
+    "n_hidden": 128,
+    "n_latent": 10,
+    "n_layers": 1,
+    "dropout_rate": 0.1,
+    "dispersion": "gene",
+    "latent_distribution": "normal",
+}
+_LIKELIHOODS = ("zinb", "nb", "poisson")
+
+_REQUIRED: dict[str, tuple[Any, ...]] = {
+    "log_variational": (True,),
+    "use_batch_norm": ("both",),
+    "use_layer_norm": ("none", None),
+    "batch_representation": ("one-hot",),
+    "use_size_factor_key": (False, None),
+    "n_continuous_cov": (0,),
+    "n_cats_per_cov": (None, [], ()),
+    "var_activation": (None,),
+    "extra_encoder_kwargs": (None, {}),
+    "extra_decoder_kwargs": (None, {}),
+}
+"""Options with one value that fastvae has, first; the others mean the same."""
+
+_WITHOUT_EFFECT = ("extra_payload_autotune", "batch_embedding_kwargs")
+_SETUP_KEYS = ("size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
+
+
+def options_from(init: Mapping[str, Any], setup: Mapping[str, Any], n_batch: int) -> Options:
+    """Return our options for those that a scvi-tools model was made with.
+
+    Parameters
+    ----------
+    init
+        Arguments of its constructor, by name; those that are missing have their defaults.
+    setup
+        Arguments of its ``setup_anndata``.
+    n_batch
+        Number of batches it tells apart.
+
+    Raises
+    ------
+    InputError
+        An option that fastvae does not have; the message names it and the value it has.
+    """
+    init = dict(init)
+    for name in _SETUP_KEYS:
+        if setup.get(name):
+            _refuse(f"setup_anndata({name}={setup[name]!r})", "without it")
+    for name, allowed in _REQUIRED.items():
+        value = init.pop(name, allowed[0])
+        if not any(value is one or value == one for one in allowed):
+            _refuse(f"{name}={value!r}", f"with {name}={allowed[0]!r}")
+    _check_injection(init, n_batch)
+    likelihood = init.pop("gene_likelihood", "zinb")
+    if likelihood not in _LIKELIHOODS:
+        _refuse(f"gene_likelihood={likelihood!r}", f"with one of {', '.join(_LIKELIHOODS)}")
+    for name in _WITHOUT_EFFECT:
+        init.pop(name, None)
+    observed = bool(init.pop("use_observed_lib_size", True))
+    same = {name: init.pop(name, _SAME_DEFAULTS[name]) for name in _SAME}
+    if init:
+        name, value = next(iter(init.items()))
+        _refuse(f"{name}={value!r}", "without it")
+    return Options(**same, reconstruction_loss=likelihood, use_observed_lib_size=observed)
+
+
+def options_to(options: Options) -> dict[str, Any]:
+    """Return the arguments of ``scvi.model.SCVI`` for our options."""
+    arguments = {name: getattr(options, name) for name in _SAME}
+    arguments["gene_likelihood"] = options.reconstruction_loss
+    arguments["use_observed_lib_size"] = options.use_observed_lib_size
+    return arguments
+
+
+def _check_injection(init: dict[str, Any], n_batch: int) -> None:
+    encode = init.pop("encode_covariates", False)
+    deep = init.pop("deeply_inject_covariates", True)
+    if n_batch < 2:  # there is nothing to inject
+        return
+    if encode:
+        _refuse("encode_covariates=True", "with encode_covariates=False")
+    if not deep and init.get("n_layers", 1) > 1:
+        _refuse(
+            "deeply_inject_covariates=False and n_layers > 1", "with deeply_inject_covariates=True"
+        )
+
+
+def _refuse(what: str, instead: str) -> None:
+    raise InputError(
+        f"the scvi-tools model was made with {what}, which fastvae.Model does not have; convert "
+        f"a model made {instead}, or keep this one in scvi-tools"
+    )
