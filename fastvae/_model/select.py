@@ -65,8 +65,12 @@ def gene_columns(genes: Any, names: Sequence[str]) -> np.ndarray | None:
     return np.array([position[name] for name in wanted], dtype=np.int64)
 
 
-def batch_codes(wanted: Any, categories: Sequence[str], key: str | None) -> list[int | None]:
+def batch_codes(
+    wanted: Any, categories: Sequence[str], key: str | None, option: str = "transform_batch"
+) -> list[int | None]:
     """Return the codes to decode as; [None], each cell's own batch, if nothing is wanted.
+
+    `option` is what messages call it.
 
     Raises
     ------
@@ -76,15 +80,15 @@ def batch_codes(wanted: Any, categories: Sequence[str], key: str | None) -> list
     if wanted is None:
         return [None]
     if key is None:
-        raise InputError("transform_batch needs a model with batches; this one has no batch_key")
+        raise InputError(f"{option} needs a model with batches; this one has no batch_key")
     single = isinstance(wanted, (str, int, float, np.generic))
     names = [str(name) for name in ([wanted] if single else wanted)]
     if not names:
-        raise InputError("transform_batch is empty; name a batch, or leave it out")
+        raise InputError(f"{option} is empty; name a batch, or leave it out")
     for name in names:
         if name not in categories:
             raise InputError(
-                f"transform_batch {name!r} is not a category of {key!r}; "
+                f"{option} {name!r} is not a category of {key!r}; "
                 f"{those_there(list(categories), name)}"
             )
     return [list(categories).index(name) for name in names]
