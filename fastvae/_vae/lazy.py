@@ -64,7 +64,7 @@ class LazyCounts(_Base):
         """Make the distribution; nothing is computed."""
         px = cls.__new__(cls)
         px.__dict__["_logits"] = logits
-        if logits.zi is not None:
+        if logits.zi is not None and "zi_logits" in cls.parameters:
             px.__dict__["zi_logits"] = logits.zi
         return px
 
@@ -175,6 +175,6 @@ def _nll(parameters: tuple[str, ...], x: Tensor, logits: Logits) -> Tensor:
     if "rate" in parameters:
         return functional.poisson_nll(x, scale, library)
     assert log_theta is not None
-    if zi is None:
+    if zi is None or "zi_logits" not in parameters:
         return functional.nb_nll(x, scale, library, log_theta, theta_index=index)
     return functional.zinb_nll(x, scale, library, log_theta, zi, theta_index=index)

@@ -1,6 +1,12 @@
-"""scvi-tools models that train with fastvae: ``SCVI``, ``LinearSCVI`` and `accelerate`."""
+"""scvi-tools' models with fastvae underneath.
 
+``SCVI``, ``LinearSCVI`` and ``SCANVI`` take the place of the classes of these names in
+``scvi.model``; `accelerate` lets a model that exists already train like them. `to_scvi_tools` and
+`from_scvi_tools` convert trained models.
+"""
+
+from . import _scvi  # noqa: F401 - first: it says what to install where scvi-tools is missing
 from ..convert import from_scvi_tools, to_scvi_tools
-from ._model import SCVI, LinearSCVI
+from ._model import SCANVI, SCVI, LinearSCVI, accelerate
 
-__all__ = ["SCVI", "LinearSCVI", "from_scvi_tools", "to_scvi_tools"]
+__all__ = ["SCANVI", "SCVI", "LinearSCVI", "accelerate", "from_scvi_tools", "to_scvi_tools"]

@@ -17,7 +17,8 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data._utils import registry_key_to_default_dtype
-from scvi.dataloaders import AnnDataLoader, DataSplitter
+from scvi.dataloaders import AnnDataLoader
+from scvi.dataloaders import DataSplitter as TheirDataSplitter
 from torch import Tensor
 
 from ...data._csr import csr_tensor
@@ -128,11 +129,11 @@ class CountLoader(AnnDataLoader):
             yield source.minibatch(np.asarray(self.indices[positions], dtype=np.int64))
 
 
-class CountSplitter(DataSplitter):
-    """``DataSplitter`` that hands out CSR counts to modules that take them.
+class DataSplitter(TheirDataSplitter):
+    """``scvi.dataloaders.DataSplitter`` that hands out CSR counts to modules that take them.
 
-    Where the counts, the options or the module do not allow it, it is ``DataSplitter``; the reason
-    is logged once per model.
+    Where the counts, the options or the module do not allow it, it is theirs; the reason is logged.
+    Its name is theirs too: scvi-tools asks for it.
     """
 
     data_loader_cls = CountLoader

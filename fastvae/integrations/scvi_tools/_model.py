@@ -2,29 +2,93 @@
 
 from __future__ import annotations
 
-from . import _scvi  # noqa: F401 - says what to install where scvi-tools is missing
+from typing import TypeVar
+
+from scvi.model import SCANVI as TheirSCANVI
 from scvi.model import SCVI as TheirSCVI
 from scvi.model import LinearSCVI as TheirLinearSCVI
+from scvi.model.base import BaseModelClass
+from scvi.module import LDVAE as TheirLDVAE
+from scvi.module import SCANVAE as TheirSCANVAE
+from scvi.module import VAE as TheirVAE
 
-from ._data import CountSplitter
-from ._module import LDVAE, VAE
-from ._plan import Plan
+from ...errors import InputError
+from ._data import DataSplitter
+from ._module import LDVAE, SCANVAE, VAE, Fused
+from ._plan import Plan, SemiSupervisedPlan
 from ._runner import Runner
+
+Model = TypeVar("Model", bound=BaseModelClass)
 
 
 class SCVI(TheirSCVI):
-    """``scvi.model.SCVI``, trained by fastvae."""
+    """``scvi.model.SCVI``, trained by fastvae: same arguments, methods, weights and files.
+
+    Call ``SCVI.setup_anndata`` of this class. Saved models load with either class.
+    """
 
     _module_cls = VAE
-    _data_splitter_cls = CountSplitter
+    _data_splitter_cls = DataSplitter
     _training_plan_cls = Plan
     _train_runner_cls = Runner
 
 
 class LinearSCVI(TheirLinearSCVI):
-    """``scvi.model.LinearSCVI``, trained by fastvae."""
+    """``scvi.model.LinearSCVI``, trained by fastvae; as :class:`SCVI`."""
 
     _module_cls = LDVAE
-    _data_splitter_cls = CountSplitter
+    _data_splitter_cls = DataSplitter
     _training_plan_cls = Plan
     _train_runner_cls = Runner
+
+
+class SCANVI(TheirSCANVI):
+    """``scvi.model.SCANVI`` with fastvae's likelihood and encoder in its training.
+
+    Its minibatches, of labelled and of all cells, are scvi-tools' own.
+    """
+
+    _module_cls = SCANVAE
+    _training_plan_cls = SemiSupervisedPlan
+
+
+_SEAMS = "_module_cls", "_data_splitter_cls", "_training_plan_cls", "_train_runner_cls"
+_MODELS = {TheirVAE: SCVI, TheirLDVAE: LinearSCVI, TheirSCANVAE: SCANVI}
+
+
+def accelerate(model: Model) -> Model:
+    """Let an existing scvi-tools model compute and train with fastvae, in place.
+
+    Weights, history and registered data stay as they are; so does the class of the model. A second
+    call does nothing.
+
+    Parameters
+    ----------
+    model
+        A ``scvi.model.SCVI``, ``LinearSCVI`` or ``SCANVI``, trained or not.
+
+    Returns
+    -------
+    The same object.
+
+    Raises
+    ------
+    InputError
+        Its module is none of ``scvi.module.VAE``, ``LDVAE`` and ``SCANVAE``, or not made yet.
+    """
+    module = getattr(model, "module", None)
+    if isinstance(module, Fused):
+        return model
+    like = _MODELS.get(type(module))
+    if like is None:
+        raise InputError(
+            f"the module of this {type(model).__name__} is a {type(module).__name__}; accelerate "
+            "takes models whose module is exactly scvi.module.VAE, LDVAE or SCANVAE (a model "
+            "without data has none before it is trained: use fastvae.integrations.scvi_tools.SCVI)"
+        )
+    module.__class__ = like._module_cls
+    for seam in _SEAMS:
+        theirs = getattr(like.__mro__[1], seam)
+        if getattr(type(model), seam) is theirs:  # a subclass's own choice stays
+            setattr(model, seam, getattr(like, seam))
+    return model

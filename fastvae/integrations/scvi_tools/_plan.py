@@ -11,17 +11,41 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from scvi.train import TrainingPlan
+from scvi.train import SemiSupervisedTrainingPlan, TrainingPlan
 from scvi.train._trainingplans import _compute_kl_weight
 from torch import Tensor
 
-from ._module import LDVAE, VAE, Fused
+from ._module import LDVAE, VAE
 
 LEAN = {kind: (kind.loss, kind.forward) for kind in (VAE, LDVAE)}
 """Modules that return losses alone, and what must not have been replaced for that."""
 
 
-class Plan(TrainingPlan):
+class FusedOptimizer:
+    """Put in front of a training plan, this runs its Adam or AdamW as one fused operation."""
+
+    def _optimizer_creator_fn(self, optimizer_cls: Any) -> Callable[..., torch.optim.Optimizer]:
+        if not self._full_precision():
+            return super()._optimizer_creator_fn(optimizer_cls)
+
+        def create(parameters: Any) -> torch.optim.Optimizer:
+            return optimizer_cls(
+                parameters, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
+            )
+
+        return create
+
+    def _full_precision(self) -> bool:
+        """Whether no gradient scaler comes between, which does not go with a fused Adam."""
+        on = {p.device.type for p in self.module.parameters()}
+        return str(self.trainer.precision) in ("32-true", "bf16-mixed") and on <= {"cpu", "cuda"}
+
+
+class SemiSupervisedPlan(FusedOptimizer, SemiSupervisedTrainingPlan):
+    """``SemiSupervisedTrainingPlan`` with the optimiser fused."""
+
+
+class Plan(FusedOptimizer, TrainingPlan):
     """``TrainingPlan`` for fastvae's modules; for any other it is ``TrainingPlan``."""
 
     def __init__(self, module: Any, *args: Any, **kwargs: Any) -> None:
@@ -113,20 +137,3 @@ class Plan(TrainingPlan):
             extra_metrics_keys=(),
         )
         self.compute_and_log_metrics(epoch, self.train_metrics, "train")
-
-    def _optimizer_creator_fn(self, optimizer_cls: Any) -> Callable[..., torch.optim.Optimizer]:
-        plain = super()._optimizer_creator_fn(optimizer_cls)
-        if not isinstance(self.module, Fused) or not self._full_precision():
-            return plain
-
-        def create(parameters: Any) -> torch.optim.Optimizer:
-            return optimizer_cls(
-                parameters, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
-            )
-
-        return create
-
-    def _full_precision(self) -> bool:
-        """Whether no gradient scaler comes between, which does not go with a fused Adam."""
-        on = {p.device.type for p in self.module.parameters()}
-        return str(self.trainer.precision) in ("32-true", "bf16-mixed") and on <= {"cpu", "cuda"}

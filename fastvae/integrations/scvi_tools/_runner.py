@@ -6,13 +6,13 @@ from typing import Any
 
 from scvi.train import TrainRunner
 
-from ._data import CountSplitter
+from ._data import DataSplitter
 
 
 class Runner(TrainRunner):
     """``TrainRunner`` for fastvae's modules."""
 
     def __init__(self, model: Any, training_plan: Any, data_splitter: Any, **kwargs: Any) -> None:
-        if isinstance(data_splitter, CountSplitter):
+        if isinstance(data_splitter, DataSplitter):
             data_splitter.use(model.module)
         super().__init__(model, training_plan, data_splitter, **kwargs)
