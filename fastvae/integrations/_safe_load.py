@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import zipfile
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+
+_DAMAGE = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 class Skipped:
@@ -31,16 +34,17 @@ def _plain_dict(*_: Any) -> dict[Any, Any]:
 
 def _harmless() -> list[Any]:
     """What arrays and dictionaries are made of, arrays under the names of numpy 1 and 2."""
-    try:
-        from numpy._core.multiarray import _reconstruct, scalar
-    except ImportError:  # numpy 1
-        from numpy.core.multiarray import _reconstruct, scalar
-    dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefdOSU"}
-    named = [(f"numpy.dtypes.{kind.__name__}", kind) for kind in dtypes]
+    multiarray: Any = importlib.import_module(np.array([]).__reduce__()[0].__module__)
+    named: list[tuple[str, Any]] = []
+    for code in "?bhilqBHILQefdOSU":
+        kind = type(np.dtype(code))
+        named.append((f"numpy.dtypes.{kind.__name__}", kind))
     for module in ("numpy._core.multiarray", "numpy.core.multiarray"):
-        named += [(f"{module}._reconstruct", _reconstruct), (f"{module}.scalar", scalar)]
+        named.append((f"{module}._reconstruct", multiarray._reconstruct))
+        named.append((f"{module}.scalar", multiarray.scalar))
     named += [("numpy.ndarray", np.ndarray), ("numpy.dtype", np.dtype)]
-    named += [("builtins.dict", dict), ("scvi.utils._attrdict.attrdict", dict)]
+    named += [("builtins.bytes", bytes), ("builtins.dict", dict)]
+    named.append(("scvi.utils._attrdict.attrdict", dict))
     named.append(("collections.defaultdict", _plain_dict))
     return [(thing, name) for name, thing in named]
 
@@ -66,7 +70,7 @@ def load_without_code(path: Path) -> Any:
             f"{path} cannot be read without running code that it names ({_reason(error)}); where "
             "it was written, save the weights alone: torch.save(vae.state_dict(), FILE)"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except _DAMAGE as error:
         raise InputError(
             f"{path} is damaged or was not written by torch.save ({_reason(error)}); copy it again"
         ) from error
@@ -87,4 +91,11 @@ def _allowed(path: Path) -> list[Any]:
 
 
 def _reason(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "no reason"
+    """The line of torch's explanation that says what was met."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for number, line in enumerate(lines):
+        before, mark, after = line.partition("WeightsUnpickler error:")
+        if mark:
+            found = after.strip() or (lines[number + 1] if number + 1 < len(lines) else before)
+            return found.split(". ")[0].rstrip(".")
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -68,7 +68,9 @@ def to_scvi_tools(model: Model, adata: AnnData, *, model_class: Any = None) -> A
     scvi-tools takes the logarithm of 0.
     """
     if model_class is None:
-        from scvi.model import SCVI as model_class
+        from scvi.model import SCVI
+
+        model_class = SCVI
 
     if not model.is_trained:
         raise InputError("the model has not been trained yet; call fit() before converting it")

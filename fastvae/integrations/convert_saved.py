@@ -89,9 +89,9 @@ def read_folder(folder: str | os.PathLike[str]) -> Described:
                 f"{folder} was written by scvi-tools before 0.15; bring it up to date with "
                 "scvi.model.SCVI.convert_legacy_save(folder, new_folder) and give the new one"
             )
-        state = f"has {len(found)} of them" if folder.is_dir() else "is not a folder"
+        problem = f"has {len(found)} of them" if folder.is_dir() else "is not a folder"
         raise InputError(
-            f"{folder} {state}: expected the folder that scvi.model.SCVI.save wrote, with one "
+            f"{folder} {problem}: expected the folder that scvi.model.SCVI.save wrote, with one "
             f"{_FILE}"
         )
     content = load_without_code(found[0])
