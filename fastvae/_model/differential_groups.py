@@ -177,6 +177,9 @@ def _large_enough(
     """All groups that have enough cells, and a warning that names the others."""
     asked = [name for name in names if name not in (but or ())]
     small = [name for name in asked if sizes[names.index(name)] < min_cells]
+    large = [name for name in asked if name not in small]
+    if not large:
+        raise InputError(f"no group of obs[{groupby!r}] has {min_cells} cells or more (min_cells)")
     if small:
         warnings.warn(
             f"groups of obs[{groupby!r}] with fewer than {min_cells} cells are not compared: "
@@ -184,9 +187,6 @@ def _large_enough(
             UserWarning,
             stacklevel=4,
         )
-    large = [name for name in asked if name not in small]
-    if not large:
-        raise InputError(f"no group of obs[{groupby!r}] has {min_cells} cells or more (min_cells)")
     return large
 
 
