@@ -62,7 +62,7 @@ def run(tests: Path, files: list[str], ours: bool, expression: str | None) -> di
     """Return the outcome of each test."""
     report = tests.parent / f"report-{'ours' if ours else 'theirs'}.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += [f"--junitxml={report}", "--tb=short", *[f"tests/{name}" for name in files]]
+    command += [f"--junitxml={report}", "--tb=short", "--durations=8", *[f"tests/{name}" for name in files]]
     environment = dict(os.environ)
     if ours:
         (tests.parent / "fastvae_models.py").write_text(PLUGIN)

@@ -101,6 +101,12 @@ class LazyCounts(_Base):
             return functional.zinb_log_prob(value, self.mu, self.theta, self.zi_logits)
         return functional.nb_log_prob(value, self.mu, self.theta)
 
+    def touch(self) -> None:
+        """Make every parameter, if that has not been done."""
+        logits = self.__dict__.get("_logits")
+        if logits is not None and "_made" not in self.__dict__:
+            self._make(logits)
+
     def get_normalized(self, key: str) -> Tensor:
         """Return the mean without extra zeros for "mu", the normalised expression for "scale"."""
         if key == "scale":

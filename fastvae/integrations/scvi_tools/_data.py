@@ -70,9 +70,7 @@ class Source:
         crow, col, values = gather_rows(self.counts, rows)
         index = torch.from_numpy(rows)
         batch = {
-            REGISTRY_KEYS.X_KEY: csr_tensor(
-                crow, col, values, (len(rows), self.counts.shape[1])
-            )
+            REGISTRY_KEYS.X_KEY: csr_tensor(crow, col, values, (len(rows), self.counts.shape[1]))
         }
         batch.update((key, column.index_select(0, index)) for key, column in self.columns.items())
         return batch

@@ -153,9 +153,7 @@ def _covariates(layers: FCLayers, cats: Sequence[Tensor]) -> list[Tensor]:
             raise ValueError("cat not provided while n_cat != 0 in init. params.")
         if n_cat > 1:
             given = codes.dim() == 2 and codes.shape[1] == n_cat
-            rows.append(
-                codes if given else nn.functional.one_hot(codes.reshape(-1).long(), n_cat)
-            )
+            rows.append(codes if given else nn.functional.one_hot(codes.reshape(-1).long(), n_cat))
     return rows
 
 
