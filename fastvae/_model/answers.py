@@ -14,17 +14,15 @@ from ..errors import InputError
 from ..train.settings import real_number, whole_number
 from . import inference
 from .latent_file import write_latent_file
+from .latents import EVALUATION_BATCH
+from .posterior import PosteriorAnswers
 from .select import batch_codes, cell_rows, gene_columns
-from .state import State
 
 if TYPE_CHECKING:
     import pandas as pd
 
-EVALUATION_BATCH = 512
-"""Cells per minibatch unless the question says otherwise."""
 
-
-class Answers(State):
+class Answers(PosteriorAnswers):
     """The ``get_*`` methods of `Model`, which share these arguments.
 
     Parameters
@@ -45,35 +43,6 @@ class Answers(State):
     InputError
         The model is not trained, has no data, or the data or an option does not fit.
     """
-
-    def get_latent_representation(
-        self,
-        data: Any = None,
-        cells: Any = None,
-        give_mean: bool = True,
-        batch_size: int = EVALUATION_BATCH,
-        *,
-        seed: int | None = 0,
-    ) -> np.ndarray:
-        """Return where each cell lies in latent space.
-
-        Parameters
-        ----------
-        data, cells, batch_size, seed
-            See the class.
-        give_mean
-            The mean of the posterior q(z | x); otherwise one draw of it. For
-            ``latent_distribution="ln"`` the mean is that of 5000 draws.
-
-        Returns
-        -------
-        ndarray
-            (N, n_latent) float32.
-        """
-        store = self._store_for(data)
-        rows = cell_rows(cells, store.n_cells)
-        batches = self._minibatches(store, rows, batch_size)
-        return inference.latent(self.module, batches, len(rows), give_mean=give_mean, seed=seed)
 
     def get_normalized_expression(
         self,
@@ -101,7 +70,9 @@ class Answers(State):
             Decode as if every cell were of this batch; for several, average over them. None is
             each cell's own batch.
         n_samples
-            Draws of z per cell.
+            Draws of z per cell. One is unbiased but varies with the seed as much as the posterior
+            is wide; the average of S draws varies less by the square root of S, and 10 to 25 are
+            usual for figures.
         library_size
             Frequencies (over all genes they sum to 1 in each cell) are multiplied by it;
             "latent" is the cell's own library size, which gives expected counts.

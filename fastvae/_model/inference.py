@@ -19,15 +19,55 @@ from ..vae import VAE
 
 
 def latent(
-    module: VAE, batches: Minibatches, n_cells: int, *, give_mean: bool, seed: int | None
+    module: VAE,
+    batches: Minibatches,
+    n_cells: int,
+    *,
+    give_mean: bool,
+    seed: int | None,
+    n_draws: int = 5000,
 ) -> np.ndarray:
-    """Posterior mean of z, or one draw of it, for each cell: (N, L) float32."""
+    """Posterior mean of z, or one draw of it, for each cell: (N, L) float32.
+
+    For "ln" the mean is that of `n_draws` draws.
+    """
     result = np.empty((n_cells, module.n_latent), dtype=np.float32)
     row = 0
     with evaluating(module, seed):
         for batch in batches:
-            z = module.sample_from_posterior_z(batch.x, batch.y, give_mean=give_mean)
+            z = module.sample_from_posterior_z(batch.x, batch.y, give_mean, n_draws)
             row = _fill(result, row, z)
+    return result
+
+
+def latent_moments(
+    module: VAE, batches: Minibatches, n_cells: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of the normal q(z | x) of each cell, (N, L) float32 each."""
+    means, variances = (np.empty((n_cells, module.n_latent), dtype=np.float32) for _ in range(2))
+    row = 0
+    with evaluating(module):
+        for batch in batches:
+            q_m, q_v = _z_posterior(module, batch)
+            _fill(means, row, q_m)
+            row = _fill(variances, row, q_v)
+    return means, variances
+
+
+def library(
+    module: VAE, batches: Minibatches, n_cells: int, *, give_mean: bool, seed: int | None
+) -> np.ndarray:
+    """Library size of each cell (N, 1) float32: posterior mean, or a draw, or what is observed."""
+    result = np.empty((n_cells, 1), dtype=np.float32)
+    row = 0
+    with evaluating(module, seed):
+        for batch in batches:
+            if give_mean and not module.use_observed_lib_size:
+                q_m, q_v = _library_posterior(module, batch)
+                log_library = q_m + q_v / 2  # the mean of a log-normal
+            else:
+                log_library = _library(module, batch)
+            row = _fill(result, row, torch.exp(log_library))
     return result
 
 

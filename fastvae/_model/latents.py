@@ -1,0 +1,89 @@
+"""Where a trained `Model` sees each cell: latent position and library size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..train.settings import whole_number
+from . import inference
+from .select import cell_rows
+from .state import State
+
+EVALUATION_BATCH = 512
+"""Cells per minibatch unless the question says otherwise."""
+
+
+class LatentAnswers(State):
+    """Latent positions and library sizes; the shared arguments are those of `Answers`."""
+
+    def get_latent_representation(
+        self,
+        data: Any = None,
+        cells: Any = None,
+        give_mean: bool = True,
+        batch_size: int = EVALUATION_BATCH,
+        *,
+        mc_samples: int = 5000,
+        return_dist: bool = False,
+        seed: int | None = 0,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Return where each cell lies in latent space.
+
+        Parameters
+        ----------
+        data, cells, batch_size, seed
+            See `Answers`.
+        give_mean
+            The mean of the posterior q(z | x); otherwise one draw of it.
+        mc_samples
+            For ``latent_distribution="ln"``, where the mean has no closed form, it is that of so
+            many draws.
+        return_dist
+            Return mean and variance of the normal q(z | x) instead: how sure the model is of the
+            position. For "ln" they are those before the softmax.
+
+        Returns
+        -------
+        ndarray or tuple of ndarray
+            (N, n_latent) float32, or two of them.
+        """
+        n_draws = whole_number("mc_samples", mc_samples, minimum=1)
+        store = self._store_for(data)
+        rows = cell_rows(cells, store.n_cells)
+        batches = self._minibatches(store, rows, batch_size)
+        if return_dist:
+            return inference.latent_moments(self.module, batches, len(rows))
+        return inference.latent(
+            self.module, batches, len(rows), give_mean=give_mean, seed=seed, n_draws=n_draws
+        )
+
+    def get_latent_library_size(
+        self,
+        data: Any = None,
+        cells: Any = None,
+        give_mean: bool = True,
+        batch_size: int = EVALUATION_BATCH,
+        *,
+        seed: int | None = 0,
+    ) -> np.ndarray:
+        """Return the library size of each cell.
+
+        Parameters
+        ----------
+        data, cells, batch_size, seed
+            See `Answers`.
+        give_mean
+            The mean of its posterior; otherwise one draw. With the observed library size either
+            is the total count of the cell.
+
+        Returns
+        -------
+        ndarray
+            (N, 1) float32, not logarithms.
+        """
+        store = self._store_for(data)
+        rows = cell_rows(cells, store.n_cells)
+        batches = self._minibatches(store, rows, batch_size)
+        return inference.library(self.module, batches, len(rows), give_mean=give_mean, seed=seed)
