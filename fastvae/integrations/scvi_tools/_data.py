@@ -6,6 +6,7 @@ so hands out the same cells in the same order.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ from ...data.parts import gather_rows
 from ...data.store import _is_canonical
 from ...data.validate import canonicalise
 from ...errors import InputError
+from ._module import Fused
 
 _log = logging.getLogger("fastvae")
 
@@ -101,6 +103,12 @@ def _column(key: str, values: Any) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, registry_key_to_default_dtype(key)))
 
 
+@functools.cache
+def _say(reason: str) -> None:
+    """Tell the user, once for each reason."""
+    _log.warning("fastvae trains from scvi-tools' own dense minibatches: %s", reason)
+
+
 class CountLoader(AnnDataLoader):
     """``AnnDataLoader`` whose counts are CSR where there is a `source`."""
 
@@ -130,7 +138,7 @@ class CountLoader(AnnDataLoader):
 class DataSplitter(TheirDataSplitter):
     """``scvi.dataloaders.DataSplitter`` that hands out CSR counts to modules that take them.
 
-    Where the counts, the options or the module do not allow it, it is theirs; the reason is logged.
+    Where the counts, the options or the module do not allow it, it is theirs, and the reason is said.
     Its name is theirs too: scvi-tools asks for it.
     """
 
@@ -162,14 +170,17 @@ class DataSplitter(TheirDataSplitter):
             self.data_loader_kwargs["source"] = self._source
             self.load_sparse_tensor = False  # theirs, which ends in dense counts
         else:
-            _log.info("minibatches come from scvi-tools' loader, dense: %s", reason)
+            _say(reason)
 
     def _why_not(self) -> str | None:
         from scvi import settings
 
         kwargs = self.data_loader_kwargs
-        if not getattr(self.module, "takes_sparse", False):
-            return "the module does not take sparse counts"
+        if not isinstance(self.module, Fused):
+            return f"the module is a {type(self.module).__name__}, not one of fastvae's"
+        reason = self.module.why_dense()
+        if reason is not None:
+            return reason
         if kwargs.get("distributed_sampler"):
             return "several processes train together"
         if kwargs.get("num_workers", settings.dl_num_workers):

@@ -49,10 +49,17 @@ class Fused(nn.Module):
         encoders = [self.z_encoder, *([] if self.use_observed_lib_size else [self.l_encoder])]
         return all(map(encodes_plainly, encoders))
 
-    @property
-    def takes_sparse(self) -> bool:
-        """Whether minibatches should have CSR counts."""
-        return self.minified_data_type is None and self.fused_encoders and self.fused_likelihood
+    def why_dense(self) -> str | None:
+        """Return why minibatches must have dense counts, or None if they may be CSR."""
+        if self.gene_likelihood not in LIKELIHOODS:
+            return f"fastvae has no {self.gene_likelihood!r} likelihood"
+        if self.minified_data_type is not None:
+            return "the data is minified"
+        if not self.fused_encoders:
+            return "an encoder has a variance activation of its own, or was changed"
+        if not self.fused_likelihood:
+            return "the decoder was changed"
+        return None
 
     @auto_move_data
     def _regular_inference(
