@@ -4,29 +4,33 @@
 
 Simulated counts at several numbers of genes, as .h5ad and as the zarr that `fastvae convert`
 writes, both in the page cache. Every loader runs in a process of its own, in turn, several times,
-with shuffling on; a figure is the median over the rounds of the time per 128 cells. Where it is
-known before the first minibatch, the setting up is left out. annbatch reads the same zarr, with
-its defaults and zarrs, and hands out scipy matrices, which is counted as ready.
+with shuffling on; a figure is the median over the rounds of the time per 128 cells, over whole
+epochs after two that warm up. annbatch reads the same zarr, with its defaults and zarrs, and hands
+out scipy matrices, which is counted as ready.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from _gpu.environment import describe
+from _gpu.results import write_json
+
 GENES = {2_000: (60_000, 200), 8_000: (30_000, 640), 30_000: (12_000, 1_500)}
 BATCHES = (128, 1024, 4096)
-SECONDS = 1.0
-OURS = ("fastvae memory", "fastvae compact", "fastvae h5ad", "fastvae zarr")
+WARM, SECONDS = 2, 1.0
+OURS = ("fastvae memory", "fastvae h5ad", "fastvae zarr")
 SCVI = ("AnnDataLoader dense", "AnnDataLoader sparse")
 
 
@@ -34,7 +38,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--genes", type=int, nargs="*", default=sorted(GENES))
     parser.add_argument("--peer-python", help="interpreter that has scvi-tools")
     parser.add_argument("--annbatch-python", help="interpreter that has annbatch and zarrs")
@@ -70,11 +74,8 @@ def write_data(folder: Path, genes: int) -> Path:
     return path
 
 
-def ours(name: str, data: Path) -> Callable[[int], Iterable[Any]]:
-    import torch
-
+def ours(name: str, data: Path) -> Callable[[int], Iterator[Any]]:
     from fastvae.data import Minibatches
-    from fastvae.data.device import DeviceStore
     from fastvae.data.joint import Wanted
     from fastvae.data.opening import Source, open_data
 
@@ -82,12 +83,18 @@ def ours(name: str, data: Path) -> Callable[[int], Iterable[Any]]:
     source = Source("disk" if kind in ("h5ad", "zarr") else "host", "2GB")
     path = data.with_suffix(".zarr") if kind == "zarr" else data
     store, _ = open_data(path, Wanted(batch_key="batch"), source)
-    if kind == "compact":
-        store = DeviceStore.of(store, torch.device("cpu"))
-    return lambda size: Minibatches(store, batch_size=size, shuffle=True)
+
+    def loader(size: int) -> Iterator[Any]:
+        minibatches = Minibatches(store, batch_size=size, shuffle=True)
+        for epoch in count():
+            minibatches.set_epoch(epoch)
+            yield from minibatches
+            yield None
+
+    return loader
 
 
-def scvi_tools(name: str, data: Path) -> Callable[[int], Iterable[Any]]:
+def scvi_tools(name: str, data: Path) -> Callable[[int], Iterator[Any]]:
     import logging
     import warnings
 
@@ -100,12 +107,14 @@ def scvi_tools(name: str, data: Path) -> Callable[[int], Iterable[Any]]:
     scvi.model.SCVI.setup_anndata(adata, batch_key="batch")
     manager = scvi.model.SCVI(adata).adata_manager
     sparse = name.endswith("sparse")
-    return lambda size: scvi.dataloaders.AnnDataLoader(
-        manager, shuffle=True, batch_size=size, load_sparse_tensor=sparse
+    return lambda size: again_and_again(
+        scvi.dataloaders.AnnDataLoader(
+            manager, shuffle=True, batch_size=size, load_sparse_tensor=sparse
+        )
     )
 
 
-def annbatch(name: str, data: Path) -> Callable[[int], Iterable[Any]]:
+def annbatch(name: str, data: Path) -> Callable[[int], Iterator[Any]]:
     import warnings
 
     warnings.simplefilter("ignore")
@@ -119,16 +128,24 @@ def annbatch(name: str, data: Path) -> Callable[[int], Iterable[Any]]:
     matrix = anndata.io.sparse_dataset(group["X"])
     obs = anndata.io.read_elem(group["obs"])[["batch"]]
 
-    def loader(size: int) -> Iterable[Any]:
+    def loader(size: int) -> Iterator[Any]:
         made = library.Loader(batch_size=size, shuffle=True, chunk_size=512, preload_nchunks=32)
-        return made.add_adata(anndata.AnnData(X=matrix, obs=obs))
+        return again_and_again(made.add_adata(anndata.AnnData(X=matrix, obs=obs)))
 
     return loader
 
 
-def minibatches(loader: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+def again_and_again(loader: Iterable[Any]) -> Iterator[Any]:
+    """Minibatches of one epoch after the other, None after each."""
     while True:
-        yield from loader()
+        yield from loader
+        yield None
+
+
+def n_cells(minibatch: Any) -> int:
+    if isinstance(minibatch, dict):
+        minibatch = minibatch["X"]
+    return (minibatch.x if hasattr(minibatch, "x") else minibatch).shape[0]
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
@@ -142,21 +159,24 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     loaders = make(name, args.data)
     times = {}
     for size in BATCHES:
-        stream = minibatches(lambda size=size: loaders(size))
-        next(stream)
-        done, started = 0, time.perf_counter()
+        stream = loaders(size)
+        for _ in range(WARM):
+            while next(stream) is not None:
+                pass
+        cells, started = 0, time.perf_counter()
         while time.perf_counter() - started < SECONDS:
-            next(stream)
-            done += size
-        times[str(size)] = (time.perf_counter() - started) / done * 128e3
-        stream.close()
+            while (minibatch := next(stream)) is not None:
+                cells += n_cells(minibatch)
+        times[str(size)] = (time.perf_counter() - started) / cells * 128e3
     return times
 
 
 def main() -> None:
     args = arguments()
     if args.loader:
-        print(json.dumps(measure(args)))
+        package = args.loader.split()[0].replace("AnnDataLoader", "scvi-tools")
+        found = metadata.version(package)
+        print(json.dumps({"times": measure(args), "version": f"{package} {found}"}))
         return
     pythons = dict.fromkeys(OURS, sys.executable)
     if args.peer_python:
@@ -164,6 +184,7 @@ def main() -> None:
     if args.annbatch_python:
         pythons["annbatch"] = args.annbatch_python
     results: dict[str, Any] = {}
+    versions: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for genes in args.genes:
             data = write_data(Path(folder), genes)
@@ -175,7 +196,9 @@ def main() -> None:
                     done = subprocess.run(command, capture_output=True, text=True, check=False)
                     if done.returncode:
                         raise SystemExit(f"{name}: {done.stderr[-2000:]}")
-                    runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+                    answer = json.loads(done.stdout.splitlines()[-1])
+                    runs[name].append(answer["times"])
+                    versions[name] = answer["version"]
             results[str(genes)] = {
                 name: {str(size): median(run[str(size)] for run in of) for size in BATCHES}
                 for name, of in runs.items()
@@ -183,17 +206,17 @@ def main() -> None:
             for name, of in results[str(genes)].items():
                 row = "  ".join(f"N={size}: {ms:7.3f}" for size, ms in of.items())
                 print(f"G={genes:<6} {name:22} ms per 128 cells  {row}", flush=True)
-    machine = {"machine": platform.machine(), "python": platform.python_version()}
     result = {
-        **machine,
+        "environment": describe(),
         "unit": "ms per 128 cells",
         "rounds": args.rounds,
         "threads": args.threads,
+        "versions": versions,
         "data": {str(g): dict(zip(("cells", "stored"), GENES[g], strict=True)) for g in args.genes},
         "times": results,
     }
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(args.out, result)
 
 
 if __name__ == "__main__":

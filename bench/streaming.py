@@ -23,6 +23,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from _gpu.environment import describe
+from _gpu.results import write_json
 
 GENES, TYPES, COUNTS = 2_000, 8, 260
 STRIP = 25_000
@@ -184,7 +186,7 @@ def main() -> None:
         result["peak"] = {"cells": max(args.cells), **json.loads(run.stdout.splitlines()[-1])}
     print(json.dumps(result, indent=1))
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(args.out, {"environment": describe(), **result})
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .native import CountsArgument, library
+from .native import CountsArgument, library, threads_for
+
+_WORTH = 4  # an entry copied is so much less work than one of the likelihood
 
 
 def gather_rows(
@@ -50,5 +52,6 @@ def gather_rows(
     col, values = np.empty(stored, dtype=np.int32), np.empty(stored, dtype=np.float32)
     at = [array.ctypes.data for array in (indptr, indices, data, rows, crow, col, values)]
     source = CountsArgument(None, 0, *at[:3], wide)
-    library.fastvae_gather(source, at[3], len(rows), *at[4:])
+    threads = threads_for(stored // _WORTH, len(rows))
+    library.fastvae_gather(source, at[3], len(rows), *at[4:], threads)
     return crow, col, values

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .entries import Counts
 
-ABI = 1
+ABI = 2
 GRAIN = 16_384  # entries that are worth a thread
 NAME = {"darwin": "libfastvae_cpu.dylib"}.get(sys.platform, "libfastvae_cpu.so")
 
@@ -116,7 +116,7 @@ _FUNCTIONS = {
     "fastvae_row_sums": (None, [POINTER(CountsArgument), c_int64, c_void_p]),
     "fastvae_gather": (
         None,
-        [POINTER(CountsArgument), c_void_p, c_int64, c_void_p, c_void_p, c_void_p],
+        [POINTER(CountsArgument), c_void_p, c_int64, c_void_p, c_void_p, c_void_p, c_int32],
     ),
     "fastvae_linear": (None, [POINTER(LinearCall)]),
     "fastvae_linear_weight_grad": (None, [POINTER(LinearCall)]),

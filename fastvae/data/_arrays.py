@@ -91,8 +91,8 @@ class StoredArray:
         chunks = getattr(self.array, "chunks", None)
         return int(chunks[0]) if chunks else 1
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Return entries `start` to `stop`.
+    def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Return entries `start` to `stop`, in `out` where that is given: of the same type.
 
         Raises
         ------
@@ -103,15 +103,22 @@ class StoredArray:
             return np.empty((0, *self.shape[1:]), dtype=self.dtype)
         self.watch.check(self._files(start, stop))
         with self._naming(start, stop):
-            return np.asarray(self.array[start:stop])
+            if out is None:
+                return np.asarray(self.array[start:stop])
+            self.array.read_direct(out, np.s_[start:stop])
+            return out
 
-    async def read_async(self, start: int, stop: int) -> np.ndarray:
+    async def read_async(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """Do the same, beside others, for a zarr array."""
         if start >= stop:
             return np.empty((0, *self.shape[1:]), dtype=self.dtype)
         self.watch.check(self._files(start, stop))
         with self._naming(start, stop):
-            return np.asarray(await self.array.async_array.getitem(slice(start, stop)))
+            array = self.array.async_array
+            if out is None:
+                return np.asarray(await array.getitem(slice(start, stop)))
+            await _decode_into(array, slice(start, stop), out)
+            return out
 
     @contextmanager
     def _naming(self, start: int, stop: int) -> Iterator[None]:
@@ -124,10 +131,42 @@ class StoredArray:
             ) from error
 
 
+async def _decode_into(array: Any, span: slice, out: np.ndarray) -> None:
+    """Decode part of a zarr array where it is wanted, which spares a copy and fresh memory.
+
+    zarr offers that to callers that wait only, so the call is one it may change: then it is copied.
+    """
+    try:
+        from zarr.core.buffer import default_buffer_prototype
+        from zarr.core.indexing import BasicIndexer
+
+        prototype = default_buffer_prototype()
+        read = array._get_selection(
+            BasicIndexer(span, shape=array.shape, chunk_grid=array.metadata.chunk_grid),
+            prototype=prototype,
+            out=prototype.nd_buffer.from_numpy_array(out),
+        )
+    except (ImportError, AttributeError, TypeError):
+        out[:] = await array.getitem(span)
+    else:
+        await read
+
+
 def read_spans(
-    arrays: Sequence[StoredArray], spans: Sequence[tuple[int, int]]
+    arrays: Sequence[StoredArray],
+    spans: Sequence[tuple[int, int]],
+    into: Sequence[np.ndarray] | None = None,
 ) -> list[list[np.ndarray]]:
     """Read the same ranges of several arrays, at the same time where that is faster.
+
+    Parameters
+    ----------
+    arrays
+        Of one length.
+    spans
+        Ranges of entries.
+    into
+        For each array, of its type: memory for what is read, one range after the other.
 
     Returns
     -------
@@ -139,15 +178,21 @@ def read_spans(
     InputError
         As `StoredArray.read`.
     """
-    if not all(array.parallel for array in arrays):
-        return [[array.read(*span) for span in spans] for array in arrays]
-
-    async def together() -> list[np.ndarray]:
-        reads = (array.read_async(*span) for array in arrays for span in spans)
-        return await asyncio.gather(*reads)
-
-    flat = asyncio.run_coroutine_threadsafe(together(), _loop()).result()
     n = len(spans)
+    edges = np.cumsum([0, *(stop - start for start, stop in spans)]).tolist()
+    tasks = [
+        (array, span, None if into is None else into[which][edges[i] : edges[i + 1]])
+        for which, array in enumerate(arrays)
+        for i, span in enumerate(spans)
+    ]
+    if all(array.parallel for array in arrays):
+
+        async def together() -> list[np.ndarray]:
+            return await asyncio.gather(*(a.read_async(*span, out) for a, span, out in tasks))
+
+        flat = asyncio.run_coroutine_threadsafe(together(), _loop()).result()
+    else:
+        flat = [array.read(*span, out) for array, span, out in tasks]
     return [flat[i * n : (i + 1) * n] for i in range(len(arrays))]
 
 

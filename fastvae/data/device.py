@@ -14,7 +14,7 @@ from ..kernels.compact import MOST_GENES_16, CompactCounts, compact
 from ..kernels.entries import Counts
 from ..kernels.rows import CsrBuffers
 from ._csr import csr_of, on_device
-from .parts import Minibatch, Part
+from .parts import Minibatch, Part, SpareMemory
 from .store import Store
 
 _SLAB_CELLS = 1 << 16
@@ -69,7 +69,9 @@ class DeviceStore(Store):
         """See `Store`."""
         return self.cell_lengths
 
-    def part(self, cells: np.ndarray, device: torch.device) -> Part:
+    def part(
+        self, cells: np.ndarray, device: torch.device, memory: SpareMemory | None = None
+    ) -> Part:
         """See `Store`."""
         home = self.columns[0].device
         if home.type != device.type or (device.index or 0) != (home.index or 0):
@@ -101,6 +103,9 @@ class _DevicePart:
             local_l_var=var[batches].unsqueeze(1),
             cells=cells,
         )
+
+    def done(self) -> None:
+        """See `Part`; the counts stay."""
 
 
 def _crow(lengths: np.ndarray, device: torch.device) -> torch.Tensor:

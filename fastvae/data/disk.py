@@ -13,13 +13,13 @@ import torch
 
 from ..errors import InputError
 from .countfile import CountFile
-from .parts import HostPart, Part
+from .parts import HostPart, Part, SpareMemory
 from .rows import Piece
 from .store import Store
 
 _THROUGH_ROWS = 32  # so many unwanted rows between two wanted ones are read through
-_RUN_BYTES = 8 << 20
-_GROUP_BYTES = 32 << 20  # read at once, where that is faster
+_RUN_BYTES = 32 << 20
+_GROUP_BYTES = 32 << 20  # of runs that are read at once, where that is faster
 _MOSTLY = 0.75  # where more than this share of the rows read is wanted, all of them are kept
 
 
@@ -100,18 +100,24 @@ class DiskStore(Store):
         """(N,) array of str, read from the files at each use."""
         return np.concatenate([file.cell_names() for file in self.files])
 
-    def part(self, cells: np.ndarray, device: torch.device) -> Part:
+    def part(
+        self, cells: np.ndarray, device: torch.device, memory: SpareMemory | None = None
+    ) -> Part:
         """See `Store`."""
-        counts, rows = self.load(cells)
-        return HostPart(self, cells, counts, rows, device)
+        counts, rows = self.load(cells, memory)
+        return HostPart(self, cells, counts, rows, device, memory)
 
-    def load(self, cells: np.ndarray) -> tuple[sp.csr_matrix, np.ndarray]:
+    def load(
+        self, cells: np.ndarray, memory: SpareMemory | None = None
+    ) -> tuple[sp.csr_matrix, np.ndarray]:
         """Read cells in the order in which they lie on disk.
 
         Parameters
         ----------
         cells
             (M,) rows of the store in any order.
+        memory
+            Where the counts go; fresh memory by default.
 
         Returns
         -------
@@ -133,17 +139,20 @@ class DiskStore(Store):
         crow = np.zeros(n_kept + 1, dtype=np.int64)
         in_order = np.concatenate([wanted[:0], *kept])
         np.cumsum(self.cell_lengths[in_order], out=crow[1:])
-        columns = np.empty(crow[-1], dtype=np.int32)
-        values = np.empty(crow[-1], dtype=np.float32)
+        columns, values = (memory or SpareMemory()).take(int(crow[-1]))
         ends = crow[np.cumsum([len(cells_of_run) for cells_of_run in kept])]
         at = 0
         for group in self._groups(runs):
             rows_of_file = self.files[runs[group.start].file].rows
             ranges = [(run.first - run.offset, run.last - run.offset) for run in runs[group]]
-            pieces = rows_of_file.read(ranges)
+            stop = int(ends[group.stop - 1])
+            in_place = self._as_stored(runs[group], kept[group])
+            into = (columns[at:stop], values[at:stop]) if in_place else None
+            pieces = rows_of_file.read(ranges, into)
             for i, piece in zip(range(group.start, group.stop), pieces, strict=True):
                 end = int(ends[i])
-                self._place(runs[i], piece, kept[i], columns[at:end], values[at:end])
+                out = None if in_place else (columns[at:end], values[at:end])
+                self._place(runs[i], piece, kept[i], out)
                 at = end
         if crow[-1] < 2**31:
             crow = crow.astype(np.int32)
@@ -191,15 +200,23 @@ class DiskStore(Store):
             return np.unique(cells)
         return np.arange(run.first, run.last)
 
+    def _as_stored(self, runs: list[_Run], kept: list[np.ndarray]) -> bool:
+        """Whether rows of one file are wanted as they are: all of them, canonical, every gene."""
+        number = runs[0].file
+        file = self.files[number]
+        plain = file.clean and self.gene_maps[number] is None and file.rows.kept_as_used
+        return plain and all(
+            len(cells) == run.last - run.first for cells, run in zip(kept, runs, strict=True)
+        )
+
     def _place(
         self,
         run: _Run,
         piece: Piece,
         kept: np.ndarray,
-        columns_out: np.ndarray,
-        values_out: np.ndarray,
+        out: tuple[np.ndarray, np.ndarray] | None,
     ) -> None:
-        """Put what was read of a run into memory lent for the cells that are kept."""
+        """Check what was read of a run; put it into `out` unless it is where it belongs."""
         file = self.files[run.file]
         first, last = run.first, run.last
         lengths, columns, values = canonical(file, self.gene_maps[run.file], piece)
@@ -209,13 +226,15 @@ class DiskStore(Store):
                 f"{file.rows.where} is not what it was when it was opened: row {row} has another "
                 "number of counts; start again, and leave the file alone until the end"
             )
+        if out is None:
+            return
         if len(kept) < last - first:
             wanted = np.zeros(last - first, dtype=bool)
             wanted[kept - first] = True
             entries = np.repeat(wanted, lengths)
             columns, values = columns[entries], values[entries]
-        columns_out[:] = columns
-        values_out[:] = values
+        out[0][:] = columns
+        out[1][:] = as_float32(values)
 
 
 def canonical(file: CountFile, gene_map: np.ndarray | None, piece: Piece) -> Piece:

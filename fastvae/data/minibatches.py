@@ -9,8 +9,8 @@ import torch
 
 from ..errors import InputError
 from .order import BlockOrder, Order, WholeOrder, shuffled
-from .parts import Minibatch, Part
-from .prefetch import ahead
+from .parts import Minibatch, Part, SpareMemory
+from .prefetch import Ahead
 from .store import Store
 
 
@@ -101,12 +101,17 @@ class Minibatches:
         self.drop_last = drop_last
         self.epoch = 0
         self._position = self._resume_at = 0
+        self._counting = False  # whether each iteration is of another epoch
+        self._known: tuple[int, Order] | None = None
+        self._memory = SpareMemory()
+        self._parts = Ahead[tuple[int, int], Part](store.workers)
         self._blocks = store.block_edges if shuffle else None
         if self._blocks is not None:
             self.cells = np.sort(self.cells)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration."""
+        self._counting = True
         if epoch != self.epoch:
             self._resume_at = 0
         self.epoch = epoch
@@ -139,31 +144,47 @@ class Minibatches:
         edges = [*starts, self._n_used()]
         at = self._position = self._resume_at
         self._resume_at = 0
-        # Parts are whole numbers of minibatches, so that none needs counts of two parts.
-        step = max(1, self.store.pool_cells // self.batch_size)
-        order = self._order()
-
-        def load(number: int) -> tuple[int, Part]:
-            first, last = number * step, min((number + 1) * step, len(starts))
-            start, stop = edges[first] + self._first, edges[last] + self._first
-            cells = order.at(start, stop)
-            if self._blocks is not None:
-                cells = shuffled(cells, self.seed, self.epoch, number)
-            return first, self.store.part(cells, self.device)
-
-        numbers = range(at // step, -(-len(starts) // step))
-        parts = ahead(load, numbers, self.store.workers)
+        step, epoch = self._step(), self.epoch
+        ended = False
         try:
-            for first, part in parts:
+            for number in range(at // step, -(-len(starts) // step)):
+                part = self._parts.take((epoch, number), self._load, self._following)
+                first = number * step
                 begin = edges[first]
                 for i in range(max(at, first), min(first + step, len(starts))):
                     minibatch = part.minibatch(edges[i] - begin, edges[i + 1] - begin)
                     self._position = i + 1
                     yield minibatch
+                part.done()
                 del part  # its memory is free before the next is taken
+            ended = True
         finally:
-            parts.close()
+            if not ended:
+                self._parts.drop()
         self._position = 0
+
+    def _step(self) -> int:
+        """Minibatches per part: whole ones, so that none needs counts of two parts."""
+        return max(1, self.store.pool_cells // self.batch_size)
+
+    def _load(self, key: tuple[int, int]) -> Part:
+        """Make ready a part of an epoch."""
+        epoch, number = key
+        starts, step = self._starts(), self._step()
+        edges = [*starts, self._n_used()]
+        start = edges[number * step] + self._first
+        stop = edges[min((number + 1) * step, len(starts))] + self._first
+        cells = self._order(epoch).at(start, stop)
+        if self._blocks is not None:
+            cells = shuffled(cells, self.seed, epoch, number)
+        return self.store.part(cells, self.device, self._memory)
+
+    def _following(self, key: tuple[int, int]) -> tuple[int, int] | None:
+        """Return the part after one: in training the first of the next epoch after the last."""
+        epoch, number = key
+        if (number + 1) * self._step() < len(self):
+            return epoch, number + 1
+        return (epoch + self._counting, 0) if self.shuffle else None
 
     def sizes(self) -> list[int]:
         """Return the number of cells of each minibatch of an epoch."""
@@ -172,16 +193,22 @@ class Minibatches:
     def order(self) -> np.ndarray:
         """Return this process's cells of the epoch in order, where any row is as quick."""
         assert self._blocks is None
-        return self._order().at(self._first, self._first + self._n_used())
+        return self._order(self.epoch).at(self._first, self._first + self._n_used())
 
     def gather(self, cells: np.ndarray) -> Minibatch:
         """Make the minibatch of the given rows."""
         return self.store.part(cells, self.device).minibatch(0, len(cells))
 
-    def _order(self) -> Order:
+    def _order(self, epoch: int) -> Order:
+        known = self._known
+        if known is not None and known[0] == epoch:
+            return known[1]
         if self._blocks is not None:
-            return BlockOrder(self.cells, self._blocks, self.seed, self.epoch)
-        return WholeOrder(self.cells, self.shuffle, self.seed, self.epoch)
+            order: Order = BlockOrder(self.cells, self._blocks, self.seed, epoch)
+        else:
+            order = WholeOrder(self.cells, self.shuffle, self.seed, epoch)
+        self._known = epoch, order
+        return order
 
     def _starts(self) -> list[int]:
         n_used = self._n_used()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 
 from ._csr import csr_tensor, on_device
+
+_MARGIN = 32  # parts differ in length by less than their 32nd part, mostly
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -46,6 +49,36 @@ class Part(Protocol):
     def minibatch(self, start: int, stop: int) -> Minibatch:
         """Return the minibatch of the cells at positions `start` to `stop` of the sequence."""
 
+    def done(self) -> None:
+        """Give its memory back; no minibatch is cut from it any more."""
+
+
+class SpareMemory:
+    """Arrays of parts that are done with, for those that are read next.
+
+    Fresh memory of this size comes from the system page by page, which can take longer than
+    reading what goes into it.
+    """
+
+    def __init__(self) -> None:
+        self._free: deque[tuple[np.ndarray, np.ndarray]] = deque()
+
+    def take(self, entries: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return int32 and float32 arrays of that many entries, with anything in them."""
+        try:
+            columns, values = self._free.popleft()
+        except IndexError:
+            columns = values = np.empty(0)
+        if len(columns) < entries:
+            size = entries + entries // _MARGIN
+            columns, values = np.empty(size, dtype=np.int32), np.empty(size, dtype=np.float32)
+        return columns[:entries], values[:entries]
+
+    def give_back(self, columns: np.ndarray, values: np.ndarray) -> None:
+        """Take back what `take` returned; anything else is left alone."""
+        if columns.base is not None and values.base is not None and columns.dtype == np.int32:
+            self._free.append((columns.base, values.base))
+
 
 class HostPart:
     """Cells whose counts are rows of a CSR matrix in memory.
@@ -62,6 +95,8 @@ class HostPart:
         (M,) row of `counts` for each of `cells`.
     device
         Where the tensors go; to a GPU through pinned memory, without waiting.
+    memory
+        Where the arrays of `counts` go when all minibatches have been cut.
     """
 
     def __init__(
@@ -71,12 +106,14 @@ class HostPart:
         counts: sp.csr_matrix,
         rows: np.ndarray,
         device: torch.device,
+        memory: SpareMemory | None = None,
     ) -> None:
         self.store = store
         self.cells = cells
         self.counts = counts
         self.rows = rows
         self.device = device
+        self.memory = memory
 
     def minibatch(self, start: int, stop: int) -> Minibatch:
         """Gather the rows; see `Part`."""
@@ -96,6 +133,12 @@ class HostPart:
             local_l_var=column(store.log_library_var[batches]),
             cells=cells,
         )
+
+    def done(self) -> None:
+        """See `Part`."""
+        if self.memory is not None:
+            self.memory.give_back(self.counts.indices, self.counts.data)
+            self.memory = None
 
 
 def gather_rows(

@@ -3,44 +3,60 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, TypeVar
 
-T = TypeVar("T")
+K = TypeVar("K")
 R = TypeVar("R")
 
 
-def ahead(work: Callable[[T], R], items: Iterable[T], workers: int) -> Generator[R, None, None]:
-    """Yield ``work(item)`` for each item, in order, up to `workers` of them begun in advance.
+class Ahead(Generic[K, R]):
+    """Results of ``work(key)``, those of the keys that follow begun before they are asked for.
+
+    A result is not kept here once it has been handed over. What `work` raises is raised where its
+    result is taken, or not at all if nobody takes it.
 
     Parameters
     ----------
-    work
-        Called in a background thread; what it raises is raised where its result is due.
-    items
-        Taken from one at a time.
     workers
-        Threads; 0 does the work when its result is asked for.
-
-    Yields
-    ------
-    R
-        A result is not kept here once it has been handed over.
+        Threads; 0 does the work when its result is taken.
     """
-    if workers == 0:
-        yield from map(work, items)
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="fastvae-data")
-    begun: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            begun.append(pool.submit(work, item))
-            if len(begun) > workers:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
-    finally:
-        for future in begun:
-            future.cancel()
-        pool.shutdown(wait=True, cancel_futures=True)
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._begun: deque[tuple[K, Future[R]]] = deque()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def take(self, key: K, work: Callable[[K], R], follow: Callable[[K], K | None]) -> R:
+        """Return ``work(key)``, and begin with what follows it.
+
+        Parameters
+        ----------
+        key
+            What is wanted now.
+        work
+            Called in a background thread.
+        follow
+            The key that will be taken after a given one, or None; a wrong guess only costs time.
+        """
+        if self._workers == 0:
+            return work(key)
+        if self._begun and self._begun[0][0] != key:
+            self.drop()
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="fastvae-data")
+        if not self._begun:
+            self._begun.append((key, self._pool.submit(work, key)))
+        following = follow(self._begun[-1][0])
+        while following is not None and len(self._begun) <= self._workers:
+            self._begun.append((following, self._pool.submit(work, following)))
+            following = follow(following)
+        return self._begun.popleft()[1].result()
+
+    def drop(self) -> None:
+        """Forget what was begun, and wait until no thread is at work."""
+        self._begun.clear()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None

@@ -30,8 +30,16 @@ class Rows(Protocol):
     def bytes_before(self, row: int | np.ndarray) -> Any:
         """Return about how much memory reading the first `row` rows takes."""
 
-    def read(self, ranges: Sequence[tuple[int, int]]) -> list[Piece]:
-        """Return what is in each range of rows."""
+    @property
+    def kept_as_used(self) -> bool:
+        """Whether columns are stored as int32 and values as float32, so that `into` can be used."""
+
+    def read(
+        self,
+        ranges: Sequence[tuple[int, int]],
+        into: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> list[Piece]:
+        """Return what is in each range of rows, in the memory of `into` if that is given."""
 
 
 class CompressedRows:
@@ -70,10 +78,19 @@ class CompressedRows:
         """See `Rows`."""
         return self._indptr[row] * _ENTRY_BYTES
 
-    def read(self, ranges: Sequence[tuple[int, int]]) -> list[Piece]:
+    @property
+    def kept_as_used(self) -> bool:
+        """See `Rows`."""
+        return self._indices.dtype == np.int32 and self._data.dtype == np.float32
+
+    def read(
+        self,
+        ranges: Sequence[tuple[int, int]],
+        into: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> list[Piece]:
         """See `Rows`."""
         spans = [(int(self._indptr[first]), int(self._indptr[last])) for first, last in ranges]
-        all_columns, all_values = read_spans([self._indices, self._data], spans)
+        all_columns, all_values = read_spans([self._indices, self._data], spans, into)
         pieces = []
         for i, (first, last) in enumerate(ranges):
             columns = all_columns[i]
@@ -110,7 +127,16 @@ class DenseRows:
         """See `Rows`."""
         return row * self._row_bytes
 
-    def read(self, ranges: Sequence[tuple[int, int]]) -> list[Piece]:
+    @property
+    def kept_as_used(self) -> bool:
+        """See `Rows`."""
+        return False
+
+    def read(
+        self,
+        ranges: Sequence[tuple[int, int]],
+        into: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> list[Piece]:
         """See `Rows`."""
         return [self._read(first, last) for first, last in ranges]
 
@@ -138,7 +164,16 @@ class MemoryRows:
         """See `Rows`."""
         return self._counts.indptr[row].astype(np.int64) * _ENTRY_BYTES
 
-    def read(self, ranges: Sequence[tuple[int, int]]) -> list[Piece]:
+    @property
+    def kept_as_used(self) -> bool:
+        """See `Rows`."""
+        return False
+
+    def read(
+        self,
+        ranges: Sequence[tuple[int, int]],
+        into: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> list[Piece]:
         """See `Rows`."""
         return [self._read(first, last) for first, last in ranges]
 

@@ -12,13 +12,12 @@ import torch
 
 from ..errors import InputError
 from ._matrix import to_csr
-from ._names import a_few
 from .categories import encode
-from .parts import HostPart, Part, gather_rows
+from .genes import STRICT, MayLack, select_genes
+from .parts import HostPart, Part, SpareMemory, gather_rows
 from .validate import Origin, canonicalise, check_axes, check_counts
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
 
 # The local encoder cannot express less (its variance head adds this much), and a batch whose
@@ -111,8 +110,13 @@ class Store:
         """Return the number of nonzero counts of each cell, (N,)."""
         raise NotImplementedError
 
-    def part(self, cells: np.ndarray, device: torch.device) -> Part:
-        """Make ready to cut minibatches from a sequence of cells, on `device`."""
+    def part(
+        self, cells: np.ndarray, device: torch.device, memory: SpareMemory | None = None
+    ) -> Part:
+        """Make ready to cut minibatches from a sequence of cells, on `device`.
+
+        Counts that have to be read go to `memory`, where that is given.
+        """
         raise NotImplementedError
 
     def rows(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -159,6 +163,7 @@ class CountStore(Store):
         batch_categories: Sequence[str] | None = None,
         label_categories: Sequence[str] | None = None,
         gene_names: Sequence[str] | None = None,
+        may_lack: MayLack = STRICT,
     ) -> CountStore:
         """Build the store from what `read` returns.
 
@@ -172,6 +177,8 @@ class CountStore(Store):
         batch_categories, label_categories, gene_names
             Those of a saved model: codes and the order of genes follow it, other genes are
             left out.
+        may_lack
+            Which of `gene_names` may be missing; they get zero counts.
 
         Returns
         -------
@@ -197,7 +204,7 @@ class CountStore(Store):
         check_counts(counts, origin, warn=False)
         genes = np.asarray(adata.var_names, dtype=object)
         if gene_names is not None:
-            counts = _select_genes(counts, genes, gene_names, adata.var)
+            counts = select_genes(counts, genes, gene_names, adata.var, may_lack)
             genes = np.asarray(gene_names, dtype=object)
         mean, variance = log_library_statistics(counts, batch_codes, max(len(batches), 1))
         return cls(
@@ -221,7 +228,9 @@ class CountStore(Store):
         """Return the number of nonzero counts of each cell, (N,)."""
         return np.diff(self.counts.indptr)
 
-    def part(self, cells: np.ndarray, device: torch.device) -> Part:
+    def part(
+        self, cells: np.ndarray, device: torch.device, memory: SpareMemory | None = None
+    ) -> Part:
         """See `Store`."""
         return HostPart(self, cells, self.counts, cells, device)
 
@@ -264,32 +273,3 @@ def _is_canonical(matrix: Any) -> bool:
         and matrix.has_canonical_format
         and np.all(matrix.data)
     )
-
-
-def _select_genes(
-    counts: sp.csr_matrix, genes: np.ndarray, wanted: Sequence[str], var: pd.DataFrame
-) -> sp.csr_matrix:
-    if len(genes) == len(wanted) and all(a == b for a, b in zip(genes, wanted, strict=True)):
-        return counts
-    position = {name: column for column, name in enumerate(genes)}
-    missing = [name for name in wanted if name not in position]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of the model's {len(wanted)} genes are not in the data: "
-            f"{a_few(missing)}{_other_names(missing, var)}"
-        )
-    selected = counts[:, np.array([position[name] for name in wanted])]
-    selected.sort_indices()
-    return selected
-
-
-def _other_names(missing: Sequence[str], var: pd.DataFrame) -> str:
-    """Hint at a column of var that holds the names the model was trained with."""
-    wanted = set(missing)
-    for column in var.columns:
-        if len(wanted.intersection(var[column].astype(str))) > len(wanted) / 2:
-            return (
-                f"; var[{column!r}] has them: set adata.var_names = adata.var[{column!r}] "
-                "and try again"
-            )
-    return "; use the data it was trained on, or data aligned to the same annotation"

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 // Raised with every change of a struct or function here; cpu.py compares.
-constexpr int32_t FASTVAE_ABI = 1;
+constexpr int32_t FASTVAE_ABI = 2;
 
 #if defined(__GNUC__)
 #pragma GCC visibility push(default)
@@ -92,7 +92,7 @@ void fastvae_sample_and_kl(const FastvaeLatent* call);
 void fastvae_sample_and_kl_backward(const FastvaeLatent* call);
 void fastvae_row_sums(const FastvaeCounts* x, int64_t n, float* out);
 void fastvae_gather(const FastvaeCounts* from, const int64_t* rows, int64_t n,
-                    const int32_t* crow, int32_t* col, float* values);
+                    const int32_t* crow, int32_t* col, float* values, int32_t threads);
 void fastvae_linear(const FastvaeLinear* call);
 void fastvae_linear_weight_grad(const FastvaeLinear* call);
 

@@ -74,26 +74,6 @@ const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
 const Kernels& kernels() { return *chosen.load(std::memory_order_relaxed); }
 
-template <class Index>
-int32_t check(const FastvaeCounts& x, int64_t n, int64_t g, int64_t stored) {
-    const Index* crow = static_cast<const Index*>(x.crow);
-    const Index* col = static_cast<const Index*>(x.col);
-    if (crow[0] != 0 || crow[n] != stored) return 1;
-    for (int64_t i = 0; i < n; ++i)
-        if (crow[i + 1] < crow[i] || crow[i + 1] > stored) return 1;
-    for (int64_t row = 0; row < n; ++row) {
-        int64_t before = -1;
-        bool increase = true;
-        for (int64_t i = crow[row]; i < crow[row + 1]; ++i) {
-            if (col[i] < 0 || col[i] >= g) return 2;
-            increase &= col[i] > before;
-            before = col[i];
-        }
-        if (!increase) return 3;
-    }
-    return 0;
-}
-
 struct Memory {
     void* at = nullptr;
     int64_t bytes = 0;
@@ -167,12 +147,6 @@ int32_t fastvae_use_isa(const char* name) {
     return 0;
 }
 
-// 0, or what is wrong: 1 row pointers, 2 a column outside, 3 columns that do not increase.
-int32_t fastvae_check_csr(const FastvaeCounts* x, int64_t n, int64_t g, int64_t stored) {
-    return x->wide_indices ? fastvae::check<int64_t>(*x, n, g, stored)
-                           : fastvae::check<int32_t>(*x, n, g, stored);
-}
-
 void fastvae_nll(const FastvaeNll* call) { fastvae::kernels().nll(*call); }
 
 int32_t fastvae_all_equal(const float* values, int64_t n, float value) {
@@ -185,37 +159,6 @@ void fastvae_sample_and_kl(const FastvaeLatent* call) { fastvae::kernels().sampl
 
 void fastvae_sample_and_kl_backward(const FastvaeLatent* call) {
     fastvae::kernels().sample_and_kl_backward(*call);
-}
-
-// Sum of each CSR row, in double.
-void fastvae_row_sums(const FastvaeCounts* x, int64_t n, float* out) {
-    for (int64_t row = 0; row < n; ++row) {
-        double total = 0.0;
-        const int64_t begin = fastvae::row_start(*x, row), end = fastvae::row_start(*x, row + 1);
-        for (int64_t i = begin; i < end; ++i) total += x->values[i];
-        out[row] = static_cast<float>(total);
-    }
-}
-
-// Copies CSR rows to where crow (n + 1) says; the caller has checked the row numbers.
-void fastvae_gather(const FastvaeCounts* from, const int64_t* rows, int64_t n,
-                    const int32_t* crow, int32_t* col, float* values) {
-    constexpr int64_t AHEAD = 4;  // rows lie anywhere in memory: their beginnings are asked for early
-    for (int64_t i = 0; i < n; ++i) {
-        if (i + AHEAD < n) {
-            const int64_t next = fastvae::row_start(*from, rows[i + AHEAD]);
-            const int64_t bytes = from->wide_indices ? 8 : 4;
-            __builtin_prefetch(static_cast<const char*>(from->col) + next * bytes);
-            __builtin_prefetch(from->values + next);
-        }
-        const int64_t begin = fastvae::row_start(*from, rows[i]), stored = crow[i + 1] - crow[i];
-        if (from->wide_indices)
-            for (int64_t j = 0; j < stored; ++j)
-                col[crow[i] + j] = static_cast<int32_t>(fastvae::column(*from, begin + j));
-        else
-            std::memcpy(col + crow[i], static_cast<const int32_t*>(from->col) + begin, 4 * stored);
-        std::memcpy(values + crow[i], from->values + begin, 4 * stored);
-    }
 }
 
 void fastvae_linear(const FastvaeLinear* call) { fastvae::kernels().linear(*call); }
