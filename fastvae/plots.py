@@ -1,4 +1,4 @@
-"""Pictures of a training run: loss curves and the latent space.
+"""Pictures of a run: loss curves, the latent space, differential expression.
 
 Figures are drawn without pyplot, so no window opens, no backend is switched and nothing is left
 open in the caller's session.
@@ -19,10 +19,18 @@ from ._plots.projection import project
 from .errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["history_figure", "latent_figure", "plot_history", "plot_latent"]
+__all__ = [
+    "history_figure",
+    "latent_figure",
+    "plot_history",
+    "plot_latent",
+    "plot_volcano",
+    "volcano_figure",
+]
 
 TRAIN, VALIDATION = "#0072B2", "#D55E00"
 QUANTITIES = {
@@ -164,6 +172,40 @@ def latent_figure(
     from ._plots.panels import latent_panels
 
     return latent_panels(coordinates, axis_names, categories or {}, markers or {}, seed)
+
+
+def plot_volcano(
+    result: pd.DataFrame, path: str | os.PathLike[str], *, names: int = 8, dpi: int = 150
+) -> None:
+    """Draw differential expression to a file, one panel for each of the first 12 comparisons.
+
+    Parameters
+    ----------
+    result
+        What `Model.differential_expression` returned. Of "change" mode, the median log-fold
+        change is drawn against -log10 of the probability of no change (down to 1e-4), and the
+        marked genes are coloured; of "vanilla" mode, the ratio of the mean frequencies against
+        the Bayes factor.
+    path
+        Picture to write, replaced if it exists; the suffix gives the format (.png, .pdf, .svg).
+    names
+        Genes to name in each panel, those that stand out most.
+    dpi
+        Dots per inch of a raster picture.
+
+    Raises
+    ------
+    InputError
+        If columns are missing, or the format is unknown.
+    """
+    _save(volcano_figure(result, names=names), path, dpi)
+
+
+def volcano_figure(result: pd.DataFrame, *, names: int = 8) -> Figure:
+    """Return the figure that `plot_volcano` writes."""
+    from ._plots.volcano import volcano_panels
+
+    return volcano_panels(result, names)
 
 
 def _columns(history: History) -> dict[str, np.ndarray]:

@@ -176,6 +176,8 @@ class Differential(State):
         n_permuted = whole_number("m_permutation", m_permutation, minimum=1)
         fewest = whole_number("min_cells", min_cells, minimum=1)
         target = real_number("fdr_target", fdr_target)
+        if target >= 1:
+            raise InputError(f"fdr_target is a share of false discoveries below 1, not {target:g}")
         if mode not in ("change", "vanilla"):
             raise InputError(f"mode must be 'change' or 'vanilla', not {mode!r}")
         codes1, codes2 = self._batches_told(batch_correction, batchid1, batchid2)

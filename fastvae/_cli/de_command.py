@@ -1,0 +1,76 @@
+"""``fastvae de``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._files import atomic_path, check_new_file
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHOWN_GENES = 5
+SHOWN_COMPARISONS = 20
+
+
+def check_outputs(output: Path, *, overwrite: bool) -> tuple[Path, Path]:
+    """Return the table and the picture beside it, before any work is done.
+
+    Raises
+    ------
+    InputError
+        One of them is there already, cannot be written, or the table is not named .csv.
+    """
+    if output.suffix != ".csv":
+        raise InputError(f"{output}: the table is written as CSV; name it .csv")
+    return (
+        check_new_file(output, overwrite=overwrite),
+        check_new_file(output.with_suffix(".png"), overwrite=overwrite),
+    )
+
+
+def run_de(
+    run: Path,
+    data: list[Path],
+    output: Path,
+    *,
+    overwrite: bool,
+    device: str,
+    residence: str,
+    memory_limit: str | None,
+    **question: Any,
+) -> str:
+    """Test, write the table and the picture, and return what to tell the user.
+
+    Raises
+    ------
+    InputError
+        As `Model.load` and `Model.differential_expression`.
+    """
+    from ..model import Model
+    from ..plots import plot_volcano
+
+    table, picture = check_outputs(output, overwrite=overwrite)
+    model = Model.load(run, data, device=device, residence=residence, memory_limit=memory_limit)
+    result = model.differential_expression(**question)
+    with atomic_path(table) as temporary:
+        result.to_csv(temporary, index_label="gene")
+    plot_volcano(result, picture)
+    return "\n".join([*_summary(result), "written:", f"  {table}", f"  {picture}"])
+
+
+def _summary(result: pd.DataFrame) -> list[str]:
+    """Return a line for each comparison: how many genes are marked, and the first."""
+    marks = [name for name in result.columns if name.startswith("is_de_fdr_")]
+    lines = []
+    for name in dict.fromkeys(result["comparison"]):
+        part = result[result["comparison"] == name]
+        first = ", ".join(map(str, part.index[:SHOWN_GENES]))
+        if marks:
+            lines.append(f"{name}: {int(part[marks[0]].sum()):,} of {len(part):,} genes; {first}")
+        else:
+            lines.append(f"{name}: {first}")
+    more = len(lines) - SHOWN_COMPARISONS
+    return [*lines[:SHOWN_COMPARISONS], f"and {more} more comparisons"] if more > 0 else lines
