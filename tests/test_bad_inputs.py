@@ -32,6 +32,7 @@ import torch
 from count_data import TENX, annotated, dense_counts
 
 from fastvae import Model
+from fastvae._cli.de_command import check_outputs
 from fastvae.data import _memory
 from fastvae.errors import InputError
 
@@ -46,6 +47,7 @@ FOREIGN = [
     (r"config\.json is damaged \(", r"\); restore"),
     (r"not a safetensors file: ", r"$"),
     (r"does not fit config\.json: ", r" Restore"),
+    (r"cannot be evaluated on obs \(", r"\); there"),
 ]
 
 
@@ -216,6 +218,24 @@ def expression_without_memory(folder: Path) -> None:
         made.get_normalized_expression(n_samples=100, return_mean=False)
 
 
+def compared(groupby: str | None, **options: Any) -> Any:
+    adata = annotated()
+    adata = anndata.concat([adata] * 13, index_unique="-")
+    adata.obs["cell_type"] = ["rare", *"AB" * (adata.n_obs // 2 - 1), "A"]
+    adata.obs["one"] = "A"
+    adata.obs["depth"] = np.arange(adata.n_obs) / 7
+    return trained().differential_expression(adata, groupby, **options)
+
+
+def de_of_kind(folder: Path, name: str) -> None:
+    check_outputs(folder / name, overwrite=False)
+
+
+def de_over_a_table(folder: Path) -> None:
+    (folder / "markers.png").write_bytes(b"")
+    de_of_kind(folder, "markers.csv")
+
+
 def on_cuda(**_: Any) -> None:
     with mock.patch.object(torch.cuda, "is_available", return_value=False):
         fit(device="cuda")
@@ -288,6 +308,20 @@ CASES = [
         lambda d: trained().get_normalized_expression(transform_batch="b7"),
     ),
     Case("expression larger than the memory", expression_without_memory),
+    # differential expression
+    Case("groups of a column that is not there", lambda d: compared("celltype")),
+    Case("a group that is not there", lambda d: compared("cell_type", group1="T")),
+    Case("a column with one group", lambda d: compared("one")),
+    Case("a column of numbers, not groups", lambda d: compared("depth")),
+    Case("a group with too few cells", lambda d: compared("cell_type", group2="rare")),
+    Case("a group against itself", lambda d: compared("cell_type", group1="A", group2="A")),
+    Case("nothing to compare", lambda d: compared(None)),
+    Case("cells in both groups", lambda d: compared(None, idx1=[0, 1, 2], idx2=[2, 3])),
+    Case("a condition on no column", lambda d: compared(None, idx1="celltype == 'A'")),
+    Case("a false discovery rate of 5", lambda d: compared("cell_type", fdr_target=5)),
+    Case("batches to decode as, uncorrected", lambda d: compared("cell_type", batchid1="b0")),
+    Case("a table over one that is there", de_over_a_table),
+    Case("a table of an unknown kind", lambda d: de_of_kind(d, "markers.tsv")),
     # saving and loading
     Case("saving over something", save_over),
     Case("saving to a file's name", save_to_a_file),

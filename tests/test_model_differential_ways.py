@@ -219,7 +219,7 @@ def test_batches_in_common(model: Model) -> None:
         ),
         ({"idx1": [0, 1], "group1": "type_0"}, r"give groups .* or cells .*, not both"),
         ({"idx2": [0, 1]}, "idx2 is given without idx1"),
-        ({"idx1": [0, 1, 2], "idx2": [2, 3]}, "have 1 cells in common"),
+        ({"idx1": [0, 1, 2], "idx2": [2, 3]}, "have 1 cell in common"),
         ({"idx1": [0, 600]}, "idx1 has rows outside 0 to 599"),
         ({"idx1": [0.5, 1.5]}, "idx1 must be row numbers, a boolean mask or a condition"),
         ({"idx1": np.ones(5, bool)}, "idx1 is a mask of 5 values for 600 cells"),

@@ -71,7 +71,8 @@ def by_rows(idx1: Any, idx2: Any, obs: pd.DataFrame, min_cells: int) -> Comparis
     both = int(np.count_nonzero(first & second))
     if both:
         raise InputError(
-            f"idx1 and idx2 have {both:,} cells in common; a cell can be in one of them only"
+            f"idx1 and idx2 have {both:,} cell{'' if both == 1 else 's'} in common; a cell can "
+            "be in one of them only"
         )
     for name, mask in (("idx1", first), ("idx2 (all other cells)", second)):
         name = "idx2" if idx2 is not None and name != "idx1" else name
