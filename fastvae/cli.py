@@ -6,15 +6,13 @@ Nothing heavy is imported before a command runs, so that ``--help`` is quick.
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from . import __version__
+from ._cli.de_command import de
 from ._cli.options import (
     BatchKey,
     BatchKeyOf,
@@ -45,7 +43,7 @@ from ._cli.options import (
     UseRaw,
     WeightDecay,
 )
-from .errors import InputError
+from ._cli.user_errors import user_errors
 
 app = typer.Typer(
     name="fastvae",
@@ -64,22 +62,6 @@ def main() -> None:
     # several times slower as soon as another process wants the same cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     app(prog_name="fastvae")
-
-
-@contextmanager
-def _user_errors() -> Iterator[None]:
-    """Say what the user can mend in one line and exit with 2; a defect keeps its traceback."""
-
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        typer.echo(f"warning: {message}", err=True)
-
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = show
-            yield
-    except (InputError, OSError) as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(2) from error
 
 
 def _print_version(wanted: bool) -> None:
@@ -161,7 +143,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train on DATA and write model, history, loss curve and latent space to a folder."""
-    with _user_errors():
+    with user_errors():
         from ._cli.inputs import assignments, gene_list
         from ._cli.run_folder import CHECKPOINTS, fit_and_write, print_run, run_folder
         from .model import Model
@@ -237,7 +219,7 @@ def embed(
     overwrite: Overwrite = False,
 ) -> None:
     """Put the cells of DATA into the latent space of a trained model."""
-    with _user_errors():
+    with user_errors():
         from ._model.latent_file import KEY
         from .model import Model
 
@@ -246,62 +228,7 @@ def embed(
         typer.echo(f'{output}: {latent.shape[0]:,} cells, obsm["{KEY}"] {latent.shape}')
 
 
-@app.command(epilog="Example:  fastvae de run atlas.h5ad --groupby cell_type -o markers.csv")
-def de(
-    run: Annotated[Path, typer.Argument(help="Folder that fastvae train wrote.")],
-    data: Annotated[
-        list[Path], typer.Argument(help="Cells with the genes the model was trained on.")
-    ],
-    groupby: Annotated[str, typer.Option(help="Column of obs that names the groups.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The .csv to write, and a .png beside it.")
-    ],
-    group1: Annotated[
-        list[str] | None, typer.Option(help="Group to test; several times for several.  [all]")
-    ] = None,
-    group2: Annotated[
-        str | None, typer.Option(help="Group to test against.  [all other cells]")
-    ] = None,
-    mode: Annotated[str, typer.Option(help="change (log-fold changes) or vanilla.")] = "change",
-    delta: Annotated[float, typer.Option(help="Log2-fold change that counts.")] = 0.25,
-    fdr: Annotated[float, typer.Option(help="False discovery rate that genes are marked at.")] = (
-        0.05
-    ),
-    batch_correction: Annotated[
-        bool, typer.Option("--batch-correction", help="Compare cells as if of the same batches.")
-    ] = False,
-    n_samples: Annotated[int, typer.Option(help="Posterior draws per group.")] = 5000,
-    min_cells: Annotated[int, typer.Option(help="Fewest cells in a group.")] = 2,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
-    device: Device = "auto",
-    residence: Residence = "auto",
-    memory_limit: MemoryLimit = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Find the genes that tell groups of cells apart."""
-    with _user_errors():
-        from ._cli.de_command import run_de
-
-        text = run_de(
-            run,
-            data,
-            output,
-            overwrite=overwrite,
-            device=device,
-            residence=residence,
-            memory_limit=memory_limit,
-            groupby=groupby,
-            group1=group1 or None,
-            group2=group2,
-            mode=mode,
-            delta=delta,
-            fdr_target=fdr,
-            batch_correction=batch_correction,
-            n_samples_overall=n_samples,
-            min_cells=min_cells,
-            seed=seed,
-        )
-        typer.echo(text)
+app.command(epilog="Example:  fastvae de run atlas.h5ad --groupby cell_type -o markers.csv")(de)
 
 
 @app.command(epilog="Example:  fastvae convert a.h5ad b.h5ad -o atlas.zarr")
@@ -321,7 +248,7 @@ def convert(
     quiet: Quiet = False,
 ) -> None:
     """Write DATA as one shuffled AnnData zarr that streams fast; run it again to resume."""
-    with _user_errors():
+    with user_errors():
         from ._cli.convert_command import run_convert
         from ._cli.inputs import gene_list
         from .data.joint import Wanted
@@ -345,7 +272,7 @@ def info(
     path: Annotated[Path, typer.Argument(help="Data, or a folder that fastvae train wrote.")],
 ) -> None:
     """Say what is in a data set or a trained model."""
-    with _user_errors():
+    with user_errors():
         from ._cli.report import describe
 
         typer.echo(describe(path))
@@ -361,7 +288,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Train on the blood cells that come with fastvae, and draw what was learned."""
-    with _user_errors():
+    with user_errors():
         from ._cli.demo import DEMO_FIT, demo_data, draw_latent, mixing_lines
         from ._cli.run_folder import fit_and_write, print_run, run_folder
         from .model import Model

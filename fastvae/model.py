@@ -14,6 +14,8 @@ from ._files import check_writable_folder
 from ._model.answers import Answers
 from ._model.differential import Differential
 from ._model.fitting import Fitting
+from ._model.query import Querying
+from ._model.query_report import origin_lines
 from ._model.saved import HISTORY, fill_module, read_config, read_weights, write_saved
 from ._model.setup import Options, Setup, Slot
 from ._model.state import State
@@ -25,7 +27,7 @@ from .train.settings import whole_number
 from .train.step import seeded
 
 
-class Model(Fitting, Answers, Differential):
+class Model(Fitting, Answers, Differential, Querying):
     """scVI for a data set: train it, then ask for latent space and denoised expression.
 
     Parameters
@@ -229,5 +231,8 @@ class Model(Fitting, Answers, Differential):
             lines.append(f"  {len(setup.batch_categories)} batches in obs[{setup.batch_key!r}]")
         if setup.labels_key is not None:
             lines.append(f"  {len(setup.label_categories)} labels in obs[{setup.labels_key!r}]")
+        lines += [
+            f"  {line}" for line in origin_lines(self.origin, setup.may_lack, len(setup.gene_names))
+        ]
         lines.append(f"  {self._training_line()}")
         return "\n".join(lines)

@@ -138,6 +138,7 @@ def _describe_run(folder: Path) -> str:
         rows.append((name, shown if key is not None else "none"))
     rows.append(("counts from", str(setup.slot)))
     rows += [(name, str(value)) for name, value in vars(setup.options).items()]
+    rows += [(name, str(value)) for name, value in config.get("origin", {}).items()]
     if not training:
         return _table([*rows, ("training", "none yet")])
     for name, value in training.items():

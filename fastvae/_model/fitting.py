@@ -30,6 +30,7 @@ from ..train.schedules import resolved
 from ..train.settings import whole_number
 from ..train.step import seeded
 from .fingerprint import fingerprint
+from .query_freeze import held_still, what_is_frozen
 from .state import State
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ class Fitting(State):
             print(reason, file=sys.stderr, flush=True)
         if checkpoints:
             about = fingerprint(self._setup, store, settings, seed, group.size)
-            checkpoints.require_same(about)
+            checkpoints.require_same(about | what_is_frozen(self.origin))
         size = settings.cells_per_minibatch
         part: dict[str, Any] = {
             "batch_size": size,
@@ -208,16 +209,15 @@ class Fitting(State):
             "world_size": group.size,
         }
         batches = Minibatches(store, train_cells, shuffle=True, seed=seed, **part)
-        validation = None
-        if len(validation_cells):
-            validation = Minibatches(store, validation_cells, **part)
+        some = len(validation_cells) > 0
+        validation = Minibatches(store, validation_cells, **part) if some else None
         with seeded(torch.device("cpu"), seed):
             module = self.module.to(where)
         steps = found.state["first_step"] if found else self.training.get("steps", 0)
+        cells = {"n_train": len(train_cells), "n_validation": len(validation_cells)}
         summary = {
             "n_cells": store.n_cells,
-            "n_train": len(train_cells),
-            "n_validation": len(validation_cells),
+            **cells,
             "seed": seed,
             "device": str(where),
             "residence": store.residence,
@@ -225,20 +225,20 @@ class Fitting(State):
             "settings": settings.as_dict(),
         }
         try:
-            result = train_vae(
-                module,
-                batches,
-                validation,
-                settings,
-                self._history,
-                seed=seed,
-                n_train=len(train_cells),
-                n_validation=len(validation_cells),
-                completed_steps=steps,
-                progress=progress,
-                checkpoints=checkpoints,
-                callbacks=listeners,
-            )
+            with held_still(module, self.origin):
+                result = train_vae(
+                    module,
+                    batches,
+                    validation,
+                    settings,
+                    self._history,
+                    seed=seed,
+                    **cells,
+                    completed_steps=steps,
+                    progress=progress,
+                    checkpoints=checkpoints,
+                    callbacks=listeners,
+                )
         except NonFiniteError as error:
             self._summarise(summary, "non-finite", steps + error.steps, None)
             raise

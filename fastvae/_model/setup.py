@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.genes import MayLack
 from ..data.joint import Wanted
 from ..data.opening import Frames, Source, open_data
 from ..data.store import Store
@@ -92,6 +93,8 @@ class Setup:
     label_categories: tuple[str, ...]
     log_library_mean: tuple[float, ...]
     log_library_var: tuple[float, ...]
+    may_lack: tuple[str, ...] = ()
+    """Genes that data need not have: those that a query mapped onto a reference did not have."""
 
     @classmethod
     def of(
@@ -146,6 +149,7 @@ class Setup:
             batch_categories=self.batch_categories if self.batch_key is not None else None,
             label_categories=self.label_categories if labelled else None,
             gene_names=self.gene_names,
+            may_lack=MayLack(self.may_lack),
         )
         store, frames = open_data(data, wanted, source or Source())
         mean = np.asarray(self.log_library_mean, dtype=np.float32)

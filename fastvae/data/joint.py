@@ -17,6 +17,7 @@ from ._names import a_few
 from .categories import encode
 from .countfile import CountFile, open_count_file
 from .disk import DiskStore, as_float32
+from .genes import STRICT, MayLack, refusal
 from .store import library_statistics
 from .validate import CountCheck, canonicalise
 
@@ -43,6 +44,8 @@ class Wanted:
         Other names of the batch column: of the files with these names.
     batch_categories, label_categories, gene_names
         Those of a saved model, or None.
+    may_lack
+        Which of `gene_names` may be missing.
     """
 
     layer: str | None = None
@@ -54,6 +57,7 @@ class Wanted:
     batch_categories: Sequence[str] | None = None
     label_categories: Sequence[str] | None = None
     gene_names: Sequence[str] | None = None
+    may_lack: MayLack = STRICT
 
 
 def open_files(paths: Sequence[Path], wanted: Wanted, memory: int) -> list[CountFile]:
@@ -96,7 +100,7 @@ def stream(
         Genes or categories that do not fit, values that are not counts, a damaged file, or too
         little memory.
     """
-    genes, gene_maps = match_genes(files, wanted.gene_names)
+    genes, gene_maps = match_genes(files, wanted.gene_names, wanted.may_lack)
     batch_codes, batches = _categories(files, wanted, "batch")
     label_codes, labels = _categories(files, wanted, "label")
     lengths, totals = _check(files, gene_maps)
@@ -120,7 +124,7 @@ def stream(
 
 
 def match_genes(
-    files: Sequence[CountFile], wanted: Sequence[str] | None
+    files: Sequence[CountFile], wanted: Sequence[str] | None, may_lack: MayLack = STRICT
 ) -> tuple[np.ndarray, tuple[np.ndarray | None, ...]]:
     """Return the genes of the store, and for each file the column of each of its genes or -1.
 
@@ -153,9 +157,15 @@ def match_genes(
     maps: list[np.ndarray | None] = []
     for file in files:
         found = np.array([position.get(name, -1) for name in file.var_names], dtype=np.int32)
+        missing: list[str] = []
         if wanted is not None and np.count_nonzero(found >= 0) < len(names):
             there = set(file.var_names)
             missing = [name for name in names if name not in there]
+            if may_lack.too_few(missing, len(names)):
+                genes, var = file.var_names, file.var()
+                raise InputError(refusal(file.source, genes, missing, names, var, may_lack))
+            missing = [name for name in missing if name not in may_lack.genes]
+        if wanted is not None and missing:
             raise InputError(
                 f"{file.source} lacks {len(missing)} of the {len(names)} genes wanted: "
                 f"{a_few(missing)}; leave the file or the genes out"

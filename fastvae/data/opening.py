@@ -234,7 +234,7 @@ class FileFrames:
             for file in self.files[1:]:
                 frame = frame[frame.index.isin(file.var_names)]
             return frame
-        return frame.loc[list(names)]
+        return frame.loc[[name for name in names if name in frame.index]]
 
 
 def _paths(data: Any) -> list[Path] | None:
@@ -265,5 +265,6 @@ def _in_memory(data: Any, wanted: Wanted) -> tuple[Store, Frames]:
         batch_categories=wanted.batch_categories,
         label_categories=wanted.label_categories,
         gene_names=wanted.gene_names,
+        may_lack=wanted.may_lack,
     )
     return store, adata

@@ -1,0 +1,241 @@
+"""Mapping new data onto a trained model: `Model.load_query`, `Model.map_query`."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..data.genes import MayLack
+from ..data.joint import Wanted
+from ..data.opening import Source, open_data
+from ..data.store import Store
+from ..errors import InputError
+from ..train.settings import real_number
+from .query_freeze import check_mode
+from .query_report import MISSING_WARNING, genes_report, missing_text
+from .query_widen import extended_setup, widened
+from .setup import Setup, Slot
+from .state import State
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Querying(State):
+    """The part of `Model` that maps new data onto a reference."""
+
+    @classmethod
+    def load_query(
+        cls,
+        data: Any,
+        reference: Any,
+        *,
+        batch_key: str | None = None,
+        freeze: bool | str = True,
+        layer: str | None = None,
+        use_raw: bool = False,
+        genome: str | None = None,
+        min_genes: float = 0.1,
+        batch_key_of: Mapping[str, str] | None = None,
+        device: str | torch.device = "auto",
+        residence: str = "auto",
+        memory_limit: int | str | None = None,
+    ) -> Self:
+        """Make a model of `data` with the weights of a trained reference, wider by new batches.
+
+        Batches are matched by name. A new one gets columns of its own in the decoder (and in a
+        dispersion per batch), which begin as the mean of those of the reference, and a prior of
+        the library size from its cells. `fit` then trains what is not frozen; before that the
+        model answers as the reference would. The reference itself is not changed.
+
+        Parameters
+        ----------
+        data
+            The query, of any kind that `Model` takes. Genes are matched by name: those that the
+            reference does not have are left out, those that are missing count as zero.
+        reference
+            A trained model, or the folder that it was saved to.
+        batch_key
+            Column of obs with the batch; None is that of the reference.
+        freeze
+            What `fit` leaves bit-equal, batch normalisation included. True: everything but the
+            new columns; the encoder is never told the batch, so all latent positions are those of
+            the reference. "decoder": the encoders are trained too, so that the query moves to
+            where the reference's decoder explains it; embed the reference's cells with the
+            reference. "encoder": all of the decoder is trained, latent positions stay. False:
+            everything is trained.
+        layer, use_raw, genome
+            Where the counts are in `data`; where the reference had them if none is given.
+        min_genes
+            Refuse data with a smaller share of the reference's genes.
+        batch_key_of, residence, memory_limit
+            As in `Model`.
+        device
+            Where the network goes, as in `fit`.
+
+        Returns
+        -------
+        Model
+            Its ``origin`` says what was matched; it is saved with it.
+
+        Raises
+        ------
+        InputError
+            The reference is not trained, there is nothing to train, or the data do not fit.
+
+        Warns
+        -----
+        UserWarning
+            More than a fifth of the reference's genes are missing.
+
+        Notes
+        -----
+        The idea is that of scArches (Lotfollahi et al. 2022). There, as scvi-tools does it, the
+        columns of old batches move as well, and weight decay moves every weight.
+        """
+        freeze = check_mode(freeze)
+        share = real_number("min_genes", min_genes)
+        if share > 1:
+            raise InputError(f"min_genes is a share of the genes, at most 1, not {min_genes!r}")
+        known, name = _reference(cls, reference, device)
+        setup = known._setup
+        key = batch_key if batch_key is not None else setup.batch_key
+        slot = setup.slot
+        if layer is not None or use_raw or genome is not None:
+            slot = Slot(layer, bool(use_raw), genome)
+        labelled = setup.options.dispersion == "gene-label"
+        wanted = Wanted(
+            layer=slot.layer,
+            use_raw=slot.use_raw,
+            genome=slot.genome_for(data),
+            batch_key=key,
+            labels_key=setup.labels_key if labelled else None,
+            batch_key_of=dict(batch_key_of or {}),
+            label_categories=setup.label_categories if labelled else None,
+            gene_names=setup.gene_names,
+            may_lack=MayLack(setup.gene_names, max(2, int(np.ceil(share * len(setup.gene_names))))),
+        )
+        store, frames = open_data(data, wanted, Source(residence, memory_limit))
+        wide = extended_setup(setup, store, key, slot)
+        new = [name for name in store.batch_categories if name not in setup.batch_categories]
+        if freeze is True and not new:
+            raise InputError(
+                "there is nothing new to train: "
+                + (
+                    f"the reference knows all batches in obs[{key!r}]. "
+                    if key
+                    else "no batch_key. "
+                )
+                + "Ask the reference itself (get_latent_representation(data), fastvae embed), give "
+                "another batch_key, or choose freeze='decoder'"
+            )
+        genes = genes_report(frames, setup.gene_names)
+        wide = replace(wide, may_lack=genes.missing)
+        if len(genes.missing) > MISSING_WARNING * len(setup.gene_names):
+            warnings.warn(missing_text(genes, len(setup.gene_names)), UserWarning, stacklevel=2)
+        state = widened(setup, wide, known.module.state_dict())
+        model = cls._with_weights(wide, state, device=device, is_trained=True)
+        model.origin = {
+            "mapped_onto": name,
+            "freeze": freeze,
+            "reference_columns": len(wide.batch_categories) - len(new),
+            "new_batches": new,
+            "known_batches": [name for name in store.batch_categories if name not in new],
+            **genes.as_dict(),
+        }
+        model._attach(_recoded(store, wide), frames)
+        model._residence = residence
+        return model
+
+    def map_query(
+        self,
+        data: Any,
+        *,
+        batch_key: str | None = None,
+        freeze: bool | str = True,
+        layer: str | None = None,
+        use_raw: bool = False,
+        genome: str | None = None,
+        min_genes: float = 0.1,
+        batch_key_of: Mapping[str, str] | None = None,
+        device: str | torch.device = "auto",
+        residence: str = "auto",
+        memory_limit: int | str | None = None,
+        **fit: Any,
+    ) -> Self:
+        """Map `data` onto this model and train what is new: `load_query`, then `fit`.
+
+        Parameters
+        ----------
+        data, batch_key, freeze, layer, use_raw, genome, min_genes, batch_key_of, residence, \
+memory_limit, device
+            As in `load_query`.
+        **fit
+            As in `fit`, except that the KL divergence has its full weight from the beginning
+            (``n_epochs_kl_warmup=None``): the latent space is there already.
+
+        Returns
+        -------
+        Model
+            A new one; this one is left as it is.
+
+        Raises
+        ------
+        InputError
+            As `load_query` and `fit`.
+        """
+        model = type(self).load_query(
+            data,
+            self,
+            batch_key=batch_key,
+            freeze=freeze,
+            layer=layer,
+            use_raw=use_raw,
+            genome=genome,
+            min_genes=min_genes,
+            batch_key_of=batch_key_of,
+            device=device,
+            residence=residence,
+            memory_limit=memory_limit,
+        )
+        fitting: Any = model
+        result: Self = fitting.fit(**{"n_epochs_kl_warmup": None, "device": device, **fit})
+        return result
+
+
+def _reference(cls: Any, reference: Any, device: Any) -> tuple[Any, str]:
+    if isinstance(reference, (str, os.PathLike)):
+        name = str(reference)
+        reference = cls.load(reference, device="cpu")
+    elif isinstance(reference, State):
+        name = "a model in memory"
+    else:
+        raise InputError(
+            "reference must be a trained fastvae.Model or the folder it was saved to, not "
+            f"{type(reference).__name__}"
+        )
+    if not reference.is_trained:
+        raise InputError("the reference has not been trained yet; call fit() on it first")
+    return reference, name
+
+
+def _recoded(store: Store, setup: Setup) -> Store:
+    """The same cells, with the batch codes and library statistics of `setup`."""
+    position = {name: code for code, name in enumerate(setup.batch_categories)}
+    codes = store.batch_codes
+    if store.batch_categories:
+        table = np.array([position[name] for name in store.batch_categories], dtype=np.int64)
+        codes = table[codes]
+    return replace(
+        store,
+        batch_codes=codes,
+        batch_categories=setup.batch_categories,
+        log_library_mean=np.asarray(setup.log_library_mean, dtype=np.float32),
+        log_library_var=np.asarray(setup.log_library_var, dtype=np.float32),
+    )
