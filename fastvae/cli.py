@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from ._cli import reference_commands
 from ._cli.de_command import de
 from ._cli.options import (
     BatchKey,
@@ -229,6 +230,7 @@ def embed(
 
 
 app.command(epilog="Example:  fastvae de run atlas.h5ad --groupby cell_type -o markers.csv")(de)
+reference_commands.register(app, user_errors)
 
 
 @app.command(epilog="Example:  fastvae convert a.h5ad b.h5ad -o atlas.zarr")

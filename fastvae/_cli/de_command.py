@@ -3,16 +3,75 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from .._files import atomic_path, check_new_file
 from ..errors import InputError
+from .options import Device, MemoryLimit, Overwrite, Residence
+from .user_errors import user_errors
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHOWN_GENES = 5
 SHOWN_COMPARISONS = 20
+
+
+def de(
+    run: Annotated[Path, typer.Argument(help="Folder that fastvae train wrote.")],
+    data: Annotated[
+        list[Path], typer.Argument(help="Cells with the genes the model was trained on.")
+    ],
+    groupby: Annotated[str, typer.Option(help="Column of obs that names the groups.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The .csv to write, and a .png beside it.")
+    ],
+    group1: Annotated[
+        list[str] | None, typer.Option(help="Group to test; several times for several.  [all]")
+    ] = None,
+    group2: Annotated[
+        str | None, typer.Option(help="Group to test against.  [all other cells]")
+    ] = None,
+    mode: Annotated[str, typer.Option(help="change (log-fold changes) or vanilla.")] = "change",
+    delta: Annotated[float, typer.Option(help="Log2-fold change that counts.")] = 0.25,
+    fdr: Annotated[float, typer.Option(help="False discovery rate that genes are marked at.")] = (
+        0.05
+    ),
+    batch_correction: Annotated[
+        bool, typer.Option("--batch-correction", help="Compare cells as if of the same batches.")
+    ] = False,
+    n_samples: Annotated[int, typer.Option(help="Posterior draws per group.")] = 5000,
+    min_cells: Annotated[int, typer.Option(help="Fewest cells in a group.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    device: Device = "auto",
+    residence: Residence = "auto",
+    memory_limit: MemoryLimit = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find the genes that tell groups of cells apart."""
+    with user_errors():
+        text = run_de(
+            run,
+            data,
+            output,
+            overwrite=overwrite,
+            device=device,
+            residence=residence,
+            memory_limit=memory_limit,
+            groupby=groupby,
+            group1=group1 or None,
+            group2=group2,
+            mode=mode,
+            delta=delta,
+            fdr_target=fdr,
+            batch_correction=batch_correction,
+            n_samples_overall=n_samples,
+            min_cells=min_cells,
+            seed=seed,
+        )
+        typer.echo(text)
 
 
 def check_outputs(output: Path, *, overwrite: bool) -> tuple[Path, Path]:
