@@ -26,6 +26,7 @@ if __name__ == "__main__":
 import anndata
 import numpy as np
 import pytest
+import reference_faults
 import scipy.sparse as sp
 import stream_faults
 import torch
@@ -36,6 +37,7 @@ from fastvae._cli.de_command import check_outputs
 from fastvae.data import _memory
 from fastvae.errors import InputError
 
+LEGACY = Path(__file__).parent / "legacy"
 TABLE = Path(__file__).with_name("BAD_INPUTS.md")
 SMALL = {"n_latent": 2, "n_hidden": 4}
 
@@ -344,6 +346,7 @@ CASES = [
     Case("a model loaded without data", lambda d: Model.load(saved(d)).get_elbo()),
 ]
 CASES += [Case(what, run) for what, run in stream_faults.CASES]
+CASES += [Case(what, run) for what, run in reference_faults.CASES]
 
 
 def message_of(case: Case, folder: Path) -> str:
@@ -351,7 +354,7 @@ def message_of(case: Case, folder: Path) -> str:
     try:
         case.run(folder)
     except InputError as error:
-        text = str(error).replace(str(folder), "DIR")
+        text = str(error).replace(str(folder), "DIR").replace(str(LEGACY), "DIR")
     else:
         raise AssertionError(f"{case.what}: accepted")
     text = re.sub(r"needs about [\d.]+ [MG]B", "needs about N MB", text)

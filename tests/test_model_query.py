@@ -284,7 +284,10 @@ REFUSED = [
     (lambda m: m.map_query(cells(), freeze="all"), "freeze must be True, 'decoder', 'encoder'"),
     (lambda m: m.map_query(cells(m.batch_categories)), r"nothing new to train.*knows all batches"),
     (lambda m: m.map_query(cells(), min_genes=2), "min_genes is a share"),
-    (lambda m: m.map_query(renamed(cells(), "ENSG")), "has 0 of the 30 genes of the reference"),
+    (
+        lambda m: m.map_query(renamed(cells(), "ENSG")),
+        "0 of the 30 genes of the reference are in the data",
+    ),
     (lambda m: m.map_query(no_column()), "obs has no column 'batch'"),
     (lambda m: m.map_query(cells(), batch_key="donor"), "obs has no column 'donor'"),
     (lambda m: Model.load_query(cells(), 3), r"reference must be a trained fastvae\.Model"),

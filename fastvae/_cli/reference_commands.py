@@ -27,7 +27,12 @@ from .options import (
     WeightDecay,
 )
 
-_FREEZE = {"all": True, "decoder": "decoder", "encoder": "encoder", "none": False}
+_FREEZE: dict[str, bool | str] = {
+    "all": True,
+    "decoder": "decoder",
+    "encoder": "encoder",
+    "none": False,
+}
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write the run to.")]
 

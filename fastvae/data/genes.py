@@ -87,8 +87,8 @@ def refusal(
     hint = _other_names(missing, var)
     if may_lack.too_few(missing, len(wanted)):
         text = (
-            f"{source} has {len(wanted) - len(missing)} of the {len(wanted)} genes of the "
-            f"reference, and at least {may_lack.least} are needed: its genes begin with "
+            f"{len(wanted) - len(missing)} of the {len(wanted)} genes of the reference are in "
+            f"{source}, and at least {may_lack.least} are needed: its genes begin with "
             f"{a_few(genes, 3)}, those of the reference with {a_few(wanted, 3)}"
         )
         return text + (hint or "; give both the same kind of gene names")
