@@ -71,6 +71,13 @@ class Plan(FusedOptimizer, TrainingPlan):
         self._sums: Tensor | None = None
         self._logged_weight: float | None = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning sets this twice at each of its hooks, and a Module looks at everything it is set
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     @property
     def kl_weight(self) -> Tensor:
         """Weight of the KL divergence now; the same tensor as long as it is the same number."""
