@@ -1,6 +1,6 @@
 """scvi-tools' own tests, with its models and with fastvae's in their place.
 
-    python bench/peer_tests.py --sdist scvi_tools-1.4.2.tar.gz --out JSON [--files model/test_scvi.py ...]
+    python bench/peer_tests.py --sdist scvi_tools-1.4.2.tar.gz --out JSON [--files FILE ...]
 
 Unpacks the source distribution's tests, runs the asked files twice with the same interpreter -
 once as they are, once with ``scvi.model.SCVI`` and ``LinearSCVI`` and their modules replaced -
@@ -62,7 +62,12 @@ def run(tests: Path, files: list[str], ours: bool, expression: str | None) -> di
     """Return the outcome of each test."""
     report = tests.parent / f"report-{'ours' if ours else 'theirs'}.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += [f"--junitxml={report}", "--tb=short", "--durations=8", *[f"tests/{name}" for name in files]]
+    command += [
+        f"--junitxml={report}",
+        "--tb=short",
+        "--durations=8",
+        *[f"tests/{name}" for name in files],
+    ]
     environment = dict(os.environ)
     if ours:
         (tests.parent / "fastvae_models.py").write_text(PLUGIN)

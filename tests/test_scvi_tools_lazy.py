@@ -78,7 +78,9 @@ def test_nll_and_gradients_equal_the_materialised_ones(kind, theta, samples, sof
     expected = -materialised(kind, logits).log_prob(x).sum(-1)
     torch.testing.assert_close(nll, expected, rtol=1e-6, atol=1e-6)  # eps of 1e-8 on mu
     got = torch.autograd.grad((nll * upstream).sum(), list(leaves.values()), allow_unused=True)
-    want = torch.autograd.grad((expected * upstream).sum(), list(leaves.values()), allow_unused=True)
+    want = torch.autograd.grad(
+        (expected * upstream).sum(), list(leaves.values()), allow_unused=True
+    )
     for name, one, other in zip(leaves, got, want, strict=True):
         assert (one is None) == (other is None), name
         if one is not None:

@@ -173,7 +173,11 @@ def test_scanvi_from_our_model_trains_as_theirs(how):
     assert own.history.keys() == other.history.keys()
     for key, frame in other.history.items():
         np.testing.assert_allclose(
-            own.history[key].to_numpy(float), frame.to_numpy(float), rtol=1e-3, atol=1e-5, err_msg=key
+            own.history[key].to_numpy(float),
+            frame.to_numpy(float),
+            rtol=1e-3,
+            atol=1e-5,
+            err_msg=key,
         )
     np.testing.assert_allclose(own.predict(soft=True), other.predict(soft=True), atol=5e-3)
 

@@ -125,7 +125,9 @@ def compare(module, reference, kwargs, sparse, **inference):
     expected, their_grads = losses(reference, minibatch(kwargs, dtype=dtype), **inference)
     found, grads = losses(module, minibatch(kwargs, sparse, dtype=dtype), **inference)
     for name in ("loss", "reconstruction_loss_sum", "kl_local_sum"):
-        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-5
+        )
     assert found.n_obs_minibatch == expected.n_obs_minibatch
     assert found.kl_local.keys() == expected.kl_local.keys()
     for key, value in expected.kl_local.items():

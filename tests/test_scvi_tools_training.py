@@ -19,7 +19,10 @@ from fastvae.integrations.scvi_tools._data import Source  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-CLASSES = {"SCVI": (scvi.model.SCVI, door.SCVI), "LinearSCVI": (scvi.model.LinearSCVI, door.LinearSCVI)}
+CLASSES = {
+    "SCVI": (scvi.model.SCVI, door.SCVI),
+    "LinearSCVI": (scvi.model.LinearSCVI, door.LinearSCVI),
+}
 
 
 @pytest.fixture
@@ -40,7 +43,12 @@ def fitted(cls, data, setup=None, model=None, **train):
     cls.setup_anndata(data, batch_key="batch", **(setup or {}))
     scvi.settings.seed = 0
     one = cls(data, **{"n_hidden": 16, **(model or {})})
-    options = {"max_epochs": 4, "accelerator": "cpu", "enable_progress_bar": False, "batch_size": 64}
+    options = {
+        "max_epochs": 4,
+        "accelerator": "cpu",
+        "enable_progress_bar": False,
+        "batch_size": 64,
+    }
     one.train(**{**options, **train})
     return one
 
@@ -52,7 +60,11 @@ def same_run(own, other, rtol=2e-4):
         assert list(own.history[key].index) == list(frame.index), key
         assert own.history[key].index.name == frame.index.name, key
         np.testing.assert_allclose(
-            own.history[key].to_numpy(float), frame.to_numpy(float), rtol=rtol, atol=1e-6, err_msg=key
+            own.history[key].to_numpy(float),
+            frame.to_numpy(float),
+            rtol=rtol,
+            atol=1e-6,
+            err_msg=key,
         )
     for part in ("train_indices", "validation_indices", "test_indices"):
         np.testing.assert_array_equal(getattr(own, part), getattr(other, part))
@@ -187,7 +199,9 @@ def test_their_loader_where_the_options_ask_for_it(adata, layouts, caplog, name)
 
 
 def test_many_nonzeros_stay_dense(adata, layouts):
-    dense = AnnData(np.random.default_rng(0).poisson(4.0, adata.shape).astype(np.float32), adata.obs)
+    dense = AnnData(
+        np.random.default_rng(0).poisson(4.0, adata.shape).astype(np.float32), adata.obs
+    )
     own = fitted(door.SCVI, dense)
     assert set(layouts) == {torch.strided}
     same_run(own, fitted(scvi.model.SCVI, dense))

@@ -6,6 +6,8 @@
 """
 
 from . import _scvi  # noqa: F401 - first: it says what to install where scvi-tools is missing
+
+# isort: split
 from ..convert import from_scvi_tools, to_scvi_tools
 from ._model import SCANVI, SCVI, LinearSCVI, accelerate
 

@@ -138,8 +138,8 @@ class CountLoader(AnnDataLoader):
 class DataSplitter(TheirDataSplitter):
     """``scvi.dataloaders.DataSplitter`` that hands out CSR counts to modules that take them.
 
-    Where the counts, the options or the module do not allow it, it is theirs, and the reason is said.
-    Its name is theirs too: scvi-tools asks for it.
+    Where the counts, the options or the module do not allow it, it is theirs, and the reason is
+    said. Its name is theirs too: scvi-tools asks for it.
     """
 
     data_loader_cls = CountLoader

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from scvi.model import SCANVI as TheirSCANVI
 from scvi.model import SCVI as TheirSCVI
@@ -79,7 +79,7 @@ def accelerate(model: Model) -> Model:
     module = getattr(model, "module", None)
     if isinstance(module, Fused):
         return model
-    like = _MODELS.get(type(module))
+    like: Any = _MODELS.get(type(module))
     if like is None:
         raise InputError(
             f"the module of this {type(model).__name__} is a {type(module).__name__}; accelerate "

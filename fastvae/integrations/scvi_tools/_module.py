@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -13,7 +13,7 @@ from scvi.module import VAE as TheirVAE
 from scvi.module._constants import MODULE_KEYS
 from scvi.module.base import LossOutput, auto_move_data
 from torch import Tensor, nn
-from torch.distributions import Distribution, Normal
+from torch.distributions import Normal
 
 from ... import functional
 from ..._vae.lazy import LazyCounts
@@ -25,12 +25,17 @@ NO_COUNTS = 1e-8
 
 Outputs = dict[str, Any]
 
+if TYPE_CHECKING:
+    _Behind = Any
+else:
+    _Behind = nn.Module
+
 
 def _dense(x: Tensor) -> Tensor:
     return x if x.layout == torch.strided else x.to_dense()
 
 
-class Fused(nn.Module):
+class Fused(_Behind):
     """Put in front of ``scvi.module.VAE`` or a subclass, this replaces how it computes.
 
     Parameters and buffers are those of the class behind; so is every method that is not here.
@@ -134,12 +139,15 @@ class Fused(nn.Module):
             z_input = torch.cat([part.expand(*z.shape[:-1], -1) for part in parts], dim=-1)
         else:
             z_input = z
+        factor = size_factor if self.use_size_factor_key else library
+        if factor is None:
+            raise ValueError("the model was set up with a size_factor_key; size_factor is missing")
         logits = decode(
             self.decoder,
             self.dispersion,
             z_input,
-            size_factor if self.use_size_factor_key else library,
-            [*cats, y],
+            factor,
+            cats if y is None else [*cats, y],
             zero_inflation=self.gene_likelihood == "zinb",
         )
         if self.gene_likelihood != "poisson":
@@ -166,13 +174,15 @@ class Fused(nn.Module):
         if self.dispersion == "gene":
             return {"log_theta": self.px_r}
         codes = batch_index if self.dispersion == "gene-batch" else y
+        if codes is None:
+            raise ValueError("dispersion='gene-label' needs y, the labels of the cells")
         return {"log_theta": self.px_r.t(), "theta_index": codes.reshape(-1).long()}
 
     def loss(
         self,
         tensors: dict[str, Tensor],
         inference_outputs: Outputs,
-        generative_outputs: dict[str, Distribution | None],
+        generative_outputs: Outputs,
         kl_weight: Tensor | float = 1.0,
     ) -> LossOutput:
         """Negative ELBO of a minibatch, with `kl_weight` on the KL divergence of z."""
@@ -235,7 +245,7 @@ class _PerCell:
 class SCANVAE(Fused, TheirSCANVAE):
     """``scvi.module.SCANVAE`` with fastvae's encoder, likelihood and sampling."""
 
-    def loss(
+    def loss(  # type: ignore[override]
         self,
         tensors: dict[str, Tensor],
         inference_outputs: Outputs,

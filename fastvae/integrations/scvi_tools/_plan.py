@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from scvi.train import SemiSupervisedTrainingPlan, TrainingPlan
@@ -21,7 +21,13 @@ LEAN = {kind: (kind.loss, kind.forward) for kind in (VAE, LDVAE)}
 """Modules that return losses alone, and what must not have been replaced for that."""
 
 
-class FusedOptimizer:
+if TYPE_CHECKING:
+    _Behind = Any
+else:
+    _Behind = object
+
+
+class FusedOptimizer(_Behind):
     """Put in front of a training plan, this runs its Adam or AdamW as one fused operation."""
 
     def _optimizer_creator_fn(self, optimizer_cls: Any) -> Callable[..., torch.optim.Optimizer]:
@@ -69,7 +75,7 @@ class Plan(FusedOptimizer, TrainingPlan):
 
     def _clear(self) -> None:
         self._sums: Tensor | None = None
-        self._logged_weight: float | None = None
+        self._logged_weight: Tensor | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning sets this twice at each of its hooks, and a Module looks at everything it is set
@@ -105,8 +111,8 @@ class Plan(FusedOptimizer, TrainingPlan):
             return super().training_step(batch, batch_idx)
         if "kl_weight" in self.loss_kwargs:
             self.loss_kwargs["kl_weight"] = weight = self.kl_weight
-            if self._kl_weight[0] != self._logged_weight:
-                self._logged_weight = self._kl_weight[0]
+            if weight is not self._logged_weight:
+                self._logged_weight = weight
                 self.log("kl_weight", weight, on_step=True, on_epoch=False, batch_size=1)
         _, _, found = self.forward(batch, loss_kwargs=self.loss_kwargs)
         loss, n = found.loss, found.n_obs_minibatch
