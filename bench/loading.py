@@ -171,6 +171,26 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     return times
 
 
+def ratios(
+    peer: str, rounds: dict[str, dict[str, list[dict[str, float]]]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Median over the rounds of how many times faster than `peer` each loader is."""
+    return {
+        genes: {
+            name: {
+                str(size): median(
+                    other[str(size)] / own[str(size)]
+                    for own, other in zip(of, runs[peer], strict=True)
+                )
+                for size in BATCHES
+            }
+            for name, of in runs.items()
+        }
+        for genes, runs in rounds.items()
+        if peer in runs
+    }
+
+
 def main() -> None:
     args = arguments()
     if args.loader:
@@ -184,6 +204,7 @@ def main() -> None:
     if args.annbatch_python:
         pythons["annbatch"] = args.annbatch_python
     results: dict[str, Any] = {}
+    rounds: dict[str, dict[str, list[dict[str, float]]]] = {}
     versions: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for genes in args.genes:
@@ -199,6 +220,7 @@ def main() -> None:
                     answer = json.loads(done.stdout.splitlines()[-1])
                     runs[name].append(answer["times"])
                     versions[name] = answer["version"]
+            rounds[str(genes)] = runs
             results[str(genes)] = {
                 name: {str(size): median(run[str(size)] for run in of) for size in BATCHES}
                 for name, of in runs.items()
@@ -214,6 +236,8 @@ def main() -> None:
         "versions": versions,
         "data": {str(g): dict(zip(("cells", "stored"), GENES[g], strict=True)) for g in args.genes},
         "times": results,
+        "times_faster_than_annbatch": ratios("annbatch", rounds),
+        "times_faster_than_AnnDataLoader_dense": ratios("AnnDataLoader dense", rounds),
     }
     if args.out:
         write_json(args.out, result)
