@@ -5,11 +5,12 @@
 scvi-tools trains with its default recipe for so many epochs (as many as it would choose, or
 --epochs); its validation negative ELBO at the end is the mark. fastvae trains on the same cells
 with the same recipe, and once more at a higher learning rate; the figure is the training time
-until the epoch whose validation reaches the mark. Both validate after each epoch, and neither is
-charged for that or for reading the data. A number of epochs is charged as so many times the median
-epoch of its run, so that a moment in which the machine was busy with something else counts for
-nobody; the JSON has every epoch's own time as well. The negative ELBO per cell is, in both, the
-reconstruction loss plus the KL divergence with weight 1, at one draw of z.
+until the epoch whose validation reaches the mark. All validate after each epoch, and none is
+charged for that or for reading the data. The three processes take turns of some seconds, each
+stopped while another trains, so that whatever else the machine does falls on all of them; a number
+of epochs is charged as so many times the median epoch of its run, and the JSON has every epoch's
+own time as well. The negative ELBO per cell is, in all, the reconstruction loss plus the KL
+divergence with weight 1, at one draw of z.
 
 Writes JSON, and the curves as PNG beside it.
 """
@@ -20,6 +21,7 @@ import argparse
 import itertools
 import json
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,9 @@ import time
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from _gpu.environment import describe
+from _gpu.results import write_json
 
 
 def arguments() -> argparse.Namespace:
@@ -37,6 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=3e-3, help="the higher learning rate")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--turn", type=float, default=20.0, help="seconds of a turn")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--peer-python", required=True, help="interpreter that has scvi-tools")
     parser.add_argument("--train-peer", type=Path, help=argparse.SUPPRESS)
@@ -111,6 +117,29 @@ def train_own(args: argparse.Namespace) -> dict[str, Any]:
         "validation_elbo": history["validation_elbo"],
         "version": fastvae.__version__,
     }
+
+
+def in_turn(commands: dict[str, list[str]], turn: float, folder: Path) -> dict[str, str]:
+    """Run commands so that one at a time runs, each for `turn` seconds; return what they print."""
+    running: dict[str, subprocess.Popen[str]] = {}
+    for i, (name, command) in enumerate(commands.items()):
+        with (folder / f"{i}.out").open("w") as out:
+            running[name] = subprocess.Popen(command, stdout=out, text=True)
+        running[name].send_signal(signal.SIGSTOP)
+    try:
+        while running:
+            for name, process in list(running.items()):
+                process.send_signal(signal.SIGCONT)
+                try:
+                    if process.wait(turn):
+                        raise SystemExit(f"{name} failed")
+                    del running[name]
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGSTOP)
+    finally:
+        for process in running.values():
+            process.kill()
+    return {name: (folder / f"{i}.out").read_text() for i, name in enumerate(commands)}
 
 
 def epoch_seconds(curve: dict[str, Any]) -> float:
@@ -190,12 +219,13 @@ def main() -> None:
             "fastvae": (sys.executable, "--train-own=0.001"),
             f"fastvae, learning rate {args.rate:g}": (sys.executable, f"--train-own={args.rate}"),
         }
+        commands = {}
         for name, (python, option) in runs.items():
             command = [python, __file__, str(args.data), f"--batch-key={args.batch_key}"]
             command += [f"--epochs={epochs}", f"--threads={args.threads}", f"--seed={args.seed}"]
-            command += [f"--peer-python={args.peer_python}", option]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            curves[name] = json.loads(done.stdout.splitlines()[-1])
+            commands[name] = [*command, f"--peer-python={args.peer_python}", option]
+        for name, text in in_turn(commands, args.turn, Path(folder)).items():
+            curves[name] = json.loads(text.splitlines()[-1])
             last = curves[name]["seconds"][-1], curves[name]["validation_elbo"][-1]
             print(f"{name}: {last[0]:.1f} s, last validation {last[1]:.2f}", flush=True)
     result = {
@@ -211,7 +241,7 @@ def main() -> None:
     }
     print(json.dumps({k: v for k, v in result.items() if k != "curves"}, indent=1))
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(args.out, {"environment": describe(), **result})
         plot(curves, result["mark"], args.out.with_suffix(".png"))
 
 
