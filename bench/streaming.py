@@ -106,11 +106,10 @@ def speeds(args: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]
     stores = {}
     for cells in args.cells:
         for name, residence in (("h5ad", "host"), ("h5ad", "disk"), ("zarr", "disk")):
-            if residence == "disk" or cells == min(args.cells):
-                key = f"{'memory' if residence == 'host' else name} {cells}"
-                source = Source(residence, args.memory_limit if residence == "disk" else None)
-                path = folder / f"{cells}.{name}"
-                stores[key] = open_data(path, Wanted(batch_key="batch"), source)[0]
+            key = f"{'memory' if residence == 'host' else name} {cells}"
+            source = Source(residence, args.memory_limit if residence == "disk" else None)
+            path = folder / f"{cells}.{name}"
+            stores[key] = open_data(path, Wanted(batch_key="batch"), source)[0]
     smallest = folder / f"{min(args.cells)}.h5ad"
     network = Model(smallest, batch_key="batch").module.train()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)

@@ -39,7 +39,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path)
     parser.add_argument("--batch-key", default="batch")
     parser.add_argument("--epochs", type=int, help="default: scvi-tools' own choice")
-    parser.add_argument("--rate", type=float, default=3e-3, help="the higher learning rate")
+    parser.add_argument(
+        "--rate", type=float, default=3e-3, help="the higher learning rate; 0 for no such run"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--turn", type=float, default=20.0, help="seconds of a turn")
@@ -217,8 +219,10 @@ def main() -> None:
         runs = {
             "scvi-tools": (args.peer_python, f"--train-peer={split}"),
             "fastvae": (sys.executable, "--train-own=0.001"),
-            f"fastvae, learning rate {args.rate:g}": (sys.executable, f"--train-own={args.rate}"),
         }
+        if args.rate:
+            higher = f"fastvae, learning rate {args.rate:g}"
+            runs[higher] = (sys.executable, f"--train-own={args.rate}")
         commands = {}
         for name, (python, option) in runs.items():
             command = [python, __file__, str(args.data), f"--batch-key={args.batch_key}"]
