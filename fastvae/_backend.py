@@ -84,6 +84,15 @@ def select(*tensors: Tensor | None) -> ModuleType:
     return module
 
 
+def describe(device: torch.device) -> str:
+    """What computes float32 tensors of a device now, for people."""
+    probe = torch.empty(0, device=device)
+    module = select(probe)
+    if module is reference:
+        return "torch operations"
+    return "Triton kernels" if module.__name__ == _MODULES["triton"] else "compiled CPU kernels"
+
+
 def _module(name: str) -> ModuleType | str:
     """The kernels, imported when first wanted, or why they cannot be."""
     _import(name)

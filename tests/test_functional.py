@@ -6,7 +6,7 @@ import scipy.stats
 import torch
 from likelihoods import FAMILIES, LAYOUTS, call, problem, textbook
 
-from fastvae import InputError
+from fastvae import InputError, _backend
 from fastvae import functional as fn
 
 SHAPES = [(1, 1), (7, 1), (1, 7), (5, 257), (3, 2001), (0, 4)]
@@ -211,3 +211,12 @@ def test_bad_arguments(change, message):
 def test_log_prob_of_shapes_that_do_not_fit():
     with pytest.raises(InputError, match="do not broadcast"):
         fn.nb_log_prob(torch.ones(3), torch.ones(4), torch.ones(1))
+
+
+def test_what_computes_is_said_in_words():
+    here = torch.device("cpu")
+    with fn.use_backend("torch"):
+        assert _backend.describe(here) == "torch operations"
+    if not isinstance(_backend._module("cpu"), str):
+        with fn.use_backend("auto"):
+            assert _backend.describe(here) == "compiled CPU kernels"

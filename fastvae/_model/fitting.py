@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from .. import _backend
 from ..data import Minibatches
 from ..data.residence import check_residence, place
 from ..errors import InputError
@@ -197,7 +198,7 @@ class Fitting(State):
         settings = resolved(settings, store.n_cells, len(train_cells), where)
         store, reason = place(store, asked, where)
         if progress and group.leads:
-            print(reason, file=sys.stderr, flush=True)
+            print(f"{reason}; {_backend.describe(where)}", file=sys.stderr, flush=True)
         if checkpoints:
             about = fingerprint(self._setup, store, settings, seed, group.size)
             checkpoints.require_same(about | what_is_frozen(self.origin))
