@@ -12,7 +12,8 @@ import recorded_answers
 import torch
 from small_models import small_data
 
-from fastvae import Model
+from fastvae import LDVAE, VAE, Model
+from fastvae._model import differential_draws
 
 DATA = small_data()
 TYPES = DATA.obs["cell_type"].astype(str).to_numpy()
@@ -188,3 +189,18 @@ def test_batches_decoded_as(model: Model) -> None:
     for number, (rows, batch) in enumerate(zip(cells, (1, 0), strict=True), start=1):
         expected = by_hand(model, rows, batch, 100).mean(0)
         np.testing.assert_allclose(found[f"scale{number}"], expected, rtol=0.04)
+
+
+@pytest.mark.parametrize("network", [VAE, LDVAE])
+@pytest.mark.parametrize("n_batch", [0, 2])
+def test_genes_in_parts_are_the_decoders(
+    network: Any, n_batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = network(30, n_batch=n_batch, n_latent=3).eval()
+    z, codes = torch.randn(11, 3), torch.arange(11) % 2
+    monkeypatch.setattr(differential_draws, "CHUNK_VALUES", 50)
+    with torch.no_grad():
+        draws = differential_draws.ScaleDraws(module, z, codes)
+        found = torch.cat([draws.scale(slice(0, 13)), draws.scale(slice(13, 30))])
+        expected = module.decoder("gene", z, torch.zeros(11, 1), codes.unsqueeze(1))[0]
+    torch.testing.assert_close(found.T, expected, rtol=1e-5, atol=1e-8)
