@@ -4,6 +4,7 @@ The door draws the same random numbers, so with the same seed a whole run can be
 """
 
 import logging
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -114,6 +115,8 @@ RUNS = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_is_theirs(adata, layouts, name):
+    if name == "steps logged" and "on_step" not in signature(scvi.train.TrainingPlan).parameters:
+        pytest.skip("scvi-tools 1.3 has no such option")
     own, other = (fitted(cls, adata, **RUNS[name]) for cls in CLASSES["SCVI"][::-1])
     assert set(layouts) == {torch.sparse_csr}
     same_run(own, other)

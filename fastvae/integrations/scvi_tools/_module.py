@@ -203,7 +203,7 @@ class Fused(_Behind):
             )
             weighted = weighted + kl_l
         extra = {}
-        if self.extra_payload_autotune:
+        if getattr(self, "extra_payload_autotune", False):
             extra = {
                 "z": inference_outputs[MODULE_KEYS.Z_KEY],
                 "batch": tensors[REGISTRY_KEYS.BATCH_KEY],

@@ -67,9 +67,10 @@ class Plan(FusedOptimizer, TrainingPlan):
             kind in LEAN
             and (kind.loss, kind.forward) == LEAN[kind]
             and not {"loss", "forward"} & module.__dict__.keys()
-            and not module.extra_payload_autotune
-            and not self.on_step
-            and bool(self.on_epoch)
+            and not getattr(module, "extra_payload_autotune", False)
+            # scvi-tools 1.3 knows neither, and logs each step
+            and not getattr(self, "on_step", True)
+            and bool(getattr(self, "on_epoch", True))
             and type(self).compute_and_log_metrics is TrainingPlan.compute_and_log_metrics
         )
 
