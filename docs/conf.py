@@ -1,0 +1,60 @@
+"""Configuration of the documentation: ``sphinx-build -W docs OUT``. Nothing is fetched."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+from sphinx.ext.autodoc.mock import mock
+
+import fastvae
+
+project = "fastvae"
+author = "The fastvae developers"
+project_copyright = author
+version = release = fastvae.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"fastvae {version}"
+html_show_copyright = False
+smartquotes = False
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+
+default_role = "py:obj"  # `name` in a docstring
+autosummary_generate = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 80
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+html_math_renderer = "mathml"  # drawn by the browser itself: no script, no network
+add_module_names = False
+
+# scvi-tools is large; where it is not installed its classes are stood in for.
+if importlib.util.find_spec("scvi") is None:
+    with mock(["scvi"]):
+        import scvi
+
+        scvi.__version__ = "1.4"
+        import fastvae.integrations.scvi_tools
+
+
+def _formula(writer: Any, node: nodes.math | nodes.math_block) -> None:
+    """Write a formula as MathML."""
+    block = isinstance(node, nodes.math_block)
+    mathml = tex2mathml(node.astext(), as_block=block)
+    writer.body.append(f'<div class="math">{mathml}</div>' if block else mathml)
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """Register the writer of formulas."""
+    app.add_html_math_renderer("mathml", (_formula, None), (_formula, None))
