@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PACKAGES = ("fastvae", "torch", "triton", "numpy", "scvi-tools")
+PACKAGES = ("fastvae", "torch", "triton", "numpy", "scvi-tools", "annbatch")
 QUERY = (
     "name,driver_version,memory.total,clocks.sm,clocks.max.sm,clocks.mem,power.limit,"
     "power.draw,temperature.gpu"

@@ -60,9 +60,14 @@ def _one_round(functions: list[Function], device: torch.device) -> list[float]:
     return [start.elapsed_time(end) for start, end in events]
 
 
-def interleaved(
-    functions: dict[str, Function], device: torch.device, seconds: float, runs: int = 1
-) -> dict[str, Timing]:
+def samples(
+    functions: dict[str, Function],
+    device: torch.device,
+    seconds: float,
+    runs: int = 1,
+    warm_up: int = WARM_UP,
+    rounds: int = MIN_ROUNDS,
+) -> dict[str, list[float]]:
     """Time functions in turn, so that a drifting clock is fair to all.
 
     Parameters
@@ -70,34 +75,46 @@ def interleaved(
     functions
         By name.
     seconds
-        Time for all of them together, after the warm-up; at least 5 rounds, at most 200.
+        Time for all of them together, after the warm-up; at least `rounds`, at most 200.
     runs
         How often each runs in a row when its turn comes.
+    warm_up
+        How often each runs before.
+    rounds
+        How many turns each has at least.
 
     Returns
     -------
     dict
-        By name: median and quartiles in milliseconds, and the number of repeats. Each repeat
-        starts with a cold second-level cache on CUDA, and with warm caches elsewhere.
+        By name: milliseconds of every run, in order. Each starts with a cold second-level cache on
+        CUDA, and with warm caches elsewhere.
     """
     names = list(functions)
     if not names:
         return {}
     for function in functions.values():
-        for _ in range(WARM_UP):
+        for _ in range(warm_up):
             function()
     synchronize(device)
-    samples: dict[str, list[float]] = {name: [] for name in names}
+    found: dict[str, list[float]] = {name: [] for name in names}
     end = time.perf_counter() + seconds
     for number in range(MAX_ROUNDS):
         shift = number % len(names)
         order = names[shift:] + names[:shift]
         order = [name for name in order for _ in range(runs)]
         for name, ms in zip(order, _one_round([functions[n] for n in order], device), strict=True):
-            samples[name].append(ms)
-        if number + 1 >= MIN_ROUNDS and time.perf_counter() > end:
+            found[name].append(ms)
+        if number + 1 >= rounds and time.perf_counter() > end:
             break
-    return {name: summarise(values) for name, values in samples.items()}
+    return found
+
+
+def interleaved(
+    functions: dict[str, Function], device: torch.device, seconds: float, runs: int = 1
+) -> dict[str, Timing]:
+    """Median and quartiles in milliseconds and the number of repeats, by name; see `samples`."""
+    found = samples(functions, device, seconds, runs)
+    return {name: summarise(values) for name, values in found.items()}
 
 
 def summarise(ms: list[float]) -> Timing:

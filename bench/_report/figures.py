@@ -194,6 +194,28 @@ def look(name: str, seen: dict[str, int]) -> dict[str, Any]:
     return {"color": PROVIDERS.get(system, "black"), "linestyle": style}
 
 
+def label_axes(axes: Any, content: Panel) -> None:
+    """Plain numbers at round places; at the measured sizes where those are few."""
+    from matplotlib import ticker
+
+    axes.set(title=content["title"], xlabel=content["x"], ylabel=content["y"])
+    axes.set(xscale="log", yscale=content.get("y_scale", "log"))
+    points = [point for of in content["series"].values() for point in of]
+    sizes = sorted({x for x, _ in points})
+    if len(sizes) <= 6:
+        axes.set_xticks(sizes, [f"{x:,.0f}" for x in sizes])
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+    values = [y for _, y in points]
+    if content.get("y_scale", "log") == "log" and max(values) < 1e4 * min(values):
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(ticker.NullLocator())
+        axes.yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    if limits := content.get("y_limits"):
+        axes.set_ylim(limits)
+    elif content.get("y_scale") == "linear":
+        axes.set_ylim(bottom=0)
+
+
 def draw(panels: list[Panel], path: Path) -> None:
     import matplotlib
 
@@ -205,7 +227,7 @@ def draw(panels: list[Panel], path: Path) -> None:
     rows = -(-len(panels) // columns)
     with plt.rc_context(settings):
         figure, grid = plt.subplots(
-            rows, columns, figsize=(5.2 * columns, 3.6 * rows), layout="constrained", squeeze=False
+            rows, columns, figsize=(5.2 * columns, 4.2 * rows), layout="constrained", squeeze=False
         )
         for axes, content in zip(grid.flat, panels, strict=False):
             seen: dict[str, int] = {}
@@ -213,16 +235,13 @@ def draw(panels: list[Panel], path: Path) -> None:
                 x, y = zip(*sorted(points), strict=True)
                 marker = "o" if len(points) < 15 else None
                 axes.plot(x, y, label=name, marker=marker, markersize=4, **look(name, seen))
-            axes.set(title=content["title"], xlabel=content["x"], ylabel=content["y"])
-            axes.set(xscale="log", yscale=content.get("y_scale", "log"))
-            if limits := content.get("y_limits"):
-                axes.set_ylim(limits)
-            elif content.get("y_scale") == "linear":
-                axes.set_ylim(bottom=0)
             if "mark" in content:
                 axes.axhline(content["mark"], color="0.6", linewidth=1, zorder=0)
+            label_axes(axes, content)
             axes.spines[["top", "right"]].set_visible(False)
-            axes.legend(frameon=False, fontsize=7)
+            axes.legend(
+                frameon=False, fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.15)
+            )
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_axis_off()
         path.parent.mkdir(parents=True, exist_ok=True)

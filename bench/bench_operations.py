@@ -1,0 +1,143 @@
+"""The operations: likelihood with gradients, sampling with KL, the first layer from CSR counts.
+
+    pytest bench/bench_operations.py [--quick] [--bench-out=DIR] [-k "zinb and cpu"]
+
+Counts are 8 % dense. Everybody has to agree with float64 first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from _gpu import agreement, contenders, operations, problems
+from _suite.contest import Case, Contest, Step
+from _suite.turns import Turns
+
+DENSITY = 0.08
+SIZES = [(128, 2000), (1024, 8000)]
+QUICK_SIZES = [(128, 500)]
+LATENT = 10
+BACKENDS = ("fastvae cpu", "fastvae triton", "fastvae torch")
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+LIKELIHOOD = (
+    *BACKENDS,
+    "fastvae torch compiled",
+    "textbook",
+    "textbook compiled",
+    "scvi-tools",
+    "scvi-tools compiled",
+)
+
+
+def unavailable(device: torch.device) -> dict[str, str]:
+    """Backends that cannot be timed on this device, with the reason."""
+    found = {f"fastvae {k}": v for k, v in contenders.available_backends(device).items() if v}
+    if device.type == "cpu" and "fastvae triton" not in found:
+        found["fastvae triton"] = "the interpreter's speed says nothing"
+    return found
+
+
+def loss_of(name: str, family: str) -> contenders.Loss:
+    compiled = name.endswith("compiled")
+    who = name.removesuffix(" compiled")
+    if who == "textbook":
+        return contenders.compiled(who, family) if compiled else contenders.densified(
+            contenders.textbook
+        )
+    if who == "scvi-tools":
+        peer = contenders.scvi_tools(family)
+        # their argument checks are for every call; a compiler cannot trace all of them
+        return contenders.densified(torch.compile(peer, dynamic=False) if compiled else peer)
+    if compiled:
+        return contenders.densified(contenders.compiled("reference", family))
+    return contenders.on_backend(contenders.NLL[family], who.removeprefix("fastvae "))
+
+
+def likelihood(
+    family: str, layout: str, n: int, genes: int, device: torch.device, compiled: bool
+) -> Contest:
+    contenders.forget()
+    problem = problems.make_problem(family, n, genes, layout, device, DENSITY)
+    exact = agreement.exact(problem)
+    names = ["nll", *problem.leaf_names()]
+
+    def make(name: str) -> Step:
+        return contenders.forward_backward(loss_of(name, family), problem)
+
+    missing = unavailable(device)
+    if not compiled:
+        compilers = [name for name in LIKELIHOOD if name.endswith("compiled")]
+        missing.update(dict.fromkeys(compilers, "--quick compiles for one case only"))
+    return Contest(
+        {name: partial(make, name) for name in LIKELIHOOD},
+        lambda name, step: agreement.compare(step(), exact, names),
+        missing,
+    )
+
+
+def sampling(n: int, device: torch.device) -> Contest:
+    heads = [torch.randn(n, LATENT, device=device, requires_grad=True) for _ in range(2)]
+    double = [head.detach().double().requires_grad_() for head in heads]
+    exact = operations.kl_with_gradients(operations.textbook_sample, *double)
+
+    def sampler(name: str) -> Callable[..., Any]:
+        return operations.sampler(name.removeprefix("fastvae "))
+
+    def check(name: str, step: Step) -> dict[str, Any]:
+        found = operations.kl_with_gradients(sampler(name), *heads)
+        return agreement.compare(found, exact, operations.SAMPLE_RESULTS)
+
+    names = (*BACKENDS, "textbook")
+    make = {name: partial(operations.sampling_step, sampler(name), *heads) for name in names}
+    return Contest(make, check, unavailable(device))
+
+
+def first_layer(n: int, genes: int, device: torch.device) -> Contest:
+    counts = problems.make_counts(n, genes, DENSITY, device)
+    weight = (torch.randn(operations.HIDDEN, genes, device=device) / genes**0.5).requires_grad_()
+    bias = torch.randn(operations.HIDDEN, device=device, requires_grad=True)
+    upstream = torch.randn(n, operations.HIDDEN, device=device)
+    x = problems.to_csr(counts)
+    double = [t.detach().double().requires_grad_() for t in (weight, bias)]
+    exact = operations.with_gradients(operations.dense_layer, upstream, counts.double(), *double)
+
+    def make(name: str) -> Step:
+        layer = operations.first_layer(
+            "densify + matmul" if name == "textbook" else name.removeprefix("fastvae ")
+        )
+        return partial(operations.with_gradients, layer, upstream, x, weight, bias)
+
+    return Contest(
+        {name: partial(make, name) for name in (*BACKENDS, "textbook")},
+        lambda name, step: agreement.compare(step(), exact, operations.LINEAR_RESULTS),
+        unavailable(device),
+    )
+
+
+def cases(quick: bool) -> list[Case]:
+    found = []
+    seconds = 0.3 if quick else 8.0
+    for device in DEVICES:
+        where = torch.device(device)
+        for n, genes in QUICK_SIZES if quick else SIZES:
+            size = {"cells": n, "genes": genes, "device": device}
+            for family in problems.FAMILIES:
+                for layout in ("csr", "dense"):
+                    labels = {"operation": "likelihood", "family": family, "layout": layout, **size}
+                    compiled = not quick or (family, layout) == ("zinb", "csr")
+                    prepare = partial(likelihood, family, layout, n, genes, where, compiled)
+                    found.append(Case(labels, LIKELIHOOD, prepare, seconds))
+            others = (*BACKENDS, "textbook")
+            labels = {"operation": "sampling and KL", **size, "genes": LATENT}
+            found.append(Case(labels, others, partial(sampling, n, where), seconds / 4))
+            labels = {"operation": "first layer", **size}
+            prepare = partial(first_layer, n, genes, where)
+            found.append(Case(labels, others, prepare, seconds / 2))
+    return found
+
+
+def test_operations(benchmark: Any, turns: Turns, case: Case, provider: str) -> None:
+    turns.show(benchmark, case, provider, __name__)

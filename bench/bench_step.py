@@ -1,0 +1,194 @@
+"""A whole training step: loss, gradients and Adam on one minibatch that lies ready.
+
+    pytest bench/bench_step.py [--quick] [--bench-out=DIR]
+
+Two kinds. "observed library": fastvae.VAE as `fastvae.Model` trains it, beside scvi-tools' module
+at its defaults and beside it within scvi-tools (`integrations.scvi_tools`). "learned library": the
+model of scvi 0.6.8, as fastvae.VAE and as `legacy`, its step in plain torch. Each has its own
+library's Adam. All have the same weights, dropout and noise, so their losses and gradients have to
+agree; the Triton kernels draw other noise and are held to the loss within 2 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from _gpu import contenders, problems
+from _gpu.agreement import error
+from _suite.contest import Case, Contest, Step
+from _suite.legacy import LegacyVAE
+from _suite.turns import Turns
+from torch import Tensor, nn
+
+from fastvae import VAE
+from fastvae import functional as fn
+
+DENSITY, N_BATCH = 0.08, 2
+LOSS_LIMIT, GRADIENT_LIMIT, DRAWN_LIMIT = 1e-4, 1e-3, 0.02
+SIZES = [(128, 2000), (512, 2000), (2048, 2000), (128, 1000), (128, 8000), (128, 20000)]
+QUICK_SIZES = [(64, 300)]
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+OURS = ("fastvae cpu", "fastvae triton", "fastvae torch")
+OBSERVED = (*OURS, "fastvae within scvi-tools", "scvi-tools", "scvi-tools compiled")
+LEARNED = (*OURS, "legacy", "legacy compiled")
+ADAM = {"lr": 1e-3, "eps": 0.01, "weight_decay": 1e-6}
+Loss = Callable[[], Tensor]
+
+
+class Minibatch:
+    """Counts of `n` cells, in every form that somebody takes."""
+
+    def __init__(self, n: int, genes: int, device: torch.device) -> None:
+        self.dense = problems.make_counts(n, genes, DENSITY, device)
+        self.csr = problems.to_csr(self.dense)
+        library = self.dense.sum(1, keepdim=True).clamp(min=1).log()
+        self.mean, self.var = (f.expand(n, 1).contiguous() for f in (library.mean(), library.var()))
+        self.batch = (torch.arange(n, device=device) % N_BATCH)[:, None]
+        self.genes = genes
+
+
+def our_loss(module: nn.Module, data: Minibatch, backend: str) -> Loss:
+    def loss() -> Tensor:
+        with fn.use_backend(backend):
+            first, kl, _ = module(data.csr, data.mean, data.var, data.batch)
+            return (first + kl).mean()
+
+    return loss
+
+
+def peer_module(data: Minibatch, device: torch.device, ours: bool) -> nn.Module:
+    """scvi-tools' module or ours in its place; the package's import is what may be missing."""
+    import scvi  # noqa: F401
+
+    if ours:
+        from fastvae.integrations.scvi_tools import VAE as peer
+    else:
+        from scvi.module import VAE as peer
+    return peer(data.genes, n_batch=N_BATCH).to(device)
+
+
+def peer_loss(module: nn.Module, data: Minibatch, compiled: bool) -> Loss:
+    from scvi import REGISTRY_KEYS as KEYS
+
+    labels = torch.zeros_like(data.batch)
+    tensors = {KEYS.X_KEY: data.dense, KEYS.BATCH_KEY: data.batch, KEYS.LABELS_KEY: labels}
+    call = torch.compile(module, dynamic=False) if compiled else module
+    return lambda: call(tensors, loss_kwargs={"kl_weight": 1.0})[2].loss
+
+
+def training_step(module: nn.Module, loss: Loss, fused: bool) -> Step:
+    optimizer = torch.optim.Adam(module.parameters(), fused=fused, **ADAM)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss().backward()
+        optimizer.step()
+
+    return step
+
+
+class Trained:
+    """Modules of one kind with the same weights, and what their first step gives."""
+
+    def __init__(self, kind: str, n: int, genes: int, device: torch.device) -> None:
+        self.kind, self.device = kind, device
+        self.data = Minibatch(n, genes, device)
+        self.first = self.module_of("fastvae torch")
+        self.want = self.results(self.first, our_loss(self.first, self.data, "torch"))
+        self.made: dict[str, tuple[nn.Module, Loss]] = {}
+
+    def module_of(self, name: str) -> nn.Module:
+        torch.manual_seed(0)
+        genes = self.data.genes
+        if name.startswith("legacy"):
+            module: nn.Module = LegacyVAE(genes, n_batch=N_BATCH)
+        elif "scvi-tools" in name:
+            module = peer_module(self.data, self.device, ours=name.startswith("fastvae"))
+        else:
+            observed = self.kind.startswith("observed")
+            module = VAE(genes, N_BATCH, use_observed_lib_size=observed)
+        return module.to(self.device).train()
+
+    def loss_of(self, name: str, module: nn.Module) -> Loss:
+        compiled = name.endswith("compiled")
+        if name.startswith("legacy"):
+            call = torch.compile(module, dynamic=False) if compiled else module
+            data = self.data
+
+            def loss() -> Tensor:
+                first, kl, _ = call(data.dense, data.mean, data.var, data.batch)
+                return (first + kl).mean()
+
+            return loss
+        if "scvi-tools" in name:
+            return peer_loss(module, self.data, compiled)
+        return our_loss(module, self.data, name.removeprefix("fastvae "))
+
+    def make(self, name: str) -> Step:
+        contenders.forget()
+        module = self.module_of(name)
+        own = module.state_dict()
+        state = {k: v for k, v in self.first.state_dict().items() if k in own}
+        module.load_state_dict({**own, **state})
+        assert len(state) >= len(dict(self.first.named_parameters())), f"{name}: other weights"
+        self.made[name] = module, self.loss_of(name, module)
+        ours = name.startswith("fastvae")
+        return training_step(*self.made[name], fused=ours)
+
+    def results(self, module: nn.Module, loss: Loss) -> dict[str, Tensor]:
+        """The loss and the gradients, from the same dropout and noise for everybody."""
+        torch.manual_seed(1)
+        value = loss()
+        value.backward()
+        found = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+        module.zero_grad(set_to_none=True)
+        return {"loss": value.detach()[None], **found}
+
+    def check(self, name: str, step: Step) -> dict[str, Any]:
+        got = self.results(*self.made[name])
+        drawn = "triton" in name or name.endswith("compiled")  # compiled code draws its own noise
+        names = ["loss"] if drawn else [k for k in self.want if not before_norm(k)]
+        errors = {k: error(got[k], self.want[k])["norm"] for k in names}
+        limits = {k: GRADIENT_LIMIT for k in names}
+        limits["loss"] = DRAWN_LIMIT if drawn else LOSS_LIMIT
+        agrees = all(errors[k] <= limits[k] for k in names)
+        largest = max(names, key=lambda k: errors[k] / limits[k])
+        return {"errors": {k: errors[k] for k in {"loss", largest}}, "agrees": agrees}
+
+
+def before_norm(name: str) -> bool:
+    """A bias before batch normalisation: its gradient is 0 but for rounding."""
+    return name.endswith("0.bias") and "fc_layers" in name
+
+
+def contest(kind: str, n: int, genes: int, device: torch.device, compiled: bool) -> Contest:
+    providers = OBSERVED if kind.startswith("observed") else LEARNED
+    missing = {f"fastvae {k}": v for k, v in contenders.available_backends(device).items() if v}
+    if device.type == "cpu" and "fastvae triton" not in missing:
+        missing["fastvae triton"] = "the interpreter's speed says nothing"
+    if not compiled:
+        compilers = [name for name in providers if name.endswith("compiled")]
+        missing.update(dict.fromkeys(compilers, "--quick compiles no step"))
+    trained = Trained(kind, n, genes, device)
+    make = {name: partial(trained.make, name) for name in providers}
+    return Contest(make, trained.check, missing)
+
+
+def cases(quick: bool) -> list[Case]:
+    found = []
+    for device in DEVICES:
+        for kind, providers in (("observed library", OBSERVED), ("learned library", LEARNED)):
+            for n, genes in QUICK_SIZES if quick else SIZES:
+                labels = {"operation": "training step", "family": "zinb", "kind": kind}
+                labels |= {"cells": n, "genes": genes, "device": device}
+                prepare = partial(contest, kind, n, genes, torch.device(device), not quick)
+                seconds = 0.5 if quick else 15.0
+                found.append(Case(labels, providers, prepare, seconds, memory=True, runs=3))
+    return found
+
+
+def test_step(benchmark: Any, turns: Turns, case: Case, provider: str) -> None:
+    turns.show(benchmark, case, provider, __name__)
