@@ -38,7 +38,7 @@ MOST_EPOCHS = 2
 LANGUAGES = ("python", "sh", "text", "toml")
 MODULE_OF = {"scvi-tools": "scvi", "scanpy": "scanpy", "umap": "umap"}
 
-_FENCE = re.compile(r"^(```+)\s*(\S*)\s*$")
+_FENCE = re.compile(r"^(```+)\s*(\{[\w-]+\}.*|\S*)\s*$")
 _HIDDEN = re.compile(r"^<!-- test(?:, needs (\S+))?:$")
 _ASSIGNMENT = re.compile(r"^[A-Z_]+=")
 
