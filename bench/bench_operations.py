@@ -44,8 +44,10 @@ def loss_of(name: str, family: str) -> contenders.Loss:
     compiled = name.endswith("compiled")
     who = name.removesuffix(" compiled")
     if who == "textbook":
-        return contenders.compiled(who, family) if compiled else contenders.densified(
-            contenders.textbook
+        return (
+            contenders.compiled(who, family)
+            if compiled
+            else contenders.densified(contenders.textbook)
         )
     if who == "scvi-tools":
         peer = contenders.scvi_tools(family)

@@ -64,7 +64,7 @@ def peer_module(data: Minibatch, device: torch.device, ours: bool) -> nn.Module:
     import scvi  # noqa: F401
 
     if ours:
-        from fastvae.integrations.scvi_tools import VAE as peer
+        from fastvae.integrations.scvi_tools._module import VAE as peer
     else:
         from scvi.module import VAE as peer
     return peer(data.genes, n_batch=N_BATCH).to(device)

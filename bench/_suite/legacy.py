@@ -51,9 +51,7 @@ class Layers(nn.Module):
 class Encoder(nn.Module):
     """Mean, variance and one sample of a normal posterior."""
 
-    def __init__(
-        self, n_in: int, n_out: int, n_hidden: int, n_layers: int, dropout: float
-    ) -> None:
+    def __init__(self, n_in: int, n_out: int, n_hidden: int, n_layers: int, dropout: float) -> None:
         super().__init__()
         self.encoder = Layers(n_in, n_hidden, n_layers, 0, dropout)
         self.mean_encoder = nn.Linear(n_hidden, n_out)
