@@ -1,4 +1,4 @@
-"""The ``fastvae-commands`` directive: the commands and their options, as they are."""
+"""The ``fastvae-commands`` directive: the help of every command, as the command line prints it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import typer
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
+from typer.testing import CliRunner
 
 from fastvae.cli import app as command_line
 
@@ -17,40 +18,25 @@ class Commands(Directive):
 
     def run(self) -> list[nodes.Node]:
         """Build them."""
-        group: Any = typer.main.get_command(command_line)
-        return [_section(name, command) for name, command in group.commands.items()]
+        plain: Any = command_line
+        before, plain.rich_markup_mode = plain.rich_markup_mode, None  # no boxes
+        try:
+            names = typer.main.get_command(plain).commands  # type: ignore[attr-defined]
+            return [_section(name) for name in names]
+        finally:
+            plain.rich_markup_mode = before
 
 
-def _section(name: str, command: Any) -> nodes.section:
+def _section(name: str) -> nodes.section:
+    result = CliRunner().invoke(
+        command_line, [name, "--help"], prog_name="fastvae", env={"TERMINAL_WIDTH": "92"}
+    )
+    if result.exit_code != 0:
+        raise RuntimeError(f"fastvae {name} --help: {result.output}")
     section = nodes.section(ids=[f"fastvae-{name}"], names=[f"fastvae {name}"])
     section += nodes.title("", f"fastvae {name}")
-    section += nodes.paragraph("", command.help or "")
-    example = (command.epilog or "").split(":", 1)[-1].strip()
-    if example:
-        section += nodes.literal_block("", "\n".join(example.split("    ")), language="sh")
-    section += _parameters(command.params)
+    section += nodes.literal_block(result.output, result.output.strip(), language="none")
     return section
-
-
-def _parameters(parameters: list[Any]) -> nodes.definition_list:
-    found = nodes.definition_list()
-    for parameter in parameters:
-        if parameter.name == "help":
-            continue
-        option = parameter.param_type_name == "option"
-        names = [*parameter.opts, *parameter.secondary_opts] if option else [parameter.name.upper()]
-        if option and not parameter.is_flag:
-            names[0] += f" {parameter.metavar or parameter.type.name.upper()}"
-        term = nodes.term("", "", nodes.literal("", ", ".join(names)))
-        text = parameter.help or ""
-        if option and not parameter.is_flag and parameter.default is not None:
-            text += f" [default: {parameter.default}]"
-        if option and parameter.required:
-            text += " [required]"
-        item = nodes.definition_list_item("", term)
-        item += nodes.definition("", nodes.paragraph("", text))
-        found += item
-    return found
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
