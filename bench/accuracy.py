@@ -1,15 +1,20 @@
 """Error of the likelihoods against 50 digits, beside the textbook form: tables for kernels/README.
 
-python bench/accuracy.py           prints the tables
-python bench/accuracy.py --write   also puts them between the markers in kernels/README.md
+python bench/accuracy.py             prints the tables
+python bench/accuracy.py --write     also puts them between the markers in kernels/README.md
+python bench/accuracy.py --out JSON  writes error by theta of everybody here, scvi-tools included
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -147,7 +152,89 @@ def against_target() -> list[str]:
     return lines
 
 
+def scvi_tools(x: Tensor, log_mu: Tensor, log_theta: Tensor | None, zi: Tensor | None) -> Tensor:
+    """Their distributions as their loss asks them, from mu and theta; eps 1e-8 as they have it."""
+    from scvi import distributions
+
+    if log_theta is None:
+        return distributions.Poisson(rate=log_mu.exp()).log_prob(x)
+    parameters = {"mu": log_mu.exp(), "theta": log_theta.exp()}
+    if zi is None:
+        return distributions.NegativeBinomial(**parameters).log_prob(x)
+    return distributions.ZeroInflatedNegativeBinomial(**parameters, zi_logits=zi).log_prob(x)
+
+
+def everybody() -> dict[str, Callable[..., Tensor]]:
+    """All that can compute here, by the names that the other benchmarks use."""
+    found = {"fastvae cpu": on_backend("cpu"), "fastvae torch": ours}
+    if importlib.util.find_spec("triton"):
+        found["fastvae triton"] = fused
+    found["textbook"] = textbook
+    if importlib.util.find_spec("scvi"):
+        found["scvi-tools"] = scvi_tools
+    return found
+
+
+def ordinary(points: Columns) -> np.ndarray:
+    """Whole counts and means up to 100, means from 0.3: what every data set has.
+
+    Below, the eps that scvi-tools adds to mu is part of its function, not an error of arithmetic.
+    """
+    mu = np.exp(points["log_mu"].astype(np.float64))
+    x = points["x"]
+    return (x <= 100) & (x == np.floor(x)) & (mu > 0.29) & (mu < 101)
+
+
+def errors_by_theta(family: str, run: Columns, points: Columns, exact: Columns) -> dict[str, Any]:
+    """Largest error over max(1, |exact|) at each theta, of ordinary counts; None for NaN."""
+    thetas = np.unique(points["log_theta"])
+    errors: dict[str, list[float | None]] = {name: [] for name in run}
+    for value in thetas:
+        chosen = ordinary(points) & (points["log_theta"] == value)
+        for name, got in run.items():
+            off = np.abs(got[chosen] - exact[name][chosen])
+            worst = float((off / np.maximum(1, np.abs(exact[name][chosen]))).max())
+            errors[name].append(worst if np.isfinite(worst) else None)
+    rounded = [float(f"{t:.3g}") for t in np.exp(thetas.astype(np.float64))]
+    return {"family": family, "theta": rounded, "errors": errors}
+
+
+def as_json() -> dict[str, Any]:
+    """What bench/report.py quotes and draws."""
+    from _gpu.environment import describe
+
+    rows = []
+    for family in ("nb", "zinb"):
+        points, exact = grid(family)
+        for name, function in everybody().items():
+            run = evaluate(function, points, torch.float32)
+            row = errors_by_theta(family, run, points, exact)
+            rows.append({"provider": name, "dtype": "float32", **row})
+    return {
+        "environment": describe(),
+        "what": "largest error / max(1, |exact|) against 50 digits, by theta; log p and gradients",
+        "points": " ".join((ordinary.__doc__ or "").split()),
+        "triton": None if torch.cuda.is_available() else "in triton's interpreter on a CPU",
+        "rows": rows,
+    }
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="update kernels/README.md")
+    parser.add_argument("--out", type=Path, help="JSON for bench/report.py; nothing else is done")
+    parser.add_argument("--overwrite", action="store_true")
+    args = parser.parse_args()
+    if args.out:
+        if args.out.exists() and not args.overwrite:
+            sys.exit(f"{args.out} exists; pass --overwrite to replace it")
+        sys.path.insert(0, str(ROOT / "bench"))
+        from _gpu.results import write_json
+
+        with warnings.catch_warnings():  # scvi-tools warns of counts that are not whole
+            warnings.simplefilter("ignore")
+            write_json(args.out, as_json())
+        return
     text = "\n".join(
         [
             "Largest error over max(1, |exact|) in float32, mu up to 100:",
@@ -162,7 +249,7 @@ def main() -> None:
         ]
     )
     print(text)
-    if "--write" in sys.argv[1:]:
+    if args.write:
         page = ROOT / "kernels" / "README.md"
         before, rest = page.read_text().split(START)
         page.write_text(f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}")

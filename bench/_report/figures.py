@@ -23,7 +23,7 @@ PROVIDERS = {
     "scvi-tools": "#0072b2",
     "AnnDataLoader": "#0072b2",
     "annbatch": "#009e73",
-    "textbook": "#7f7f7f",
+    "textbook": "#c7c7c7",
     "legacy": "#cc79a7",
 }
 STYLES = ["-", "--", ":", "-."]
@@ -191,7 +191,8 @@ def look(name: str, seen: dict[str, int]) -> dict[str, Any]:
     system = next((s for s in PROVIDERS if name.startswith(s)), name)
     seen[system] = seen.get(system, -1) + 1
     style = STYLES[seen[system] % len(STYLES)]
-    return {"color": PROVIDERS.get(system, "black"), "linestyle": style}
+    width = 4 if system == "textbook" else 1.5  # to be seen under what lies on it
+    return {"color": PROVIDERS.get(system, "black"), "linestyle": style, "linewidth": width}
 
 
 def label_axes(axes: Any, content: Panel) -> None:
