@@ -20,7 +20,7 @@ project_copyright = author
 version = release = fastvae.__version__
 
 sys.path.insert(0, str(Path(__file__).parent))
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "command_reference"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "command_reference"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"fastvae {version}"
@@ -34,9 +34,9 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 80
-napoleon_google_docstring = False
-napoleon_use_rtype = False
-napoleon_use_ivar = True
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
+numpydoc_attributes_as_param_list = True
 html_math_renderer = "mathml"  # drawn by the browser itself: no script, no network
 add_module_names = False
 
