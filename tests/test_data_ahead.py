@@ -79,12 +79,14 @@ class _Work:
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_results_come_in_the_order_asked_for_whatever_was_begun(workers: int) -> None:
+    before = set(threading.enumerate())
     work, ahead = _Work(), Ahead[int, int](workers)
     follow = {0: 1, 1: 2, 2: 3, 7: 8}.get
     got = [ahead.take(key, work, follow) for key in (0, 1, 2, 7, 8, 1)]
     assert got == [0, 1, 4, 49, 64, 1]
     ahead.drop()
-    assert not any(thread.name.startswith("fastvae-data") for thread in threading.enumerate())
+    left = set(threading.enumerate()) - before
+    assert not any(thread.name.startswith("fastvae-data") for thread in left)
 
 
 def test_what_goes_wrong_ahead_is_raised_where_it_is_due() -> None:

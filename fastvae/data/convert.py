@@ -137,7 +137,7 @@ def _plan(store: DiskStore, seed: int, shuffle: bool) -> _Plan:
     cells = np.arange(store.n_cells)
     order: BlockOrder | WholeOrder
     if shuffle:
-        order = BlockOrder(cells, store.block_edges, seed, 0)
+        order = BlockOrder(cells, store.block_edges, seed, 0, store.pool_size)
     else:
         order = WholeOrder(cells, False, seed, 0)
     size = store.pool_size

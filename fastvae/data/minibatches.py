@@ -204,7 +204,9 @@ class Minibatches:
         if known is not None and known[0] == epoch:
             return known[1]
         if self._blocks is not None:
-            order: Order = BlockOrder(self.cells, self._blocks, self.seed, epoch)
+            order: Order = BlockOrder(
+                self.cells, self._blocks, self.seed, epoch, self.store.pool_cells
+            )
         else:
             order = WholeOrder(self.cells, self.shuffle, self.seed, epoch)
         self._known = epoch, order

@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+_GOLDEN = (5**0.5 - 1) / 2
+
 
 class Order(Protocol):
     """Positions 0..M-1 of an epoch, and which cell stands at each."""
@@ -28,7 +30,11 @@ class WholeOrder:
 class BlockOrder:
     """Blocks of neighbouring cells in a random order; each block as it lies in the file.
 
-    Whoever reads takes many blocks at a time and shuffles them together (`shuffled`).
+    Whoever reads takes many blocks at a time and shuffles them together (`shuffled`). Cells often
+    lie in the file by type or by sample, and blocks taken wholly at random would then have some
+    kinds twice as often in one pool as in the next, which the end of an epoch shows. So the file
+    is cut into as many stretches as a pool has blocks, and blocks come from the stretches in turn,
+    from each in a random order of its own: every pool is a sample of the whole file.
 
     Parameters
     ----------
@@ -38,13 +44,18 @@ class BlockOrder:
         (B + 1,) rows at which the blocks begin and end.
     seed, epoch
         Of the order.
+    pool
+        Cells that are read at a time.
     """
 
-    def __init__(self, cells: np.ndarray, edges: np.ndarray, seed: int, epoch: int) -> None:
+    def __init__(
+        self, cells: np.ndarray, edges: np.ndarray, seed: int, epoch: int, pool: int
+    ) -> None:
         found = np.searchsorted(cells, edges)
         first, last = found[:-1], found[1:]
         filled = np.flatnonzero(last > first)
-        order = np.random.default_rng([seed, epoch]).permutation(filled)
+        per_pool = round(pool * len(filled) / max(1, len(cells)))
+        order = filled[_in_stretches(len(filled), per_pool, np.random.default_rng([seed, epoch]))]
         self._cells = cells
         self._first = first[order]
         self._ends = np.cumsum(last[order] - self._first)
@@ -62,6 +73,25 @@ class BlockOrder:
             start += taken
             block += 1
         return np.concatenate(pieces)
+
+
+def _in_stretches(n_blocks: int, n_stretches: int, rng: np.random.Generator) -> np.ndarray:
+    """Permute 0..n_blocks-1 so that any `n_stretches` in a row lie all over the range.
+
+    A block's place is the round in which its stretch gives it, then the place of its stretch
+    within a round. Where a stretch has a block less than there are rounds, it misses any one.
+    """
+    n_stretches = max(1, min(n_stretches, n_blocks))
+    n_rounds = -(-n_blocks // n_stretches)
+    # Which stretches are the shorter ones is drawn too: else the same kinds would be missing.
+    sizes = np.full(n_stretches, n_blocks // n_stretches)
+    sizes[rng.permutation(n_stretches)[: n_blocks % n_stretches]] += 1
+    ticket = rng.random((n_stretches, n_rounds)).argsort(axis=1)
+    rounds = np.concatenate([row[:size] for row, size in zip(ticket, sizes, strict=True)])
+    stretch = np.repeat(np.arange(n_stretches), sizes)
+    # Golden-ratio steps: a part of a round lies all over the file too.
+    place = (np.arange(n_stretches) * _GOLDEN + rng.random()) % 1.0
+    return np.lexsort([place[stretch], rounds])
 
 
 def shuffled(cells: np.ndarray, seed: int, epoch: int, pool: int) -> np.ndarray:
