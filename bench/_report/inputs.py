@@ -55,7 +55,7 @@ class Result:
             package, _, version = str(value).rpartition(" ")
             found[package or key] = version
         for package in ("fastvae", "torch", "triton"):
-            if isinstance(self.content.get(package), str):
+            if str(self.content.get(package, ""))[:1].isdigit():
                 found[package] = self.content[package]
         peer = self.content.get("scvi-tools")
         if isinstance(peer, dict):
@@ -104,6 +104,8 @@ def load(root: Path = ROOT) -> dict[str, Result]:
     """
     if git("rev-parse", "HEAD", root=root).returncode:
         raise RefusedError(f"{root} is no git checkout: the results' commits cannot be checked")
+    if git("rev-parse", "--is-shallow-repository", root=root).stdout.strip() == "true":
+        raise RefusedError("the history is cut short here; `git fetch --unshallow` brings the rest")
     committed = set(git("ls-files", "--", str(RESULTS), root=root).stdout.splitlines())
     found, refused = {}, []
     for path in sorted((root / RESULTS).glob("*.json")):

@@ -234,17 +234,18 @@ def differential(result: Result) -> str:
 
 
 def accuracy(result: Result) -> str:
-    """Worst error of log p per family and theta, and of its gradient by log theta."""
+    """Worst error of log p per theta, and of its gradient by log theta."""
     rows = of(result.content["rows"], family="nb", dtype="float32")
     providers = list(dict.fromkeys(row["provider"] for row in rows))
-    parts = []
+    parts = [f"{result.content['what'].capitalize()}. {result.content['points']}"]
+    if where := result.content["triton"]:
+        parts.append(f"`fastvae triton` ran {where}; {NO_GPU}.")
     for quantity, title in (("log_p", "log NB"), ("log_theta", "its gradient by log theta")):
         lines: dict[float, list[str]] = {}
         for row in rows:
             for theta, error in zip(row["theta"], row["errors"][quantity], strict=True):
-                lines.setdefault(theta, [f"{theta:.0e}"]).append(
-                    "NaN" if error is None else f"{error:.1e}"
-                )
+                line = lines.setdefault(theta, [f"{theta:g}"])
+                line.append("NaN" if error is None else f"{error:.1e}")
         parts.append(table([f"{title}: theta", *providers], list(lines.values())))
     return "\n\n".join(parts)
 
