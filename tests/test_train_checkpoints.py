@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -315,13 +316,19 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         lasts = time.perf_counter() - began
         expected = weights(Model.load(tmp_path / "whole-done", device="cpu"))
 
-        codes, places = [], set()
-        for kill in range(KILLS):
-            folder = tmp_path / f"run{kill}"
+        kills, places = 0, set()
+        for attempt in itertools.count():
+            if kills == KILLS:
+                break
+            assert attempt < 4 * KILLS, f"only {kills} runs were still there to be killed"
+            folder = tmp_path / f"run{attempt}"
             child = start(folder, "new")
             time.sleep(rng.uniform(0, lasts))
             subprocess.run(["kill", "-9", str(child)], check=False, capture_output=True)
-            codes.append(int(stdout.readline()))
+            if int(stdout.readline()) == 0:  # it was done: the machine is quicker now
+                lasts *= 0.9
+                continue
+            kills += 1
             files = CheckpointFiles(folder)
             for number in files.numbers():
                 found = files._read(number)  # raises for a damaged one
@@ -331,5 +338,4 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
             assert stdout.readline() == "0\n"
             assert_same(expected, weights(Model.load(f"{folder}-done", device="cpu")))
         stdin.close()
-    assert codes.count(-signal.SIGKILL) >= KILLS // 2
     assert any(steps for _, steps in places), "no kill within an epoch"
