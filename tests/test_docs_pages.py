@@ -99,6 +99,9 @@ def test_pages_say_what_was_counted() -> None:
         one = recorded[name]
         said = f"{start.format(one['operations'])} {one['reads']} reads and {one['writes']} writes"
         assert said in text
+    kernels = program("count_passes").kernel_rows()
+    both = (sum(row[what] for row in kernels) for what in ("reads", "writes"))
+    assert "of which its two likelihood kernels have {} and {}.".format(*both) in text
 
 
 def test_pictures_are_up_to_date() -> None:
