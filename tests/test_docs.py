@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import inspect
 import shutil
 from functools import wraps
 from pathlib import Path
@@ -10,6 +12,9 @@ from typing import Any
 import pytest
 from doc_files import write_files
 from doc_pages import MOST_EPOCHS, ROOT, Block, Page, blocks_of, commands_in, lacking, pages
+
+import fastvae
+from fastvae import datasets, distributions, functional, nn
 
 PAGES = {str(path.relative_to(ROOT)): path for path in pages()}
 BLOCKS = [block for path in PAGES.values() for block in blocks_of(path) if block.kind != "hidden"]
@@ -69,7 +74,6 @@ def _shorten_scvi_tools(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-@pytest.mark.filterwarnings("ignore::Warning:(?!fastvae)")
 def test_block(block: Block, open_page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     if lacking(block):
         pytest.skip(f"needs {block.needs}")
@@ -77,11 +81,83 @@ def test_block(block: Block, open_page: Any, monkeypatch: pytest.MonkeyPatch) ->
         open_page(block.page).run_through(block, monkeypatch)
 
 
-def test_the_reader_of_pages_sees_what_is_wrong(tmp_path: Path) -> None:
-    page = ROOT / "README.md"
-    assert any(block.kind == "sh" for block in blocks_of(page))
-    assert commands_in("a -b 'c d' && e # f\n# g\nh \\\n  i") == [
-        ["a", "-b", "c d"],
-        ["e"],
-        ["h", "i"],
-    ]
+EXAMPLES = {
+    fastvae.Model: "import fastvae, anndata; adata = anndata.read_h5ad('atlas.h5ad')",
+    fastvae.VAE: """
+import torch
+x, batch_index, kl_weight = torch.ones(4, 2000), torch.zeros(4, 1), 0.5
+local_l_mean = local_l_var = torch.ones(4, 1)
+""",
+    fastvae.datasets.simulate: "",
+}
+"""What the examples in docstrings begin with."""
+
+
+def examples_of(what: Any) -> list[doctest.DocTest]:
+    found = doctest.DocTestFinder(recurse=False).find(
+        what, globs=dict(vars(inspect.getmodule(what)))
+    )
+    return [example for example in found if example.examples]
+
+
+@pytest.mark.parametrize("what", EXAMPLES)
+def test_examples_in_docstrings(
+    what: Any, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shutil.copytree(files, tmp_path / "work"))
+    (example,) = examples_of(what)
+    exec(EXAMPLES[what], example.globs)
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
+def test_no_example_in_a_docstring_is_left_out() -> None:
+    modules = [fastvae, functional, datasets, distributions, nn]
+    public = {getattr(module, name) for module in modules for name in module.__all__} - {*modules}
+    assert {what for what in public if examples_of(what)} == {*EXAMPLES}
+
+
+def page_of(text: str, folder: Path) -> Page:
+    path = folder / "page.md"
+    path.write_text(text)
+    return Page(path, folder)
+
+
+FAULTS = {
+    "an error": ("```python\n1 / 0\n```", ZeroDivisionError),
+    "a check that fails": ("```python\nx = 1\n```\n<!-- test:\nassert x == 2\n-->", AssertionError),
+    "a name that an earlier block made": ("```python\ny = x\n```", NameError),
+    "a command that fails": ("```sh\nfastvae info nowhere.h5ad\n```", AssertionError),
+    "an unknown option": ("```sh\nfastvae info page.md --fast\n```", AssertionError),
+    "an unknown extra": ('```sh\npip install ".[speed]"\n```', AssertionError),
+    "a package of somebody else": ("```sh\npip install notours\n```", AssertionError),
+    "a program that is not looked at": ("```sh\nconda create\n```", AssertionError),
+    "a script that is not there": ("```sh\npython bench/nothing.py\n```", AssertionError),
+    "a code block without language": ("```\nx = 1\n```", ValueError),
+    "a block without end": ("```python\nx = 1", ValueError),
+    "a marker without block": ("<!-- needs: scvi-tools -->", ValueError),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_a_page_is_found(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, error = FAULTS[fault]
+
+    def run() -> None:
+        page = page_of(text, tmp_path)
+        page.run_through(page.blocks[0], monkeypatch)
+
+    with pytest.raises(error):
+        run()
+
+
+def test_pages_are_read_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = page_of(
+        "<!-- test:\nn = 1\n-->\n```python\nn += 1\n```\n```python\nn *= 5\n```", tmp_path
+    )
+    assert [block.kind for block in page.blocks] == ["hidden", "python", "python"]
+    page.run_through(page.blocks[-1], monkeypatch)
+    assert page.names["n"] == 10
+    words = commands_in("a -b 'c d' && e # f\n# g\nh \\\n  i")
+    assert words == [["a", "-b", "c d"], ["e"], ["h", "i"]]
