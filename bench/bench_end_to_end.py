@@ -15,6 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from _suite.contest import Case, Contest, Step
 from _suite.turns import Turns
 
@@ -41,7 +42,7 @@ def our_run(path: Path, epochs: int, backend: str) -> Answer:
     with fn.use_backend(backend):
         model = fastvae.Model(path, batch_key="batch").fit(epochs, seed=0, progress=False)
         latent = model.get_latent_representation()
-    return float(model.history["train_elbo"][-1]), latent.shape
+    return float(model.history["train_elbo"][-1]), np.shape(latent)
 
 
 def their_run(path: Path, epochs: int, ours: bool) -> Answer:
@@ -50,11 +51,10 @@ def their_run(path: Path, epochs: int, ours: bool) -> Answer:
     import anndata
     import scvi
     import torch
+    from scvi.model import SCVI
 
     if ours:
         from fastvae.integrations.scvi_tools import SCVI
-    else:
-        from scvi.model import SCVI
     logging.disable(logging.CRITICAL)
     try:
         scvi.settings.seed = 0
@@ -93,7 +93,7 @@ def contest(cells: int, genes: int, epochs: int) -> Contest:
 def cases(quick: bool) -> list[Case]:
     size = (QUICK_CELLS, QUICK_GENES) if quick else (CELLS, GENES)
     epochs = QUICK_EPOCHS if quick else EPOCHS
-    labels = {"operation": "file to latent space", "kind": f"{epochs} epochs"}
+    labels: dict[str, Any] = {"operation": "file to latent space", "kind": f"{epochs} epochs"}
     labels |= {"cells": size[0], "genes": size[1]}
     prepare = partial(contest, *size, epochs)
     return [Case(labels, PROVIDERS, prepare, 0.0, runs=1, warm_up=0, rounds=3 if quick else 7)]

@@ -92,7 +92,7 @@ def cases(quick: bool) -> list[Case]:
     cells, genes = (QUICK_CELLS, QUICK_GENES) if quick else (CELLS, GENES)
     found = []
     for size in BATCHES[:1] if quick else BATCHES:
-        labels = {"operation": "loading an epoch", "kind": f"minibatches of {size}"}
+        labels: dict[str, Any] = {"operation": "loading an epoch", "kind": f"minibatches of {size}"}
         labels |= {"cells": cells, "genes": genes}
 
         def prepare(size: int = size) -> Contest:

@@ -93,7 +93,9 @@ def sampling(n: int, device: torch.device) -> Contest:
         return agreement.compare(found, exact, operations.SAMPLE_RESULTS)
 
     names = (*BACKENDS, "textbook")
-    make = {name: partial(operations.sampling_step, sampler(name), *heads) for name in names}
+    make: dict[str, Callable[[], Step]] = {
+        name: partial(operations.sampling_step, sampler(name), *heads) for name in names
+    }
     return Contest(make, check, unavailable(device))
 
 

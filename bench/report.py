@@ -58,11 +58,11 @@ def page(results: tables.Results, runs: list[Path]) -> str:
         for result in chosen(results, names):
             if text := render(result):
                 parts += [f"## {title}", f"From `bench/results/{result.name}`.", text]
-    for title, render in (
+    for title, of_all in (
         ("Training beside scvi-tools", tables.training),
         ("Shuffling in blocks", tables.shuffling),
     ):
-        if text := render(results):
+        if text := of_all(results):
             parts += [f"## {title}", text]
     for name in plots(results):
         title = figures.TITLES[name]

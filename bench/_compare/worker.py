@@ -122,7 +122,8 @@ def main() -> None:
     ready: dict[str, Callable[[], float]] = {}
     for line in sys.stdin:
         asked = json.loads(line)
-        name, answer = asked["case"], {}
+        name = asked["case"]
+        answer: dict[str, Any] = {}
         try:
             if name not in ready:
                 make, shape = CASES[name]

@@ -54,9 +54,9 @@ def against_batch_size(results: Results) -> list[Panel]:
     panels = [step_speed(results, "cells", {"genes": 2000})]
     if result := results.get("loading"):
         for genes, loaders in result.content["times"].items():
-            series = {
-                name: [(int(size), 128e3 / ms) for size, ms in of.items()]
-                for name, of in loaders.items()
+            series: Series = {
+                name: [(int(size), 128e3 / ms) for size, ms in times.items()]
+                for name, times in loaders.items()
             }
             title = f"loading, {int(genes):,} genes"
             panels.append(panel(title, along_name("cells"), "cells/s", series))
@@ -72,9 +72,9 @@ def against_genes(results: Results) -> list[Panel]:
                 training.setdefault(system, []).append((result.content["genes"], speed))
     if training:
         panels.append(panel("whole training, defaults", "genes", "cells/s", training))
-    if result := results.get("loading"):
+    if loading := results.get("loading"):
         loaders: Series = {}
-        for genes, found in result.content["times"].items():
+        for genes, found in loading.content["times"].items():
             for name, ms in found.items():
                 loaders.setdefault(name, []).append((int(genes), 128e3 / ms["128"]))
         panels.append(panel("loading, minibatches of 128", "genes", "cells/s", loaders))
@@ -223,7 +223,7 @@ def draw(panels: list[Panel], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "fastvae", "font.size": 9}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "fastvae", "font.size": 9}
     columns = min(len(panels), 2)
     rows = -(-len(panels) // columns)
     with plt.rc_context(settings):

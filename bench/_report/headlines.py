@@ -65,12 +65,12 @@ def training(results: Results) -> list[Line]:
             pair = [f"{speed(rate[k])} cells/s" for k in ("fastvae", "scvi-tools")]
             ratio = times(rate["fastvae"] / rate["scvi-tools"])
             lines.append([what, *pair, ratio, source(result)])
-    if result := results.get("scvi_tools_door"):
-        for row in result.content["rows"]:
+    if door := results.get("scvi_tools_door"):
+        for row in door.content["rows"]:
             rate = row["cells_per_second"]
             what = f"`model.train` through `integrations.scvi_tools`, {row['shape']}"
             pair = [f"{speed(rate[k])} cells/s" for k in ("ours", "theirs")]
-            lines.append([what.replace("x", " x "), *pair, times(row["ratio"]), source(result)])
+            lines.append([what.replace("x", " x "), *pair, times(row["ratio"]), source(door)])
     return lines
 
 
