@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from _gpu import agreement, contenders, operations, problems
+from _suite import backends
 from _suite.contest import Case, Contest, Step
 from _suite.turns import Turns
 
@@ -20,24 +21,15 @@ DENSITY = 0.08
 SIZES = [(128, 2000), (1024, 8000)]
 QUICK_SIZES = [(128, 500)]
 LATENT = 10
-BACKENDS = ("fastvae cpu", "fastvae triton", "fastvae torch")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 LIKELIHOOD = (
-    *BACKENDS,
+    *backends.NAMES,
     "fastvae torch compiled",
     "textbook",
     "textbook compiled",
     "scvi-tools",
     "scvi-tools compiled",
 )
-
-
-def unavailable(device: torch.device) -> dict[str, str]:
-    """Backends that cannot be timed on this device, with the reason."""
-    found = {f"fastvae {k}": v for k, v in contenders.available_backends(device).items() if v}
-    if device.type == "cpu" and "fastvae triton" not in found:
-        found["fastvae triton"] = "the interpreter's speed says nothing"
-    return found
 
 
 def loss_of(name: str, family: str) -> contenders.Loss:
@@ -69,7 +61,7 @@ def likelihood(
     def make(name: str) -> Step:
         return contenders.forward_backward(loss_of(name, family), problem)
 
-    missing = unavailable(device)
+    missing = backends.unavailable(device)
     if not compiled:
         compilers = [name for name in LIKELIHOOD if name.endswith("compiled")]
         missing.update(dict.fromkeys(compilers, "--quick compiles for one case only"))
@@ -92,11 +84,11 @@ def sampling(n: int, device: torch.device) -> Contest:
         found = operations.kl_with_gradients(sampler(name), *heads)
         return agreement.compare(found, exact, operations.SAMPLE_RESULTS)
 
-    names = (*BACKENDS, "textbook")
+    names = (*backends.NAMES, "textbook")
     make: dict[str, Callable[[], Step]] = {
         name: partial(operations.sampling_step, sampler(name), *heads) for name in names
     }
-    return Contest(make, check, unavailable(device))
+    return Contest(make, check, backends.unavailable(device))
 
 
 def first_layer(n: int, genes: int, device: torch.device) -> Contest:
@@ -115,9 +107,9 @@ def first_layer(n: int, genes: int, device: torch.device) -> Contest:
         return partial(operations.with_gradients, layer, upstream, x, weight, bias)
 
     return Contest(
-        {name: partial(make, name) for name in (*BACKENDS, "textbook")},
+        {name: partial(make, name) for name in (*backends.NAMES, "textbook")},
         lambda name, step: agreement.compare(step(), exact, operations.LINEAR_RESULTS),
-        unavailable(device),
+        backends.unavailable(device),
     )
 
 
@@ -134,7 +126,7 @@ def cases(quick: bool) -> list[Case]:
                     compiled = not quick or (family, layout) == ("zinb", "csr")
                     prepare = partial(likelihood, family, layout, n, genes, where, compiled)
                     found.append(Case(labels, LIKELIHOOD, prepare, seconds))
-            others = (*BACKENDS, "textbook")
+            others = (*backends.NAMES, "textbook")
             labels = {"operation": "sampling and KL", **size, "genes": LATENT}
             found.append(Case(labels, others, partial(sampling, n, where), seconds / 4))
             labels = {"operation": "first layer", **size}

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from _gpu import contenders, problems
 from _gpu.agreement import error
+from _suite import backends
 from _suite.contest import Case, Contest, Step
 from _suite.legacy import LegacyVAE
 from _suite.turns import Turns
@@ -31,9 +32,8 @@ LOSS_LIMIT, GRADIENT_LIMIT, DRAWN_LIMIT = 1e-4, 1e-3, 0.02
 SIZES = [(128, 2000), (512, 2000), (2048, 2000), (128, 1000), (128, 8000), (128, 20000)]
 QUICK_SIZES = [(64, 300)]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-OURS = ("fastvae cpu", "fastvae triton", "fastvae torch")
-OBSERVED = (*OURS, "fastvae within scvi-tools", "scvi-tools", "scvi-tools compiled")
-LEARNED = (*OURS, "legacy", "legacy compiled")
+OBSERVED = (*backends.NAMES, "fastvae within scvi-tools", "scvi-tools", "scvi-tools compiled")
+LEARNED = (*backends.NAMES, "legacy", "legacy compiled")
 ADAM: dict[str, Any] = {"lr": 1e-3, "eps": 0.01, "weight_decay": 1e-6}
 Loss = Callable[[], Tensor]
 
@@ -167,9 +167,7 @@ def before_norm(name: str) -> bool:
 
 def contest(kind: str, n: int, genes: int, device: torch.device, compiled: bool) -> Contest:
     providers = OBSERVED if kind.startswith("observed") else LEARNED
-    missing = {f"fastvae {k}": v for k, v in contenders.available_backends(device).items() if v}
-    if device.type == "cpu" and "fastvae triton" not in missing:
-        missing["fastvae triton"] = "the interpreter's speed says nothing"
+    missing = backends.unavailable(device)
     if not compiled:
         compilers = [name for name in providers if name.endswith("compiled")]
         missing.update(dict.fromkeys(compilers, "--quick compiles no step"))

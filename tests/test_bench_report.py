@@ -143,6 +143,7 @@ def test_figures_follow_their_numbers(report, checkout, monkeypatch):
     [
         (lambda c: c["environment"].pop("commit"), "does not say at which commit"),
         (lambda c: c["environment"].update(commit="0" * 40), "not in the history"),
+        (lambda c: c.update(quick=True), "measured with --quick"),
         (
             lambda c: c["rows"][0]["agreement"].update({"scvi-tools": {"agrees": False}}),
             r"rows[0].agreement.scvi-tools disagrees",

@@ -176,7 +176,7 @@ def render(results: Results, gpu: list[str]) -> str:
         for part in (likelihood, step, training, loading, streaming, quality, accuracy)
         for line in part(results)
     ]
-    cores = results["cpu_likelihood"].content["cores"] if "cpu_likelihood" in results else None
+    cores = next((c for r in results.values() if (c := r.content.get("cores"))), None)
     measured = "; ".join(gpu) or NO_GPU
     lines.append(["The same on a GPU", measured, "-" if gpu else NO_GPU, "-", "-"])
     versions = {v for r in results.values() if (v := r.versions().get("scvi-tools"))}

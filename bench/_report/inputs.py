@@ -76,6 +76,8 @@ def objections(content: Content, root: Path = ROOT) -> Iterator[str]:
         yield "it does not say at which commit it was measured (`commit`)"
     elif git("merge-base", "--is-ancestor", commit, "HEAD", root=root).returncode:
         yield f"commit {commit[:12]} is not in the history of this checkout"
+    if content.get("quick"):
+        yield "it was measured with --quick, which only tells whether all is well"
     yield from disagreements(content)
 
 
