@@ -1,14 +1,15 @@
 """Is one commit slower than another? Both measured in turn on this machine.
 
-    python bench/compare.py BASE HEAD [--tolerance 0.1] [--rounds 15] [--cases likelihood loader]
+    python bench/compare.py BASE HEAD [--tolerance 0.1] [--processes 7] [--cases likelihood loader]
 
 Each commit is checked out and built, C++ library included, in a temporary folder, and measured in a
 process of its own; the two take turns of a fraction of a second, so that a drifting clock is fair
-to both. A ratio is HEAD's median over BASE's within a round; the table has its median over the
-rounds with the least and the most.
+to both. Where a process's memory happens to lie can make it twice as slow for its life: therefore
+several pairs of processes, each with a ratio, the median over its rounds of HEAD's time over
+BASE's. The table has the median of these ratios with the least and the most.
 
 Exit status 1: some case is slower by more than the tolerance - at the median, and slower at all in
-three of four rounds - or gives another result.
+three of four pairs - or gives another result.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Row:
-    """One case on both commits; ratios are of each round, head over base."""
+    """One case on both commits; `ratios` of head over base."""
 
     case: str
     base_ms: float = 0.0
@@ -77,6 +78,8 @@ class Row:
         """What is to be said of it; empty where all is well."""
         if self.note:
             return self.note
+        if len(self.ratios) == 1:
+            return "measured once: nothing can be said"
         low, middle, high = quantiles(self.ratios, n=4, method="inclusive")
         if middle > 1 + tolerance:
             return "slower" if low > 1 else "too noisy to say"
@@ -106,6 +109,15 @@ def measure(base: Worker, head: Worker, case: str, rounds: int, seconds: float) 
     return Row(case, median(times[base]), median(times[head]), ratios)
 
 
+def together(rows: list[Row]) -> Row:
+    """One row of a case from those of several pairs of processes, with a ratio of each."""
+    for row in rows:
+        if row.note:
+            return row
+    base, head = (median(getattr(row, name) for row in rows) for name in ("base_ms", "head_ms"))
+    return Row(rows[0].case, base, head, tuple(median(row.ratios) for row in rows))
+
+
 def as_table(rows: list[Row], tolerance: float) -> str:
     lines = [
         [
@@ -118,7 +130,7 @@ def as_table(rows: list[Row], tolerance: float) -> str:
         ]
         for row in rows
     ]
-    return table(["case", "BASE ms", "HEAD ms", "HEAD / BASE", "rounds", ""], lines)
+    return table(["case", "BASE ms", "HEAD ms", "HEAD / BASE", "pairs", ""], lines)
 
 
 def arguments() -> argparse.Namespace:
@@ -126,7 +138,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("base", metavar="BASE", help="commit, branch or tag")
     parser.add_argument("head", metavar="HEAD", nargs="?", default="HEAD")
     parser.add_argument("--tolerance", type=float, default=0.1, help="0.1: a tenth slower is fine")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--processes", type=int, default=7, help="pairs of them")
+    parser.add_argument("--rounds", type=int, default=5, help="of each pair")
     parser.add_argument("--seconds", type=float, default=0.2, help="of a turn")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
@@ -143,8 +156,12 @@ def main() -> int:
     commits = [resolve(args.base), resolve(args.head)]
     with checked_out(commits) as trees:
         targets = [build(tree) for tree in trees]
-        with Worker(targets[0], args.threads) as base, Worker(targets[1], args.threads) as head:
-            rows = [measure(base, head, name, args.rounds, args.seconds) for name in names]
+        found: dict[str, list[Row]] = {name: [] for name in names}
+        for _ in range(args.processes):
+            with Worker(targets[0], args.threads) as base, Worker(targets[1], args.threads) as head:
+                for name, of in found.items():
+                    of.append(measure(base, head, name, args.rounds, args.seconds))
+        rows = [together(of) for of in found.values()]
     print(f"BASE {commits[0][:10]}, HEAD {commits[1][:10]}, {args.threads} threads\n")
     print(as_table(rows, args.tolerance))
     return int(any(row.fails(args.tolerance) for row in rows))

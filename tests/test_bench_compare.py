@@ -94,6 +94,17 @@ def test_noise_is_not_slower(compare):
     assert row(compare, [2.0, 2.0, 2.0], [1.0, 1.1, 1.0]).verdict(0.1) == "faster"
 
 
+def test_one_unlucky_process_is_not_slower(compare):
+    lucky, unlucky = (row(compare, [1.0] * 3, [ms] * 3) for ms in (1.02, 2.3))
+    found = compare.together([lucky, unlucky, lucky, lucky, unlucky])
+    assert found.ratios == pytest.approx((1.02, 2.3, 1.02, 1.02, 2.3))
+    assert not found.fails(0.1)
+    assert compare.together([unlucky, lucky, unlucky, unlucky, unlucky]).fails(0.1)
+    lost = row(compare, [1.0], [1.0], error="gone")
+    assert compare.together([lucky, lost]).fails(0.1)
+    assert not row(compare, [1.0], [3.0]).fails(0.1)
+
+
 def test_another_result_fails_and_so_does_what_the_new_commit_lost(compare):
     found = row(compare, [1.0], [1.0], value=1.01)
     assert found.fails(0.1)
