@@ -20,6 +20,9 @@ import time
 from pathlib import Path
 from statistics import median
 
+from _gpu.environment import describe
+from _gpu.results import write_json
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -119,7 +122,7 @@ def main() -> None:
         result["ratio"] = speed["fastvae"] / speed["scvi-tools"]
     print(json.dumps(result, indent=1))
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(args.out, {"environment": describe(), **result})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
-import json
 import platform
 import subprocess
 import sys
@@ -25,6 +24,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from _gpu.environment import describe
+from _gpu.results import write_json
 
 
 def arguments() -> argparse.Namespace:
@@ -158,7 +159,7 @@ def main() -> None:
             "threads": args.threads,
         }
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(args.out, {"environment": describe(), **result})
 
 
 if __name__ == "__main__":

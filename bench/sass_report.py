@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 import sass  # noqa: E402
+from _gpu.environment import describe  # noqa: E402
+from _gpu.results import write_json  # noqa: E402
 
 START, END = "<!-- sass: start -->", "<!-- sass: end -->"
 
@@ -77,7 +78,7 @@ def main() -> None:
     print(text)
     if options.out:
         figures = {"triton": version, "reports": [dataclasses.asdict(r) for r in reports]}
-        options.out.write_text(json.dumps(figures, indent=1) + "\n")
+        write_json(options.out, {"environment": describe(), **figures})
     if options.write:
         page = ROOT / "kernels" / "README.md"
         whole = page.read_text()

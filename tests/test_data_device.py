@@ -12,7 +12,7 @@ from fastvae.kernels.rows import CsrBuffers, gather_csr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastvae import Model, functional
+from fastvae import Model, _backend, functional
 from fastvae.data import CountStore, Minibatches, read
 from fastvae.data import residence as residence_module
 from fastvae.data.device import DeviceStore, compact_bytes
@@ -99,7 +99,8 @@ def test_compact_form_keeps_every_count(data: st.DataObject, n_genes: int) -> No
 def test_the_reason_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     Model(annotated(), n_hidden=4, n_latent=2).fit(1, seed=0, residence="device")
     first = capsys.readouterr().err.splitlines()[0]
-    assert first == "counts on the device cpu: as asked for"
+    assert first.startswith("counts on the device cpu: as asked for; ")
+    assert first.endswith(_backend.describe(torch.device("cpu")))
 
 
 def test_a_gpu_takes_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
