@@ -109,7 +109,27 @@ class CompressedRows:
         )
 
 
-class DenseRows:
+class _RangeByRange:
+    """What is common to rows that are read one range after the other, into memory of their own."""
+
+    @property
+    def kept_as_used(self) -> bool:
+        """See `Rows`."""
+        return False
+
+    def read(
+        self,
+        ranges: Sequence[tuple[int, int]],
+        into: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> list[Piece]:
+        """See `Rows`."""
+        return [self._read(first, last) for first, last in ranges]
+
+    def _read(self, first: int, last: int) -> Piece:
+        raise NotImplementedError
+
+
+class DenseRows(_RangeByRange):
     """A dense matrix on disk."""
 
     def __init__(self, where: str, shape: tuple[int, int], array: StoredArray) -> None:
@@ -127,19 +147,6 @@ class DenseRows:
         """See `Rows`."""
         return row * self._row_bytes
 
-    @property
-    def kept_as_used(self) -> bool:
-        """See `Rows`."""
-        return False
-
-    def read(
-        self,
-        ranges: Sequence[tuple[int, int]],
-        into: tuple[np.ndarray, np.ndarray] | None = None,
-    ) -> list[Piece]:
-        """See `Rows`."""
-        return [self._read(first, last) for first, last in ranges]
-
     def _read(self, first: int, last: int) -> Piece:
         block = self._array.read(first, last)
         filled = block != 0
@@ -147,7 +154,7 @@ class DenseRows:
         return lengths, np.nonzero(filled)[1], block[filled]
 
 
-class MemoryRows:
+class MemoryRows(_RangeByRange):
     """A CSR matrix in memory, where a file cannot be read by rows."""
 
     def __init__(self, where: str, counts: sp.csr_matrix) -> None:
@@ -163,19 +170,6 @@ class MemoryRows:
     def bytes_before(self, row: int | np.ndarray) -> Any:
         """See `Rows`."""
         return self._counts.indptr[row].astype(np.int64) * _ENTRY_BYTES
-
-    @property
-    def kept_as_used(self) -> bool:
-        """See `Rows`."""
-        return False
-
-    def read(
-        self,
-        ranges: Sequence[tuple[int, int]],
-        into: tuple[np.ndarray, np.ndarray] | None = None,
-    ) -> list[Piece]:
-        """See `Rows`."""
-        return [self._read(first, last) for first, last in ranges]
 
     def _read(self, first: int, last: int) -> Piece:
         indptr = self._counts.indptr
