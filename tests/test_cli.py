@@ -13,25 +13,16 @@ from typing import Any
 import anndata
 import numpy as np
 import pytest
+from command_line import run
 from small_models import small_data
-from typer.testing import CliRunner
 
 import fastvae
 from fastvae import Model
 from fastvae._cli import demo
-from fastvae.cli import app, main
+from fastvae.cli import main
 from fastvae.train import COLUMNS, read_history
 
-RUNNER = CliRunner()
 TRAIN = ["--max-epochs", "2", "--batch-size", "32", "--n-latent", "3", "--n-hidden", "8"]
-
-
-def run(*arguments: Any, code: int = 0) -> Any:
-    result = RUNNER.invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.fixture(scope="module")

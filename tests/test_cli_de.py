@@ -8,23 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import run
 from small_models import small_data
-from typer.testing import CliRunner
 
 from fastvae import Model
-from fastvae.cli import app
 from fastvae.errors import InputError
 from fastvae.plots import plot_volcano, volcano_figure
 
-RUNNER = CliRunner()
 
-
-def run(*arguments: Any, code: int = 0) -> Any:
-    result = RUNNER.invoke(app, ["de", *(str(argument) for argument in arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
+def run_de(*arguments: Any, code: int = 0) -> Any:
+    return run("de", *arguments, code=code)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +41,7 @@ QUESTION = ["--groupby", "cell_type", "--n-samples", "300", "--device", "cpu"]
 
 def test_table_is_what_the_class_answers(data: Path, trained: Path, tmp_path: Path) -> None:
     table = tmp_path / "new" / "markers.csv"
-    shown = run(trained, data, "-o", table, *QUESTION, "--fdr", 0.7, "--delta", 0.1).output
+    shown = run_de(trained, data, "-o", table, *QUESTION, "--fdr", 0.7, "--delta", 0.1).output
     model = Model.load(trained, data, device="cpu")
     expected = model.differential_expression(
         groupby="cell_type", n_samples_overall=300, fdr_target=0.7, delta=0.1
@@ -67,7 +60,7 @@ def test_chosen_groups_streamed_from_disk(data: Path, trained: Path, tmp_path: P
     options = ["--group1", "type_2", "--group1", "type_0", "--group2", "type_1"]
     options += ["--mode", "vanilla", "--batch-correction", "--seed", 3]
     disk = ["--residence", "disk", "--memory-limit", "1GB"]
-    run(trained, data, "-o", tmp_path / "a.csv", *QUESTION, *options, *disk)
+    run_de(trained, data, "-o", tmp_path / "a.csv", *QUESTION, *options, *disk)
     model = Model.load(trained, data, device="cpu")
     expected = model.differential_expression(
         groupby="cell_type",
@@ -89,14 +82,14 @@ def test_chosen_groups_streamed_from_disk(data: Path, trained: Path, tmp_path: P
 def test_nothing_is_overwritten_unasked(data: Path, trained: Path, tmp_path: Path) -> None:
     table, picture = tmp_path / "a.csv", tmp_path / "a.png"
     picture.write_text("mine")
-    refused = run(trained, data, "-o", table, *QUESTION, code=2)
+    refused = run_de(trained, data, "-o", table, *QUESTION, code=2)
     assert f"output file {picture} already exists" in " ".join(refused.stderr.split())
     assert picture.read_text() == "mine"
     assert not table.exists()
-    run(trained, data, "-o", table, *QUESTION, "--group1", "type_0", "--overwrite")
+    run_de(trained, data, "-o", table, *QUESTION, "--group1", "type_0", "--overwrite")
     assert picture.read_bytes()[:4] == b"\x89PNG"
     before = table.read_bytes()
-    run(trained, data, "-o", table, *QUESTION, code=2)
+    run_de(trained, data, "-o", table, *QUESTION, code=2)
     assert table.read_bytes() == before
 
 
@@ -112,14 +105,14 @@ def test_nothing_is_overwritten_unasked(data: Path, trained: Path, tmp_path: Pat
 def test_refusals_leave_nothing(
     data: Path, trained: Path, tmp_path: Path, options: list[Any], message: str
 ) -> None:
-    shown = run(trained, data, "-o", tmp_path / "a.csv", *options, code=2).stderr
+    shown = run_de(trained, data, "-o", tmp_path / "a.csv", *options, code=2).stderr
     assert message in " ".join(shown.split())
     assert "Traceback" not in shown
     assert list(tmp_path.iterdir()) == []
 
 
 def test_other_names_are_refused(data: Path, trained: Path, tmp_path: Path) -> None:
-    shown = run(trained, data, "-o", tmp_path / "a.xlsx", *QUESTION, code=2).stderr
+    shown = run_de(trained, data, "-o", tmp_path / "a.xlsx", *QUESTION, code=2).stderr
     assert "the table is written as CSV" in " ".join(shown.split())
 
 

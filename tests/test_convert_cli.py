@@ -6,23 +6,18 @@ import pathlib
 import anndata
 import numpy as np
 import pytest
+from command_line import run
 from scvi_cells import draw_counts, make_cells
 from small_models import small_data
-from typer.testing import CliRunner
 
 from fastvae import Model
-from fastvae.cli import app
 
 SAVED = pathlib.Path(__file__).parent / "data" / "scvi_tools"
 LEGACY = pathlib.Path(__file__).parent / "legacy"
 
 
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.output
+def output_of(*arguments, code=0):
+    return run(*arguments, code=code).output
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +35,7 @@ def reference(tmp_path_factory):
 
 def test_map_leaves_a_run_like_any_other(reference, tmp_path):
     query, out = reference / "query.h5ad", tmp_path / "mapped"
-    said = run(
+    said = output_of(
         "map", reference / "run", query, "--batch-key", "donor", "-o", out,
         "--max-epochs", 2, "--freeze", "decoder", "--quiet",
     )  # fmt: skip
@@ -51,27 +46,31 @@ def test_map_leaves_a_run_like_any_other(reference, tmp_path):
     assert config["origin"]["new_batches"] == ["new"]
     for name in ("model.safetensors", "history.csv", "loss.png", "latent.h5ad"):
         assert (out / name).is_file(), name
-    run("embed", out, query, "-o", tmp_path / "latent.h5ad")
+    output_of("embed", out, query, "-o", tmp_path / "latent.h5ad")
     first, second = (anndata.read_h5ad(p) for p in (out / "latent.h5ad", tmp_path / "latent.h5ad"))
     np.testing.assert_array_equal(first.obsm["X_fastvae"], second.obsm["X_fastvae"])
     want = Model.load_query(query, reference / "run", batch_key="donor", freeze="decoder")
     want.fit(2, seed=0, progress=False, n_epochs_kl_warmup=None)
     np.testing.assert_array_equal(first.obsm["X_fastvae"], want.get_latent_representation())
-    assert "mapped_onto" in run("info", out)
+    assert "mapped_onto" in output_of("info", out)
     for more, message in [
         ((), "already exists"),
         (("--overwrite", "--freeze", "half"), "--freeze must be"),
     ]:
-        said = run(
+        said = output_of(
             "map", reference / "run", query, "--batch-key", "donor", "-o", out, *more, code=2
         )
         assert message in said
-    said = run("map", reference / "run", query, "-o", reference / "run", "--overwrite", code=2)
+    said = output_of(
+        "map", reference / "run", query, "-o", reference / "run", "--overwrite", code=2
+    )
     assert "is the reference itself" in said
 
 
 def test_map_that_fails_leaves_nothing(reference, tmp_path):
-    said = run("map", reference / "run", reference / "cells.h5ad", "-o", tmp_path / "out", code=2)
+    said = output_of(
+        "map", reference / "run", reference / "cells.h5ad", "-o", tmp_path / "out", code=2
+    )
     assert "nothing new to train" in said
     assert not (tmp_path / "out").exists()
 
@@ -79,13 +78,13 @@ def test_map_that_fails_leaves_nothing(reference, tmp_path):
 def test_import_of_scvi_tools_and_of_legacy(tmp_path):
     cells = make_cells(draw_counts())
     cells.write_h5ad(tmp_path / "cells.h5ad")
-    said = run("import", SAVED / "batches", tmp_path / "cells.h5ad", "-o", tmp_path / "run")
+    said = output_of("import", SAVED / "batches", tmp_path / "cells.h5ad", "-o", tmp_path / "run")
     assert "weights from scvi-tools 1.4.2" in said
     with np.load(SAVED / "outputs.npz") as recorded:
         want = recorded["batches/qz_m"]
     latent = anndata.read_h5ad(tmp_path / "run" / "latent.h5ad").obsm["X_fastvae"]
     np.testing.assert_allclose(latent, want, atol=1e-5)
-    said = run(
+    said = output_of(
         "import", LEGACY / "checkpoint.pt", tmp_path / "cells.h5ad", "-o", tmp_path / "old", code=2
     )
     assert "trained on 30 genes, and the data have 16" in said
