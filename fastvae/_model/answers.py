@@ -33,7 +33,8 @@ class Answers(PosteriorAnswers):
     cells
         Row numbers or a boolean mask, None for all; results are in this order.
     batch_size
-        Cells per minibatch.
+        Cells per minibatch, rounded up to a multiple of 64. Nothing depends on it but memory,
+        speed and the last digits.
     seed
         Of the random draws: the same question has the same answer. None draws from torch's
         generator.

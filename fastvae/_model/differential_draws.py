@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._vae.parts import decoder_batch, encoder_input
+from .._vae.parts import decoder_batch
 from ..data import Minibatches
-from ..nn import VARIANCE_FLOOR, DecoderSCVI
+from ..nn import DecoderSCVI
+from .draws import z_posterior
 
 if TYPE_CHECKING:
     from ..vae import VAE
@@ -78,10 +79,9 @@ class Posterior:
     def __init__(self, module: VAE, batches: Minibatches, cells: np.ndarray) -> None:
         means, variances = [], []
         for batch in batches:
-            x = encoder_input(module, batch.x)
-            q_m, q_log_v = module.z_encoder.moments(x, batch.y)
+            q_m, q_v = z_posterior(module, batch)
             means.append(q_m)
-            variances.append(torch.exp(q_log_v) + VARIANCE_FLOOR)
+            variances.append(q_v)
         self.module, self.cells = module, cells
         self.mean, self.variance = torch.cat(means), torch.cat(variances)
 

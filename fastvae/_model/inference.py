@@ -11,11 +11,22 @@ from torch import Tensor
 
 from .. import functional
 from .._vae.fused import negative_log_likelihood
-from .._vae.parts import decoder_batch, encoder_input
+from .._vae.parts import decoder_batch
 from ..data import Minibatch, Minibatches
-from ..nn import VARIANCE_FLOOR
-from ..train.step import evaluating, loss_terms
+from ..train.step import evaluating
 from ..vae import VAE
+from .draws import (
+    BlockNoise,
+    entropy_of,
+    library_draws,
+    library_posterior,
+    normal_draw,
+    with_noise,
+    z_posterior,
+)
+
+DRAWS_AT_ONCE = 128
+"""Draws of z that are averaged together where their mean has no closed form."""
 
 
 def latent(
@@ -31,12 +42,18 @@ def latent(
 
     For "ln" the mean is that of `n_draws` draws.
     """
+    simplex = module.latent_distribution == "ln"
+    if give_mean and not simplex:
+        return latent_moments(module, batches, n_cells)[0]
     result = np.empty((n_cells, module.n_latent), dtype=np.float32)
-    row = 0
     with evaluating(module, seed):
-        for batch in batches:
-            z = module.sample_from_posterior_z(batch.x, batch.y, give_mean, n_draws)
-            row = _fill(result, row, z)
+        for rows, batch, noise in with_noise(batches, entropy_of(seed)):
+            q_m, q_v = z_posterior(module, batch)
+            if give_mean:
+                z = _mean_on_simplex(module, q_m, q_v, noise, n_draws)
+            else:
+                z = module.z_encoder.z_transformation(normal_draw(q_m, q_v, noise))
+            result[rows] = z.cpu().numpy()
     return result
 
 
@@ -48,7 +65,7 @@ def latent_moments(
     row = 0
     with evaluating(module):
         for batch in batches:
-            q_m, q_v = _z_posterior(module, batch)
+            q_m, q_v = z_posterior(module, batch)
             _fill(means, row, q_m)
             row = _fill(variances, row, q_v)
     return means, variances
@@ -59,15 +76,14 @@ def library(
 ) -> np.ndarray:
     """Library size of each cell (N, 1) float32: posterior mean, or a draw, or what is observed."""
     result = np.empty((n_cells, 1), dtype=np.float32)
-    row = 0
     with evaluating(module, seed):
-        for batch in batches:
+        for rows, batch, noise in with_noise(batches, entropy_of(seed)):
             if give_mean and not module.use_observed_lib_size:
-                q_m, q_v = _library_posterior(module, batch)
+                q_m, q_v = library_posterior(module, batch)
                 log_library = q_m + q_v / 2  # the mean of a log-normal
             else:
-                log_library = _library(module, batch)
-            row = _fill(result, row, torch.exp(log_library))
+                log_library = library_draws(module, batch, noise)()
+            result[rows] = torch.exp(log_library).cpu().numpy()
     return result
 
 
@@ -80,17 +96,20 @@ def loss_of_cells(
     """
     losses = np.empty(n_cells)
     divergences = np.empty(n_cells)
-    row = 0
     with evaluating(module, seed):
-        for batch in batches:
-            first, kl = loss_terms(module, batch)
+        for rows, batch, noise in with_noise(batches, entropy_of(seed)):
+            q_m, q_v = z_posterior(module, batch)
+            z = module.z_encoder.z_transformation(normal_draw(q_m, q_v, noise))
+            kl = functional.kl_normal(q_m, q_v)
+            log_library = library_draws(module, batch, noise)()
             if not module.use_observed_lib_size:
-                # Without dropout this is the very number that `first` has in it.
-                l_m, l_v = _library_posterior(module, batch)
-                kl_library = functional.kl_normal(l_m, l_v, batch.local_l_mean, batch.local_l_var)
-                first, kl = first - kl_library, kl + kl_library
-            _fill(losses, row, first)
-            row = _fill(divergences, row, kl)
+                l_m, l_v = library_posterior(module, batch)
+                kl = kl + functional.kl_normal(l_m, l_v, batch.local_l_mean, batch.local_l_var)
+            nll = negative_log_likelihood(
+                module, batch.x, z, log_library, batch.batch_index, batch.y
+            )
+            losses[rows] = nll.cpu().numpy()
+            divergences[rows] = kl.cpu().numpy()
     return losses, divergences
 
 
@@ -120,20 +139,15 @@ def expression(
     library_size
         Multiplies the frequencies; None gives the mean counts at the cell's own library size.
     """
-    row = 0
     with evaluating(module, seed):
-        for batch in batches:
-            q_m, q_v = _z_posterior(module, batch)
-            rows = slice(row, row + q_m.shape[0])
-            row = rows.stop
+        for rows, batch, noise in with_noise(batches, entropy_of(seed)):
+            posterior = z_posterior(module, batch)
+            draw_library = library_draws(module, batch, noise)
             mean: Tensor | None = None
             for sample in range(n_samples):
-                z = module.z_encoder.z_transformation(functional.reparameterize(q_m, q_v))
+                z = module.z_encoder.z_transformation(normal_draw(*posterior, noise))
                 scale = _scale(module, batch, z, genes, batch_codes)
-                if library_size is None:
-                    scale *= torch.exp(_library(module, batch))
-                else:
-                    scale *= library_size
+                scale *= torch.exp(draw_library()) if library_size is None else library_size
                 if result.ndim == 3:
                     result[sample, rows] = scale.cpu().numpy()
                 else:
@@ -153,52 +167,51 @@ def marginal_log_likelihood(
     grow with `n_samples`.
     """
     result = np.empty(n_cells)
-    row = 0
+    learned = not module.use_observed_lib_size
     with evaluating(module, seed):
-        for batch in batches:
-            z_posterior = _z_posterior(module, batch)
-            learned = not module.use_observed_lib_size
+        for rows, batch, noise in with_noise(batches, entropy_of(seed)):
+            posterior = z_posterior(module, batch)
             if learned:
-                l_posterior = _library_posterior(module, batch)
+                l_posterior = library_posterior(module, batch)
             else:
-                library = _library(module, batch)
+                log_library = functional.log_library_size(batch.x)
             n_here, device = batch.x.shape[0], batch.x.device
             total = torch.full((n_here,), -math.inf, dtype=torch.float64, device=device)
             for _ in range(n_samples):
-                u, log_weight = _draw(*z_posterior, torch.zeros(()), torch.ones(()))
+                u, log_weight = _draw(*posterior, torch.zeros(()), torch.ones(()), noise)
                 z = module.z_encoder.z_transformation(u)
                 if learned:
-                    library, log_ratio = _draw(*l_posterior, batch.local_l_mean, batch.local_l_var)
+                    prior = batch.local_l_mean, batch.local_l_var
+                    log_library, log_ratio = _draw(*l_posterior, *prior, noise)
                     log_weight = log_weight + log_ratio
                 nll = negative_log_likelihood(
-                    module, batch.x, z, library, batch.batch_index, batch.y
+                    module, batch.x, z, log_library, batch.batch_index, batch.y
                 )
                 log_weight = log_weight - nll
                 total = torch.logaddexp(total, log_weight)
-            row = _fill(result, row, total - math.log(n_samples))
+            result[rows] = (total - math.log(n_samples)).cpu().numpy()
     return result
 
 
-def _z_posterior(module: VAE, batch: Minibatch) -> tuple[Tensor, Tensor]:
-    q_m, q_log_v = module.z_encoder.moments(encoder_input(module, batch.x), batch.y)
-    return q_m, torch.exp(q_log_v) + VARIANCE_FLOOR
+def _mean_on_simplex(
+    module: VAE, q_m: Tensor, q_v: Tensor, noise: BlockNoise, n_draws: int
+) -> Tensor:
+    """Mean of the softmax of `n_draws` normal draws, (B, L)."""
+    total, deviation = torch.zeros_like(q_m), torch.sqrt(q_v).unsqueeze(1)
+    for start in range(0, n_draws, DRAWS_AT_ONCE):
+        some = q_m.unsqueeze(1).expand(-1, min(DRAWS_AT_ONCE, n_draws - start), -1)
+        draws = module.z_encoder.z_transformation(some + deviation * noise.normal(some))
+        total += draws.sum(dim=1)
+    return total / n_draws
 
 
-def _library_posterior(module: VAE, batch: Minibatch) -> tuple[Tensor, Tensor]:
-    q_m, q_log_v = module.l_encoder.moments(encoder_input(module, batch.x))
-    return q_m, torch.exp(q_log_v) + VARIANCE_FLOOR
-
-
-def _library(module: VAE, batch: Minibatch) -> Tensor:
-    """Log library size (N, 1): observed, or drawn from its posterior."""
-    return module.sample_from_posterior_l(batch.x)
-
-
-def _draw(q_m: Tensor, q_v: Tensor, p_m: Tensor, p_v: Tensor) -> tuple[Tensor, Tensor]:
+def _draw(
+    q_m: Tensor, q_v: Tensor, p_m: Tensor, p_v: Tensor, noise: BlockNoise
+) -> tuple[Tensor, Tensor]:
     """Draw from N(q_m, q_v); also log N(draw; p) - log N(draw; q), summed, (N,) float64."""
-    noise = torch.randn_like(q_m)
-    draw = q_m + torch.sqrt(q_v) * noise
-    squares = noise.double() ** 2 - (draw - p_m.to(draw.device)).double() ** 2 / p_v.double()
+    standard = noise.normal(q_m)
+    draw = q_m + torch.sqrt(q_v) * standard
+    squares = standard.double() ** 2 - (draw - p_m.to(draw.device)).double() ** 2 / p_v.double()
     return draw, 0.5 * (squares + torch.log(q_v.double() / p_v.double())).sum(dim=-1)
 
 

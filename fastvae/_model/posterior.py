@@ -16,9 +16,10 @@ from ..data.store import Store
 from ..errors import InputError
 from ..train.settings import real_number, whole_number
 from ..train.step import evaluating
+from .draws import entropy_of
 from .latents import EVALUATION_BATCH, LatentAnswers
 from .posterior_correlation import KNOTS, pearson, spearman
-from .posterior_draws import decoded, whole_blocks
+from .posterior_draws import decoded
 from .select import batch_codes, cell_rows, gene_columns
 
 if TYPE_CHECKING:
@@ -29,11 +30,7 @@ _FEWER = "ask for fewer genes (genes=) or for parts of the cells (cells=)"
 
 
 class PosteriorAnswers(LatentAnswers):
-    """Likelihood parameters and draws; the shared arguments are `Answers`'.
-
-    Draws do not depend on how the cells are cut into minibatches, and come to the same from
-    memory and from disk, but for rounding.
-    """
+    """Likelihood parameters and draws; the shared arguments are `Answers`'."""
 
     def get_likelihood_parameters(
         self,
@@ -83,9 +80,9 @@ class PosteriorAnswers(LatentAnswers):
             _FEWER,
         )
         found = {name: np.zeros(shape, dtype=np.float32) for name in names}
-        batches = self._minibatches(store, rows, whole_blocks(_size(batch_size)))
+        batches = self._minibatches(store, rows, batch_size)
         with evaluating(module, seed=0):
-            for part in decoded(module, batches, draws, None, _entropy(seed)):
+            for part in decoded(module, batches, draws, None, entropy_of(seed)):
                 values = {"mean": part.library * part.scale[:, columns]}
                 if part.zi_logits is not None:
                     values["dropout"] = torch.sigmoid(part.zi_logits[:, columns])
@@ -140,10 +137,10 @@ class PosteriorAnswers(LatentAnswers):
                 "from several is no count; ask for each in turn"
             )
         draws, store, rows, columns = self._question(data, cells, n_samples, genes)
-        batches = self._minibatches(store, rows, whole_blocks(_size(batch_size)))
+        batches = self._minibatches(store, rows, batch_size)
         parts: list[list[sp.csr_matrix]] = [[] for _ in range(draws)]
         with evaluating(self.module, seed=0):
-            for part in decoded(self.module, batches, draws, codes[0], _entropy(seed)):
+            for part in decoded(self.module, batches, draws, codes[0], entropy_of(seed)):
                 parts[part.sample].append(sp.csr_matrix(part.counts(columns).cpu().numpy()))
         drawn = [sp.vstack(matrices, format="csr") for matrices in parts]
         return drawn if draws > 1 else drawn[0]
@@ -209,10 +206,10 @@ class PosteriorAnswers(LatentAnswers):
         stands = rows[
             np.linspace(0, len(rows) - 1, max(1, min(len(rows), KNOTS // draws))).astype(int)
         ]
-        entropy, batch = _entropy(seed), whole_blocks(_size(batch_size))
+        entropy = entropy_of(seed)
 
         def values(which: np.ndarray, code: int | None) -> Iterable[Tensor]:
-            batches: Minibatches = self._minibatches(store, which, batch)
+            batches: Minibatches = self._minibatches(store, which, batch_size)
             for part in decoded(self.module, batches, draws, code, entropy):
                 yield part.denoised(columns, size)
 
@@ -238,12 +235,3 @@ class PosteriorAnswers(LatentAnswers):
         store = self._store_for(data)
         rows = cell_rows(cells, store.n_cells)
         return draws, store, rows, slice(None) if columns is None else columns
-
-
-def _size(batch_size: Any) -> int:
-    return whole_number("batch_size", batch_size, minimum=1)
-
-
-def _entropy(seed: int | None) -> int:
-    """The seed itself, or one from torch's generator."""
-    return int(torch.randint(2**62, ())) if seed is None else int(seed)

@@ -1,81 +1,22 @@
-"""Draws from the posterior of each cell, the same however the cells are cut into minibatches."""
+"""What draws from the posterior of each cell decode to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .. import functional
-from .._vae.parts import decoder_batch, encoder_input, log_dispersion
+from .._vae.parts import decoder_batch, log_dispersion
 from ..data import Minibatches
-from ..nn import VARIANCE_FLOOR
+from .draws import BlockNoise, library_draws, normal_draw, with_noise, z_posterior
 
 if TYPE_CHECKING:
     from ..vae import VAE
 
-BLOCK = 64
-"""Cells that share a generator; minibatches are whole numbers of blocks."""
-
 LARGEST_RATE = 1e8  # a float32 Poisson draw above this is no longer a whole number
-
-
-def whole_blocks(batch_size: int) -> int:
-    """Round up to a whole number of blocks."""
-    return -(-batch_size // BLOCK) * BLOCK
-
-
-class BlockNoise:
-    """Random numbers for B cells that follow on each other, from generators of their blocks.
-
-    Parameters
-    ----------
-    seed, first
-        Of the question, and the position of the first cell: a whole number of blocks.
-    """
-
-    def __init__(self, seed: int, first: int, n_cells: int, device: torch.device) -> None:
-        assert first % BLOCK == 0
-        self._rows = [
-            slice(start, min(start + BLOCK, n_cells)) for start in range(0, n_cells, BLOCK)
-        ]
-        self._generators = []
-        for number in range(len(self._rows)):
-            entropy = np.random.SeedSequence([seed, first // BLOCK + number])
-            state = int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
-            self._generators.append(torch.Generator(device).manual_seed(state))
-
-    def normal(self, like: Tensor) -> Tensor:
-        """Return standard normal numbers of the shape of `like` (B, ...)."""
-        return self._each(
-            lambda rows, g: torch.randn(
-                like[rows].shape, generator=g, dtype=like.dtype, device=like.device
-            )
-        )
-
-    def uniform(self, like: Tensor) -> Tensor:
-        """Return numbers in [0, 1) of the shape of `like`."""
-        return self._each(
-            lambda rows, g: torch.rand(
-                like[rows].shape, generator=g, dtype=like.dtype, device=like.device
-            )
-        )
-
-    def gamma(self, shape: Tensor) -> Tensor:
-        """Draw Gamma(shape, 1)."""
-        return self._each(lambda rows, g: torch._standard_gamma(shape[rows], generator=g))
-
-    def poisson(self, rate: Tensor) -> Tensor:
-        """Draw Poisson(rate)."""
-        return self._each(lambda rows, g: torch.poisson(rate[rows], generator=g))
-
-    def _each(self, draw: Callable[[slice, torch.Generator], Tensor]) -> Tensor:
-        pairs = zip(self._rows, self._generators, strict=True)
-        return torch.cat([draw(rows, generator) for rows, generator in pairs])
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,28 +85,18 @@ def decoded(
     module
         In evaluation mode, gradients off.
     batches
-        Of a size that `whole_blocks` gave.
+        Of whole blocks.
     batch_code
         Decode as this batch; None is each cell's own.
     """
-    first, likelihood = 0, module.reconstruction_loss
-    for batch in batches:
-        x, n_here = encoder_input(module, batch.x), batch.x.shape[0]
-        noise = BlockNoise(seed, first, n_here, batch.x.device)
-        rows = slice(first, first + n_here)
-        first = rows.stop
-        q_m, q_log_v = module.z_encoder.moments(x, batch.y)
-        deviation = torch.sqrt(torch.exp(q_log_v) + VARIANCE_FLOOR)
+    likelihood = module.reconstruction_loss
+    for rows, batch, noise in with_noise(batches, seed):
+        posterior = z_posterior(module, batch)
+        draw_library = library_draws(module, batch, noise)
         told = decoder_batch(module, batch.batch_index, batch_code, batch.x)
-        if module.use_observed_lib_size:
-            log_library = functional.log_library_size(batch.x)
-        else:
-            l_m, l_log_v = module.l_encoder.moments(x)
-            l_deviation = torch.sqrt(torch.exp(l_log_v) + VARIANCE_FLOOR)
         for sample in range(n_samples):
-            z = module.z_encoder.z_transformation(q_m + deviation * noise.normal(q_m))
-            if not module.use_observed_lib_size:
-                log_library = l_m + l_deviation * noise.normal(l_m)
+            z = module.z_encoder.z_transformation(normal_draw(*posterior, noise))
+            log_library = draw_library()
             logits, head, zi_logits = module.decoder.logits(
                 module.dispersion, z, told, batch.y, zero_inflation=likelihood == "zinb"
             )

@@ -16,6 +16,7 @@ from ..train import new_history, resolve_device
 from ..train.settings import whole_number
 from ..train.step import device_of, seeded
 from ..vae import VAE
+from .draws import whole_blocks
 from .setup import Setup
 
 if TYPE_CHECKING:
@@ -98,12 +99,13 @@ class State:
         return self
 
     def _minibatches(self, store: Store, rows: np.ndarray, batch_size: int) -> Minibatches:
+        """Of whole blocks, so that draws do not depend on `batch_size`; see `draws.BlockNoise`."""
         if not self.is_trained:
             raise InputError(
                 "the model has not been trained yet; call fit() first (or set "
                 "model.is_trained = True after putting weights into model.module yourself)"
             )
-        size = whole_number("batch_size", batch_size, minimum=1)
+        size = whole_blocks(whole_number("batch_size", batch_size, minimum=1))
         return Minibatches(store, rows, batch_size=size, device=device_of(self.module))
 
     def _own_store(self) -> Store:

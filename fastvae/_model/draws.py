@@ -1,0 +1,117 @@
+"""Draws from the posterior of each cell, the same however the cells are cut into minibatches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import functional
+from .._vae.parts import encoder_input
+from ..data import Minibatch
+from ..nn import VARIANCE_FLOOR
+
+if TYPE_CHECKING:
+    from ..vae import VAE
+
+BLOCK = 64
+"""Cells that share a generator; minibatches are whole numbers of blocks."""
+
+
+def whole_blocks(batch_size: int) -> int:
+    """Round up to a whole number of blocks."""
+    return -(-batch_size // BLOCK) * BLOCK
+
+
+def entropy_of(seed: int | None) -> int:
+    """Return the seed itself, or one from torch's generator."""
+    return int(torch.randint(2**62, ())) if seed is None else int(seed)
+
+
+class BlockNoise:
+    """Random numbers for B cells that follow on each other, from generators of their blocks.
+
+    Parameters
+    ----------
+    seed, first
+        Of the question, and the position of the first cell: a whole number of blocks.
+    """
+
+    def __init__(self, seed: int, first: int, n_cells: int, device: torch.device) -> None:
+        assert first % BLOCK == 0
+        self._rows = [
+            slice(start, min(start + BLOCK, n_cells)) for start in range(0, n_cells, BLOCK)
+        ]
+        self._generators = []
+        for number in range(len(self._rows)):
+            entropy = np.random.SeedSequence([seed, first // BLOCK + number])
+            state = int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
+            self._generators.append(torch.Generator(device).manual_seed(state))
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Return standard normal numbers of the shape of `like` (B, ...)."""
+        return self._each(
+            lambda rows, g: torch.randn(
+                like[rows].shape, generator=g, dtype=like.dtype, device=like.device
+            )
+        )
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Return numbers in [0, 1) of the shape of `like`."""
+        return self._each(
+            lambda rows, g: torch.rand(
+                like[rows].shape, generator=g, dtype=like.dtype, device=like.device
+            )
+        )
+
+    def gamma(self, shape: Tensor) -> Tensor:
+        """Draw Gamma(shape, 1)."""
+        return self._each(lambda rows, g: torch._standard_gamma(shape[rows], generator=g))
+
+    def poisson(self, rate: Tensor) -> Tensor:
+        """Draw Poisson(rate)."""
+        return self._each(lambda rows, g: torch.poisson(rate[rows], generator=g))
+
+    def _each(self, draw: Callable[[slice, torch.Generator], Tensor]) -> Tensor:
+        pairs = zip(self._rows, self._generators, strict=True)
+        return torch.cat([draw(rows, generator) for rows, generator in pairs])
+
+
+def with_noise(
+    batches: Iterable[Minibatch], seed: int
+) -> Iterator[tuple[slice, Minibatch, BlockNoise]]:
+    """Go over minibatches of whole blocks, with the positions and the noise of their cells."""
+    first = 0
+    for batch in batches:
+        rows = slice(first, first + batch.x.shape[0])
+        first = rows.stop
+        yield rows, batch, BlockNoise(seed, rows.start, batch.x.shape[0], batch.x.device)
+
+
+def z_posterior(module: VAE, batch: Minibatch) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of the normal q(z | x), before any softmax; (B, L) each."""
+    q_m, q_log_v = module.z_encoder.moments(encoder_input(module, batch.x), batch.y)
+    return q_m, torch.exp(q_log_v) + VARIANCE_FLOOR
+
+
+def library_posterior(module: VAE, batch: Minibatch) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of the normal q(log l | x), (B, 1) each."""
+    q_m, q_log_v = module.l_encoder.moments(encoder_input(module, batch.x))
+    return q_m, torch.exp(q_log_v) + VARIANCE_FLOOR
+
+
+def normal_draw(q_m: Tensor, q_v: Tensor, noise: BlockNoise) -> Tensor:
+    """Draw from N(q_m, q_v)."""
+    return q_m + torch.sqrt(q_v) * noise.normal(q_m)
+
+
+def library_draws(module: VAE, batch: Minibatch, noise: BlockNoise) -> Callable[[], Tensor]:
+    """Return what draws the log library size (B, 1); the observed one is always the same."""
+    if module.use_observed_lib_size:
+        observed = functional.log_library_size(batch.x)
+        return lambda: observed
+    q_m, q_v = library_posterior(module, batch)
+    return lambda: normal_draw(q_m, q_v, noise)
