@@ -157,6 +157,73 @@ def shuffling(results: Results) -> str:
         if not name.startswith("shuffle_quality"):
             continue
         found = result.content
+        disk, noise = found["disk_minus_memory"], found["reordered_minus_memory"]
+        lines.append([f"{found['cells']:,}", found["epochs"], len(disk["each"])])
+        lines[-1].append(f"{mean(found['elbo']['memory']):.2f}")
+        lines[-1] += [f"{of['mean']:+.2f} ± {of['standard_error']:.2f}" for of in (disk, noise)]
+        lines[-1].append(times(found["speed_disk_over_memory"]))
+    head = ["cells, sorted by type", "epochs", "seeds", "validation ELBO (negative), full shuffle"]
+    head += ["in blocks from disk, minus that", "another full shuffle, minus that", "speed"]
+    return table(head, lines) if lines else ""
+
+
+def spread(found: dict[str, Any], name: str) -> list[str]:
+    """The median and from where to where the runs went."""
+    runs = [run["cells_per_second"] for run in found["every_run"][name]]
+    return [speed(found["cells_per_second"][name]), f"{speed(min(runs))} to {speed(max(runs))}"]
+
+
+def door(result: Result) -> str:
+    lines = []
+    for row in result.content["rows"]:
+        turns = row["ratio_of_each_turn"]
+        lines.append(
+            [
+                row["shape"].replace("x", " x "),
+                *(speed(row["cells_per_second"][k]) for k in ("ours", "theirs")),
+                times(row["ratio"]),
+                f"{times(min(turns))} to {times(max(turns))}",
+                f"{row['losses_apart']:.1e}",
+            ]
+        )
+    head = ["cells x genes", "through fastvae, cells/s", "scvi.model.SCVI, cells/s", "ratio"]
+    return table([*head, "ratios of the turns", "losses apart, relative"], lines)
+
+
+def loading(result: Result) -> str:
+    lines = []
+    for genes, loaders in result.content["times"].items():
+        sizes = list(next(iter(loaders.values())))
+        for name, ms in loaders.items():
+            speeds = [speed(128e3 / ms[size]) for size in sizes]
+            lines.append([f"{int(genes):,}", name, *speeds])
+    head = ["genes", "loader", *(f"minibatches of {int(s):,}, cells/s" for s in sizes)]
+    return table(head, lines)
+
+
+def streaming(result: Result) -> str:
+    found = result.content
+    lines = []
+    for name, entry in found["steps"].items():
+        kind, cells = name.split()
+        where = {"memory": "memory"}.get(kind, f".{kind} on disk")
+        line = [f"{int(cells):,}", where, speed(128e3 / entry["ms_per_step"])]
+        lines.append([*line, f"{entry['speed']:.2f}"])
+    head = ["cells", "counts in", "training, cells/s", "of the speed from memory"]
+    peak = found["peak"]
+    note = (
+        f"Peak memory of an epoch over {peak['cells']:,} cells with a limit of {found['limit']}: "
+        f"{peak['peak_mb']:.0f} MB above the process after its imports."
+    )
+    return "\n\n".join([table(head, lines), note])
+
+
+def shuffling(results: Results) -> str:
+    lines = []
+    for name, result in results.items():
+        if not name.startswith("shuffle_quality"):
+            continue
+        found = result.content
         elbo = mean(found["elbo_from_memory"])
         error = found["standard_error"]
         difference = f"{found['mean']:+.3f}" + ("" if error is None else f" ± {error:.3f}")
