@@ -31,6 +31,7 @@ def run(
     history: dict[str, list[float]] | None = None,
     completed_steps: int = 0,
     train: np.ndarray = TRAIN,
+    validate_every: int = 1,
     **settings: Any,
 ) -> tuple[Any, dict[str, list[float]]]:
     history = new_history() if history is None else history
@@ -46,6 +47,7 @@ def run(
         n_validation=len(VALIDATION),
         completed_steps=completed_steps,
         progress=False,
+        validate_every=validate_every,
     )
     return result, history
 
@@ -129,6 +131,20 @@ def test_validation_does_not_disturb_training() -> None:
     with_it, without = (run(vae(), max_epochs=2, validate=flag)[1] for flag in (True, False))
     assert with_it["train_loss"] == without["train_loss"]
     assert all(math.isnan(value) for value in without["validation_elbo"])
+
+
+def test_validation_after_every_second_epoch() -> None:
+    every, history = (run(vae(), max_epochs=4, validate_every=n)[1] for n in (1, 2))
+    assert history["train_loss"] == every["train_loss"]
+    assert np.isnan(history["validation_elbo"]).tolist() == [True, False] * 2
+    assert history["validation_elbo"][1::2] == every["validation_elbo"][1::2]
+    module = vae()
+    run(module, max_epochs=3, validate_every=2, history=(more := new_history()))
+    run(module, max_epochs=2, validate_every=2, history=more)
+    assert np.isnan(more["validation_elbo"]).tolist() == [True, False, True, True, False]
+    for option in ("early_stopping", "reduce_lr_on_plateau"):
+        with pytest.raises(InputError, match="validate_every=2"):
+            run(vae(), max_epochs=1, validate_every=2, **{option: True})
 
 
 def test_history_and_warmup_go_on_in_a_second_run() -> None:

@@ -59,6 +59,7 @@ def train_vae(
     progress: bool = True,
     checkpoints: Checkpoints | None = None,
     callbacks: Sequence[Callback] = (),
+    validate_every: int = 1,
 ) -> TrainResult:
     """Train `module` where it stands, on its device.
 
@@ -89,6 +90,8 @@ def train_vae(
         has come before the checkpoint that training goes on from counts as part of this run.
     callbacks
         Told of the beginning, each epoch and the end, in this order.
+    validate_every
+        Validate after every so many epochs of this run; the others have NaN for it.
 
     Returns
     -------
@@ -100,7 +103,8 @@ def train_vae(
     NonFiniteError
         A loss, gradient or weight stopped being finite; the last good weights are back in place.
     InputError
-        Early stopping without validation cells.
+        Early stopping without validation cells, or early stopping or a falling rate without
+        validation after every epoch.
     """
     if settings.max_epochs is None:
         raise InputError("max_epochs must be set before training")
@@ -108,6 +112,11 @@ def train_vae(
         raise InputError(
             "early_stopping needs validation cells; choose a train_size below 1 (it was "
             f"{settings.train_size:g}) or give more cells"
+        )
+    if validate_every > 1 and (settings.early_stopping or settings.reduce_lr_on_plateau):
+        raise InputError(
+            "early_stopping and reduce_lr_on_plateau look at every epoch; leave out one of them "
+            f"or validate_every={validate_every}"
         )
     settings = resolved(settings, n_train + n_validation, n_train, device_of(module))
     step, epochs = completed_steps, settings.epochs
@@ -135,7 +144,8 @@ def train_vae(
             while run.ended is None and len(history["epoch"]) < last:
                 row = run.train_epoch(len(history["epoch"]), interrupt)
                 whole = row is not None
-                if row is not None and validation_batches is not None:
+                due = (len(history["epoch"]) + 1 - run.first_epoch) % validate_every == 0
+                if row is not None and validation_batches is not None and due:
                     whole = run.validate(validation_batches, n_validation, row, interrupt)
                 if row is None or not whole:
                     interrupted = True
