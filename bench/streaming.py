@@ -38,6 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--data", type=Path, help="folder for the files; those there are used")
     parser.add_argument("--peak", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -82,6 +83,23 @@ def write_sorted(path: Path, cells: int) -> None:
                 array[at:] = values
             crow += (at + strip.indptr[1:].astype(np.int64)).tolist()
         x["indptr"] = np.array(crow, dtype=np.int64)
+
+
+def write_both(path: Path, cells: int) -> None:
+    """Write cells as .h5ad and, converted, as .zarr beside it, unless they are there."""
+    from typer.testing import CliRunner
+
+    from fastvae.cli import app
+
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        write_sorted(partial, cells)
+        partial.rename(path)
+    target = path.with_suffix(".zarr")
+    if not target.exists():
+        done = CliRunner().invoke(app, ["convert", str(path), "-o", str(target), "-q"])
+        if done.exit_code:
+            raise SystemExit(done.output)
 
 
 def endless(store: Any) -> Iterator[Any]:
@@ -163,20 +181,12 @@ def main() -> None:
     if args.peak:
         print(json.dumps(peak(args)))
         return
-    from typer.testing import CliRunner
-
-    from fastvae.cli import app
-
     result: dict[str, Any] = {"genes": GENES, "threads": args.threads, "limit": args.memory_limit}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = args.data or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         for cells in args.cells:
-            path = folder / f"{cells}.h5ad"
-            write_sorted(path, cells)
-            command = ["convert", str(path), "-o", str(path.with_suffix(".zarr")), "-q"]
-            done = CliRunner().invoke(app, command)
-            if done.exit_code:
-                raise SystemExit(done.output)
+            write_both(folder / f"{cells}.h5ad", cells)
         result["steps"] = speeds(args, folder)
         largest = folder / f"{max(args.cells)}.h5ad"
         command = [sys.executable, __file__, f"--peak={largest}", f"--threads={args.threads}"]
