@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from torch.nn.functional import linear as dense_linear  # the vendor's BLAS
 
-from . import likelihood, operators
+from . import likelihood, operators, reference, sparse
 from .elementwise import log_prob_backward, log_prob_forward
 from .gather import gather_csr, gather_dense
 from .latent import sample_and_kl_backward, sample_and_kl_forward
-from .reference import kl_backward, kl_forward, row_sums  # too small for kernels of their own
+from .reference import kl_backward, kl_forward  # too small for kernels of their own
 from .sparse import linear_forward, linear_weight_grad
+from .traffic import csr_pays
 
 __all__ = [
+    "csr_pays",
     "dense_linear",
     "gather_csr",
     "gather_dense",
@@ -37,3 +39,4 @@ _operators = operators.register(
 )
 nll_forward = operators.either(_operators.nll_forward, likelihood.nll_forward)
 nll_backward = operators.either(_operators.nll_backward, likelihood.nll_backward)
+row_sums = operators.either(reference.row_sums, sparse.row_sums)

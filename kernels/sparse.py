@@ -1,4 +1,8 @@
-"""CSR minibatches in Triton: rows laid out densely, and the first layer from nonzeros or dense."""
+"""CSR minibatches in Triton: rows laid out densely or summed, and the first layer.
+
+Where a row lies is read from `crow` on the device alone: columns and values may be longer than
+``crow[-1]``, as in memory of a fixed size, and nothing reads what comes after.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import reference
 from . import special as sp
 from .entries import Counts
 from .gather import dense_kernel, dense_tile, row_range
@@ -36,6 +41,31 @@ def densify(x: Counts, log1p: bool = False, out: Tensor | None = None) -> Tensor
             crow, col, values, crow, crow, crow, out, out, n, genes,
             INDEXED=False, COMPACT=False, LOG1P=log1p, **dense_tile(n, genes),
         )  # fmt: skip
+    return out
+
+
+@triton.jit
+def row_sums_kernel(crow_ptr, value_ptr, out_ptr, BLOCK: tl.constexpr):
+    """One row: the sum of its entries, in 64 bits."""
+    n = tl.program_id(0).to(tl.int64)
+    begin, stored = row_range(crow_ptr, n, True)
+    value_ptr += begin
+    total = tl.zeros((BLOCK,), tl.float64)
+    for start in range(0, stored, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        total += tl.load(value_ptr + i, mask=i < stored, other=0).to(tl.float64)
+    tl.store(out_ptr + n, tl.sum(total, 0).to(tl.float32))
+
+
+def row_sums(x: Counts) -> Tensor:
+    """Total of each cell, (N, 1) float32; as in ``reference.py`` for dense x."""
+    if x.dense is not None:
+        return reference.row_sums(x)
+    crow, _, values = _csr(x)
+    n = x.shape[0]
+    out = torch.empty(n, 1, dtype=torch.float32, device=values.device)
+    if n:
+        row_sums_kernel[(n,)](crow, values, out, BLOCK=512)
     return out
 
 
@@ -110,7 +140,7 @@ def nonzeros_pay(n: int, genes: int, hidden: int, nnz: int, *, tf32: bool = True
     n, genes, hidden
         Cells N, genes G and outputs H of the layer.
     nnz
-        Stored entries.
+        Stored entries, or how many there is memory for: the host knows no other number.
     tf32
         Whether the matrix product may round its factors to TF32.
     """

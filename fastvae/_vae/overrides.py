@@ -5,11 +5,11 @@ Replacements are always honoured. These questions decide whether a short cut com
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
-from ..nn import DecoderSCVI, Encoder, LinearDecoderSCVI, identity
+from ..nn import DecoderSCVI, Encoder, FCLayers, LinearDecoderSCVI, identity
 from .inputs import has_hooks
 
 if TYPE_CHECKING:
@@ -51,6 +51,28 @@ def decoder_batches(decoder: Any) -> int:
 def takes_sparse(module: Any) -> bool:
     """Whether an encoder may be given CSR counts: nobody else looks at its input."""
     return stock_encoder(module) and not has_hooks(module) and not has_hooks(module.encoder)
+
+
+def sparse_first_layers(model: VAE) -> list[nn.Linear] | None:
+    """First layers of the encoders in use, if CSR counts go from `forward` to the operations only.
+
+    Then nobody else can come upon arrays that are longer than their rows.
+    """
+    if has_hooks(model) or model.check_counts or not fused_forward_is_faithful(model):
+        return None
+    encoders = [model.z_encoder, *([] if model.use_observed_lib_size else [model.l_encoder])]
+    if not all(map(takes_sparse, (model.z_encoder, model.l_encoder))):
+        return None
+    found = []
+    for encoder in encoders:
+        layers = encoder.encoder
+        if type(layers) is not FCLayers or "forward" in layers.__dict__:
+            return None
+        layer: Any = next(iter(cast(nn.Sequential, layers.fc_layers[0])), None)
+        if type(layer) is not nn.Linear or has_hooks(layer):
+            return None
+        found.append(layer)
+    return found
 
 
 def own_method(model: VAE, name: str, original: Any) -> bool:

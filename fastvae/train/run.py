@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Minibatch, Minibatches
-from ..data.device import DeviceStore
 from ..errors import InputError
 from .callbacks import Callback
 from .checkpoints import Checkpoints
@@ -23,7 +22,7 @@ from .persist import pack
 from .progress import Progress
 from .schedules import Plateau, epoch_seed, kl_weight_at
 from .settings import TrainSettings
-from .static import Readback, StaticStep, why_not_static
+from .static import Readback, StaticStep, make_static_step
 from .step import apply_gradients, compute_gradients, device_of, evaluate_sums, evaluating
 from .stopping import EarlyStopping, Interrupt
 
@@ -209,20 +208,17 @@ class Run:
 
     def prepare(self) -> str | None:
         """Make the step of fixed memory, and capture it; return why that is not done, or None."""
-        reason = why_not_static(self.batches, self.group)
-        if reason is None and not self.settings.cuda_graph:
-            reason = "cuda_graph is off"
-        if reason is not None:
-            return reason
-        assert isinstance(self.batches.store, DeviceStore)
-        step = StaticStep(self.batches.store, self.batches.batch_size, self._gradients, self._apply)
-        if self.device.type == "cuda":
-            self.module.train()
-            try:
-                step.capture(self.module, self.optimizer)
-            except RuntimeError as error:
-                return f"the capture failed ({str(error).splitlines()[0]})"
-        self._static = step
+        made = make_static_step(
+            self.module,
+            self.optimizer,
+            self.batches,
+            self.group,
+            self.settings,
+            (self._gradients, self._apply),
+        )
+        if isinstance(made, str):
+            return made
+        self._static = made
         return None
 
     def _minibatches(self, epoch: int, static: StaticStep | None = None) -> Iterator[Any]:

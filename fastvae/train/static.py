@@ -16,10 +16,13 @@ from torch import Tensor, nn
 
 from .. import _backend
 from ..data import Minibatch, Minibatches
-from ..data._csr import on_device
+from ..data._csr import csr_of, on_device
 from ..data.device import DeviceStore
 from ..kernels import reference
+from ..kernels.rows import CsrBuffers
 from .group import Group
+from .layout import csr_capacity
+from .settings import TrainSettings
 
 WARMUP = 3
 """Steps before the capture, so that libraries have made what they make at first use."""
@@ -40,10 +43,15 @@ class StaticStep:
         Cells of every minibatch.
     gradients, apply
         The two halves of a step; the first is given a minibatch and where to add the losses.
+    capacity
+        Entries of the CSR arrays that the minibatch is laid out in, or None for a dense one; see
+        ``layout.csr_capacity``.
 
     Notes
     -----
-    The minibatch is laid out densely: the size of a sparse one depends on the cells.
+    How many entries a sparse minibatch has depends on the cells, and its arrays do not: its rows
+    end at ``crow_indices()[-1]`` and what comes after is left over from other minibatches. torch
+    itself would refuse such a matrix where it checks one; the Triton kernels go by the rows.
     """
 
     def __init__(
@@ -52,6 +60,7 @@ class StaticStep:
         batch_size: int,
         gradients: Callable[[Minibatch, Tensor], None],
         apply: Callable[[], None],
+        capacity: int | None = None,
     ) -> None:
         self.store = store
         self.device = store.columns[0].device
@@ -59,8 +68,13 @@ class StaticStep:
         self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         self._gradients, self._apply = gradients, apply
         shape = batch_size, store.n_genes
-        self._x = torch.empty(shape, dtype=torch.float32, device=self.device)
-        self._totals = torch.empty(batch_size, 1, device=self.device)
+        self._buffers: CsrBuffers | None = None
+        if capacity is None:
+            self._x = torch.empty(shape, dtype=torch.float32, device=self.device)
+            self._totals = torch.empty(batch_size, 1, device=self.device)
+        else:
+            self._buffers = CsrBuffers.empty(batch_size, capacity, self.device)
+            self._x = csr_of(self._buffers.crow, self._buffers.col, self._buffers.values, shape)
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, rows: Tensor, sums: Tensor) -> None:
@@ -85,8 +99,11 @@ class StaticStep:
         """Lay the minibatch out in the memory it always has."""
         store, rows = self.store, self.rows
         backend = _backend.select(store.columns[2])
-        lay_out = getattr(backend, "gather_dense", reference.gather_dense)
-        lay_out(store.source, rows, out=self._x, totals=self._totals)
+        if self._buffers is None:
+            lay_out = getattr(backend, "gather_dense", reference.gather_dense)
+            lay_out(store.source, rows, out=self._x, totals=self._totals)
+        else:
+            backend.gather_csr(store.source, rows, self._buffers)
         batch_codes, label_codes, mean, var = store.columns
         batches = batch_codes[rows]
         return Minibatch(
@@ -143,6 +160,32 @@ def why_not_static(batches: Minibatches, group: Group) -> str | None:
     if batches.sizes()[0] < batches.batch_size:
         return "there are fewer cells than one minibatch has"
     return None
+
+
+def make_static_step(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Minibatches,
+    group: Group,
+    settings: TrainSettings,
+    halves: tuple[Callable[[Minibatch, Tensor], None], Callable[[], None]],
+) -> StaticStep | str:
+    """Return the step, captured where there is a GPU, or why there is none."""
+    reason = why_not_static(batches, group)
+    if reason is None and not settings.cuda_graph:
+        reason = "cuda_graph is off"
+    if reason is not None:
+        return reason
+    assert isinstance(batches.store, DeviceStore)
+    capacity = csr_capacity(module, batches, settings.precision)
+    step = StaticStep(batches.store, batches.batch_size, *halves, capacity)
+    if group.device.type == "cuda":
+        module.train()
+        try:
+            step.capture(module, optimizer)
+        except RuntimeError as error:
+            return f"the capture failed ({str(error).splitlines()[0]})"
+    return step
 
 
 class Readback:

@@ -161,6 +161,8 @@ def _sparse(log1p: bool) -> Callable[[], Any]:
         crow, col = torch.zeros(N + 1, dtype=torch.int64), torch.zeros(64, dtype=torch.int64)
         x = Counts((N, G), None, crow, col, torch.empty(64))
         sparse.densify(x, log1p)
+        if not log1p:
+            sparse.row_sums(x)
         sparse.linear_from_nonzeros(x, torch.empty(HIDDEN, G), torch.empty(HIDDEN), log1p)
 
     return launch
