@@ -173,3 +173,19 @@ def test_volcano_of_something_else() -> None:
         volcano_figure(pd.DataFrame({"score": [1.0]}))
     with pytest.raises(InputError, match="there is no gene to draw"):
         volcano_figure(table(1).iloc[:0])
+
+
+def test_weighted_draws_without_outliers(data: Path, trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    chosen = ["--group1", "type_0", "--group2", "type_1"]
+    weighted = ["--weights", "importance", "--filter-outlier-cells"]
+    run_de(trained, data, "-o", tmp_path / "a.csv", *QUESTION, *chosen, *weighted)
+    ask: dict[str, Any] = {"groupby": "cell_type", "group1": "type_0", "group2": "type_1"}
+    model = Model.load(trained, data, device="cpu")
+    uniform = model.differential_expression(**ask, n_samples_overall=300)
+    expected = model.differential_expression(
+        **ask, n_samples_overall=300, weights="importance", filter_outlier_cells=True
+    )
+    found = pd.read_csv(tmp_path / "a.csv", index_col="gene")
+    np.testing.assert_allclose(found["lfc_mean"], expected["lfc_mean"], rtol=1e-6)
+    assert np.abs(found["lfc_mean"] - uniform["lfc_mean"].loc[found.index]).max() > 1e-3

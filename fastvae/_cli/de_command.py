@@ -43,6 +43,16 @@ def de(
         bool, typer.Option("--batch-correction", help="Compare cells as if of the same batches.")
     ] = False,
     n_samples: Annotated[int, typer.Option(help="Posterior draws per group.")] = 5000,
+    weights: Annotated[
+        str, typer.Option(help="Of the draws: uniform, or importance (minutes, not seconds).")
+    ] = "uniform",
+    filter_outlier_cells: Annotated[
+        bool,
+        typer.Option(
+            "--filter-outlier-cells",
+            help="Leave out a tenth of each group, the farthest out (needs scikit-learn).",
+        ),
+    ] = False,
     min_cells: Annotated[int, typer.Option(help="Fewest cells in a group.")] = 2,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     device: Device = "auto",
@@ -68,6 +78,8 @@ def de(
             fdr_target=fdr,
             batch_correction=batch_correction,
             n_samples_overall=n_samples,
+            weights=weights,
+            filter_outlier_cells=filter_outlier_cells,
             min_cells=min_cells,
             seed=seed,
         )

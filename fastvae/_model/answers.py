@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,16 +14,20 @@ from ..data._memory import require_memory
 from ..errors import InputError
 from ..train.settings import real_number, whole_number
 from . import inference
+from .draws import entropy_of
+from .importance import Weighting
 from .latent_file import write_latent_file
 from .latents import EVALUATION_BATCH
+from .overall import overall_expression
 from .posterior import PosteriorAnswers
+from .quality import QualityAnswers
 from .select import batch_codes, cell_rows, gene_columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class Answers(PosteriorAnswers):
+class Answers(PosteriorAnswers, QualityAnswers):
     """The ``get_*`` methods of `Model`, which share these arguments.
 
     Parameters
@@ -57,9 +62,12 @@ class Answers(PosteriorAnswers):
         batch_size: int = EVALUATION_BATCH,
         *,
         return_numpy: bool = False,
+        n_samples_overall: int | None = None,
+        weights: Literal["uniform", "importance"] = "uniform",
+        importance_weighting_kwargs: Mapping[str, Any] | None = None,
         seed: int | None = 0,
     ) -> pd.DataFrame | np.ndarray:
-        """Return denoised expression: what the decoder makes of a draw of z.
+        r"""Return denoised expression: what the decoder makes of a draw of z.
 
         Parameters
         ----------
@@ -81,148 +89,112 @@ class Answers(PosteriorAnswers):
             Average over the draws.
         return_numpy
             Return an array instead of a data frame.
+        n_samples_overall
+            Instead of draws for each cell, so many from all of `cells` together, each of a cell
+            picked at random: expression over a population.
+        weights
+            Of these draws. "importance" chooses them again, with replacement, by weights that
+            bring them nearer to the posterior; see the notes.
+        importance_weighting_kwargs
+            Of these weights. ``max_cells``: cells they are judged by (1,024 at random of more).
+            ``n_mc_samples``: draws for the estimate of each :math:`p(x_a)` (500).
+            ``truncation``: cut weights off at :math:`\sqrt{S}` times their mean (Ionides 2008).
 
         Returns
         -------
         DataFrame or ndarray
             (N, genes) float32. With `n_samples` > 1 and ``return_mean=False`` an array
-            (n_samples, N, genes).
+            (n_samples, N, genes). With `n_samples_overall` (n_samples_overall, genes), the rows
+            named by the cells drawn from.
 
         Raises
         ------
         InputError
             Also if the result would not fit into the memory that is free.
+
+        Warns
+        -----
+        UserWarning
+            Importance weights leave hardly any of the draws.
+
+        Notes
+        -----
+        The importance weight of a draw z (Boyeau et al. 2023) is
+
+        .. math::
+            w(z) = \frac{\sum_a p(z)\, p(x_a \mid z) / p(x_a)}{\sum_a q(z \mid x_a)} ,
+
+        over the cells a: the mixture of their posteriors, over what it is approximated by. As in
+        scvi-tools 1.4, :math:`p(x_a \mid z)` has the library size observed in a, and decodes z as
+        the batch that the draw is decoded as; :math:`p(x_a)` is that of `get_marginal_ll`.
         """
         n_samples = whole_number("n_samples", n_samples, minimum=1)
+        weighting = Weighting.checked(weights, importance_weighting_kwargs)
+        overall = None
+        if n_samples_overall is not None:
+            overall = whole_number("n_samples_overall", n_samples_overall, minimum=1)
+            if n_samples > 1:
+                raise InputError(
+                    "n_samples is of each cell and n_samples_overall of all; give one of them"
+                )
+        elif weighting is not None:
+            raise InputError(
+                "weights='importance' chooses among draws from all cells; give n_samples_overall"
+            )
         own_library = isinstance(library_size, str)
         if own_library and library_size != "latent":
             raise InputError(f"library_size must be a number or 'latent', not {library_size!r}")
         factor = None if own_library else real_number("library_size", library_size, above=0.0)
         codes = batch_codes(transform_batch, self._setup.batch_categories, self._setup.batch_key)
+        if weighting is not None and len(codes) > 1:
+            raise InputError(
+                f"weights='importance' needs one transform_batch, not {len(codes)}: draws are "
+                "weighted by what they decode to; ask for each in turn"
+            )
         columns = gene_columns(genes, self._setup.gene_names)
         store = self._store_for(data)
         rows = cell_rows(cells, store.n_cells)
         n_genes = store.n_genes if columns is None else len(columns)
         separate = n_samples > 1 and not return_mean
         shape = (n_samples, len(rows), n_genes) if separate else (len(rows), n_genes)
+        if overall is not None:
+            shape = (overall, n_genes)
         require_memory(
             4 * int(np.prod(shape, dtype=np.int64)),
             f"normalized expression of {' x '.join(map(str, shape))} values",
             "ask for fewer genes (genes=) or for parts of the cells (cells=)",
         )
         result = np.empty(shape, dtype=np.float32)
-        inference.expression(
-            self.module,
-            self._minibatches(store, rows, batch_size),
-            result,
-            n_samples=n_samples,
-            genes=None if columns is None else torch.from_numpy(columns),
-            batch_codes=codes,
-            library_size=factor,
-            seed=seed,
-        )
+        if overall is not None:
+            rows = overall_expression(
+                self,
+                store,
+                rows,
+                result,
+                genes=columns,
+                batch_codes=codes,
+                library_size=factor,
+                weighting=weighting,
+                batch_size=batch_size,
+                seed=entropy_of(seed),
+            )
+        else:
+            inference.expression(
+                self.module,
+                self._minibatches(store, rows, batch_size),
+                result,
+                n_samples=n_samples,
+                genes=None if columns is None else torch.from_numpy(columns),
+                batch_codes=codes,
+                library_size=factor,
+                seed=seed,
+            )
         if separate or return_numpy:
             return result
         import pandas as pd
 
         names = store.gene_names if columns is None else store.gene_names[columns]
         return pd.DataFrame(result, index=store.cell_names[rows], columns=names, copy=False)
-
-    def get_elbo(
-        self,
-        data: Any = None,
-        cells: Any = None,
-        batch_size: int = EVALUATION_BATCH,
-        return_mean: bool = True,
-        *,
-        seed: int | None = 0,
-    ) -> float | np.ndarray:
-        """Return the evidence lower bound of a cell, higher is better, as scvi-tools does.
-
-        ``log p(x | z, l) - KL(q(z) || p(z)) - KL(q(l) || p(l))`` at one draw of z and l; the last
-        term is only there where the library is learned. The columns ``*_elbo`` of the history
-        are its negative.
-
-        Parameters
-        ----------
-        data, cells, batch_size, seed
-            See the class.
-        return_mean
-            The mean over cells; otherwise one value per cell.
-
-        Returns
-        -------
-        float or ndarray
-            (N,) float64 with ``return_mean=False``.
-        """
-        losses, divergences = self._losses(data, cells, batch_size, seed)
-        elbo = -(losses + divergences)
-        return float(elbo.mean()) if return_mean else elbo
-
-    def get_reconstruction_error(
-        self,
-        data: Any = None,
-        cells: Any = None,
-        batch_size: int = EVALUATION_BATCH,
-        return_mean: bool = True,
-        *,
-        seed: int | None = 0,
-    ) -> float | np.ndarray:
-        """Return ``-log p(x | z, l)`` at one draw, lower is better.
-
-        The sign is that of scvi-tools, which returns it in a dictionary of one entry.
-
-        Parameters
-        ----------
-        data, cells, batch_size, return_mean, seed
-            As in `get_elbo`.
-
-        Returns
-        -------
-        float or ndarray
-            (N,) float64 with ``return_mean=False``.
-        """
-        losses, _ = self._losses(data, cells, batch_size, seed)
-        return float(losses.mean()) if return_mean else losses
-
-    def get_marginal_ll(
-        self,
-        data: Any = None,
-        cells: Any = None,
-        n_mc_samples: int = 1000,
-        batch_size: int = EVALUATION_BATCH,
-        return_mean: bool = True,
-        *,
-        seed: int | None = 0,
-    ) -> float | np.ndarray:
-        """Return an estimate of log p(x), higher is better.
-
-        ``log mean_s p(x | z_s, l_s) p(z_s, l_s) / q(z_s, l_s | x)`` over draws from q. It is below
-        the truth on average, the less so the more draws, and never below the ELBO on average.
-
-        Parameters
-        ----------
-        data, cells, batch_size, return_mean, seed
-            As in `get_elbo`.
-        n_mc_samples
-            Draws per cell.
-
-        Returns
-        -------
-        float or ndarray
-            (N,) float64 with ``return_mean=False``.
-        """
-        n_samples = whole_number("n_mc_samples", n_mc_samples, minimum=1)
-        store = self._store_for(data)
-        rows = cell_rows(cells, store.n_cells)
-        values = inference.marginal_log_likelihood(
-            self.module,
-            self._minibatches(store, rows, batch_size),
-            len(rows),
-            n_samples=n_samples,
-            seed=seed,
-        )
-        return float(values.mean()) if return_mean else values
 
     def write_latent(
         self, path: str | os.PathLike[str], data: Any = None, overwrite: bool = False
@@ -254,11 +226,3 @@ class Answers(PosteriorAnswers):
         assert frames is not None
         write_latent_file(target, latent, frames.obs, frames.var)
         return latent
-
-    def _losses(
-        self, data: Any, cells: Any, batch_size: int, seed: int | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        store = self._store_for(data)
-        rows = cell_rows(cells, store.n_cells)
-        batches = self._minibatches(store, rows, batch_size)
-        return inference.loss_of_cells(self.module, batches, len(rows), seed=seed)

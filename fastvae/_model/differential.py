@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,7 +18,10 @@ from .differential_counts import GroupSums, sum_groups
 from .differential_draws import Posterior
 from .differential_effects import ChangeFn, ChangeOptions, DomainFn, Pairs
 from .differential_groups import Comparisons, by_groups, by_rows
-from .differential_table import columns_of, data_frame, pick
+from .differential_sides import check_outlier_filter, inlying_sides, pick
+from .differential_table import columns_of, data_frame
+from .importance import Weighting
+from .reweighting import Reweighting
 from .select import batch_codes
 from .state import State
 
@@ -59,6 +62,9 @@ class Differential(State):
         change_fn: ChangeFn | None = None,
         m1_domain_fn: DomainFn | None = None,
         min_cells: int = 2,
+        weights: Literal["uniform", "importance"] = "uniform",
+        filter_outlier_cells: bool = False,
+        importance_weighting_kwargs: Mapping[str, Any] | None = None,
         seed: int | None = 0,
     ) -> pd.DataFrame:
         r"""Test every gene for differential expression between groups of cells.
@@ -127,6 +133,14 @@ class Differential(State):
             they must treat every gene by itself.
         min_cells
             Fewest cells in a group.
+        weights, importance_weighting_kwargs
+            "importance" chooses the draws of each group again by the weights that
+            `get_normalized_expression` describes, within each batch decoded as. It takes minutes
+            where "uniform" takes seconds.
+        filter_outlier_cells
+            Do not draw from the tenth of a group's cells that lies farthest from its middle in
+            latent space (Mahalanobis distances by the minimum covariance determinant); they stay
+            in what is said of counts. Needs scikit-learn.
 
         Returns
         -------
@@ -155,8 +169,8 @@ class Differential(State):
         discovery rate. Every draw has a z of its own; scvi-tools draws all cells of a group at
         least once and picks from these with replacement, which costs a decoded matrix of all
         cells and gives some draws several times. Cells named in both groups are refused, not
-        counted for the second. A cell without counts has normalised counts of 0, not NaN. Draws
-        are weighted uniformly, which is the default there, and outlying cells are not left out.
+        counted for the second. A cell without counts has normalised counts of 0, not NaN. The
+        pseudocount is chosen by the mean counts of whole groups, outliers included.
 
         Memory does not grow with the number of cells or, but for the result and three sums for
         each group, with that of genes: only cells that are drawn are encoded, and genes are
@@ -180,6 +194,9 @@ class Differential(State):
             raise InputError(f"fdr_target is a share of false discoveries below 1, not {target:g}")
         if mode not in ("change", "vanilla"):
             raise InputError(f"mode must be 'change' or 'vanilla', not {mode!r}")
+        weighting = Weighting.checked(weights, importance_weighting_kwargs)
+        if filter_outlier_cells:
+            check_outlier_filter()
         codes1, codes2 = self._batches_told(batch_correction, batchid1, batchid2)
         store, frames = self._data_and_frames(data)
         obs = frames.obs
@@ -195,9 +212,14 @@ class Differential(State):
         if seed is None:
             seed = int(torch.randint(2**62, ()))
         told, n_latent = (codes1, codes2), self._setup.options.n_latent
+        sides = [(compared.cells(one.first), compared.cells(one.second)) for one in compared.listed]
+        if filter_outlier_cells:
+            batches = self._minibatches(store, compared.all_cells(), batch_size)
+            sides = inlying_sides(self.module, batches, compared.all_cells(), sides, seed)
+        evenly = weighting is not None
         picked = [
-            pick(compared, one, told, store.batch_codes, n_samples, n_latent, seed)
-            for one in compared.listed
+            pick(both, told, store.batch_codes, n_samples, n_latent, seed, evenly=evenly)
+            for both in sides
         ]
         sums = None
         if all_stats or (mode == "change" and options.pseudocounts is None):
@@ -207,7 +229,14 @@ class Differential(State):
         tables = []
         with evaluating(self.module, seed=0):
             posterior = Posterior(self.module, self._minibatches(store, cells, batch_size), cells)
-            for comparison, (first, second) in zip(compared.listed, picked, strict=True):
+            for comparison, both, (first, second) in zip(
+                compared.listed, sides, picked, strict=True
+            ):
+                if weighting is not None:
+                    again = Reweighting(self, store, posterior, weighting, batch_size)
+                    names = comparison.names
+                    first = again.draws(first, both[0], [seed, 3, 0], names[0])
+                    second = again.draws(second, both[1], [seed, 3, 1], names[1])
                 pairs = Pairs.of(
                     posterior.draws(first),
                     posterior.draws(second),

@@ -34,11 +34,14 @@ class Picked:
         (S, L) float32 standard normal.
     batch_codes
         (S,) what to decode each draw as.
+    n_parts
+        Draws decoded as each of so many batches follow on each other, in equal parts.
     """
 
     cells: np.ndarray
     noise: np.ndarray
     batch_codes: np.ndarray
+    n_parts: int = 1
 
     @classmethod
     def of(
@@ -49,18 +52,29 @@ class Picked:
         n_samples: int,
         n_latent: int,
         rng: np.random.Generator,
+        *,
+        evenly: bool = False,
     ) -> Picked:
         """Draw `n_samples` from `cells`, in equal parts decoded as each of `codes`.
 
         ``codes=None`` decodes each draw as its cell's own batch. With codes the number is rounded
-        down to a multiple of theirs, and draws of one code are together.
+        down to a multiple of theirs, and draws of one code are together. `evenly` draws as often
+        from one cell as from another, to one draw; otherwise cells are picked with replacement.
         """
         groups = 1 if codes is None else len(codes)
         each = max(n_samples // groups, 1)
-        rows = cells[rng.integers(len(cells), size=each * groups)]
+        if evenly:
+            turns = np.resize(rng.permutation(len(cells)), each)
+            rows = cells[np.tile(turns, groups)]
+        else:
+            rows = cells[rng.integers(len(cells), size=each * groups)]
         noise = rng.standard_normal((each * groups, n_latent), dtype=np.float32)
         told = own_batch[rows] if codes is None else np.repeat(np.asarray(codes), each)
-        return cls(rows, noise, told.astype(np.int64))
+        return cls(rows, noise, told.astype(np.int64), groups)
+
+    def take(self, draws: np.ndarray) -> Picked:
+        """Return the draws with these numbers, as many of each part as there were."""
+        return Picked(self.cells[draws], self.noise[draws], self.batch_codes[draws], self.n_parts)
 
 
 class Posterior:
@@ -85,14 +99,17 @@ class Posterior:
         self.module, self.cells = module, cells
         self.mean, self.variance = torch.cat(means), torch.cat(variances)
 
-    def draws(self, picked: Picked) -> ScaleDraws:
-        """Draw z for the picked cells."""
+    def positions(self, picked: Picked) -> Tensor:
+        """Draw the normal below z, before any softmax, for the picked cells: (S, L)."""
         device = self.mean.device
         rows = torch.from_numpy(np.searchsorted(self.cells, picked.cells)).to(device)
         noise = torch.from_numpy(picked.noise).to(self.mean)
-        z = self.mean[rows] + torch.sqrt(self.variance[rows]) * noise
-        z = self.module.z_encoder.z_transformation(z)
-        return ScaleDraws(self.module, z, torch.from_numpy(picked.batch_codes).to(device))
+        return self.mean[rows] + torch.sqrt(self.variance[rows]) * noise
+
+    def draws(self, picked: Picked) -> ScaleDraws:
+        """Draw z for the picked cells."""
+        z = self.module.z_encoder.z_transformation(self.positions(picked))
+        return ScaleDraws(self.module, z, torch.from_numpy(picked.batch_codes).to(z.device))
 
 
 class ScaleDraws:
@@ -117,11 +134,11 @@ class ScaleDraws:
     def __len__(self) -> int:
         return len(self.z)
 
-    def scale(self, genes: slice) -> Tensor:
+    def scale(self, genes: slice | Tensor) -> Tensor:
         """Return the frequencies of these genes, (genes, S); over all genes a draw sums to 1."""
         return torch.exp(self._logits(genes) - self.log_norm)
 
-    def _logits(self, genes: slice) -> Tensor:
+    def _logits(self, genes: slice | Tensor) -> Tensor:
         if self.head is not None:
             weight, bias = self.head.weight[genes], self.head.bias[genes, None]
             return torch.addmm(bias, weight, self.hidden.T)

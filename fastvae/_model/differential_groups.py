@@ -30,6 +30,11 @@ class Comparison:
     group1: str | None = None
     group2: str | None = None
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """What messages call both sides."""
+        return self.group1 or "the first cells", self.group2 or "the second cells"
+
 
 @dataclass(frozen=True, eq=False)
 class Comparisons:

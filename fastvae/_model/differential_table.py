@@ -7,39 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .differential_counts import GroupSums
-from .differential_draws import Picked
 from .differential_effects import ChangeOptions, Pairs, change, vanilla
-from .differential_groups import Comparison, Comparisons
+from .differential_groups import Comparison
 from .differential_rules import discoveries
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def pick(
-    compared: Comparisons,
-    comparison: Comparison,
-    told: tuple[list[int] | None, list[int] | None],
-    own_batch: np.ndarray,
-    n_samples: int,
-    n_latent: int,
-    seed: int,
-) -> tuple[Picked, Picked]:
-    """Draw cells and noise for both sides; it depends on no other comparison."""
-    one, two = (
-        Picked.of(
-            compared.cells(codes),
-            batches,
-            own_batch,
-            n_samples,
-            n_latent,
-            np.random.default_rng([seed, number]),
-        )
-        for number, (codes, batches) in enumerate(
-            zip((comparison.first, comparison.second), told, strict=True)
-        )
-    )
-    return one, two
 
 
 def columns_of(

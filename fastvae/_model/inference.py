@@ -87,6 +87,23 @@ def library(
     return result
 
 
+def library_moments(
+    module: VAE, batches: Minibatches, n_cells: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of the log library size, (N, 1) float32 each; 0 where it is observed."""
+    means, variances = (np.zeros((n_cells, 1), dtype=np.float32) for _ in range(2))
+    row = 0
+    with evaluating(module):
+        for batch in batches:
+            if module.use_observed_lib_size:
+                row = _fill(means, row, functional.log_library_size(batch.x))
+            else:
+                q_m, q_v = library_posterior(module, batch)
+                _fill(variances, row, q_v)
+                row = _fill(means, row, q_m)
+    return means, variances
+
+
 def loss_of_cells(
     module: VAE, batches: Minibatches, n_cells: int, *, seed: int | None
 ) -> tuple[np.ndarray, np.ndarray]:

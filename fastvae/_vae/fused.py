@@ -38,17 +38,33 @@ def negative_log_likelihood(
     model: VAE, x: Tensor, z: Tensor, library: Tensor, batch_index: Any, y: Any
 ) -> Tensor:
     """-log p(x | z, library) of each cell (N,), at a z (N, L) and a log library size (N, 1)."""
-    likelihood = model.reconstruction_loss
-    with_theta = likelihood != "poisson" or model.dispersion != "gene-cell"
     batch = decoder_batch(model, batch_index, None, x)
-    scale_logits, head, zi_logits = model.decoder.logits(
-        model.dispersion if with_theta else "gene",
-        z,
-        batch,
-        y,
-        zero_inflation=likelihood == "zinb",
+    return likelihood_of(model, x, decoded(model, z, batch, y), library, batch, y)
+
+
+def decoded(model: VAE, z: Tensor, batch: Any, y: Any) -> tuple[Tensor, Tensor | None, Any]:
+    """Scale logits, log-dispersion head and zero-inflation logits, as far as they are needed."""
+    likelihood = model.reconstruction_loss
+    dispersion = model.dispersion if likelihood != "poisson" else "gene"
+    parts: tuple[Tensor, Tensor | None, Any] = model.decoder.logits(
+        dispersion, z, batch, y, zero_inflation=likelihood == "zinb"
     )
-    if with_theta:  # also for poisson, so that missing covariates are refused alike
+    return parts
+
+
+def likelihood_of(
+    model: VAE,
+    x: Tensor,
+    parts: tuple[Tensor, Tensor | None, Any],
+    library: Tensor,
+    batch: Any,
+    y: Any,
+) -> Tensor:
+    """-log p(x | parts, library) of each cell (N,), for what `decoded` gave."""
+    scale_logits, head, zi_logits = parts
+    likelihood = model.reconstruction_loss
+    if likelihood != "poisson" or model.dispersion != "gene-cell":
+        # also for poisson, so that missing covariates are refused alike
         log_theta, codes = log_dispersion(model, head, batch, y, x)
     if likelihood == "poisson":
         return functional.poisson_nll(x, scale_logits, library)

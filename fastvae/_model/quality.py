@@ -1,0 +1,121 @@
+"""How well a trained `Model` explains each cell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..train.settings import whole_number
+from . import inference
+from .latents import EVALUATION_BATCH
+from .select import cell_rows
+from .state import State
+
+
+class QualityAnswers(State):
+    """Bounds and estimates of the likelihood; the shared arguments are those of `Answers`."""
+
+    def get_elbo(
+        self,
+        data: Any = None,
+        cells: Any = None,
+        batch_size: int = EVALUATION_BATCH,
+        return_mean: bool = True,
+        *,
+        seed: int | None = 0,
+    ) -> float | np.ndarray:
+        """Return the evidence lower bound of a cell, higher is better, as scvi-tools does.
+
+        ``log p(x | z, l) - KL(q(z) || p(z)) - KL(q(l) || p(l))`` at one draw of z and l; the last
+        term is only there where the library is learned. The columns ``*_elbo`` of the history
+        are its negative.
+
+        Parameters
+        ----------
+        data, cells, batch_size, seed
+            See `Answers`.
+        return_mean
+            The mean over cells; otherwise one value per cell.
+
+        Returns
+        -------
+        float or ndarray
+            (N,) float64 with ``return_mean=False``.
+        """
+        losses, divergences = self._losses(data, cells, batch_size, seed)
+        elbo = -(losses + divergences)
+        return float(elbo.mean()) if return_mean else elbo
+
+    def get_reconstruction_error(
+        self,
+        data: Any = None,
+        cells: Any = None,
+        batch_size: int = EVALUATION_BATCH,
+        return_mean: bool = True,
+        *,
+        seed: int | None = 0,
+    ) -> float | np.ndarray:
+        """Return ``-log p(x | z, l)`` at one draw, lower is better.
+
+        The sign is that of scvi-tools, which returns it in a dictionary of one entry.
+
+        Parameters
+        ----------
+        data, cells, batch_size, return_mean, seed
+            As in `get_elbo`.
+
+        Returns
+        -------
+        float or ndarray
+            (N,) float64 with ``return_mean=False``.
+        """
+        losses, _ = self._losses(data, cells, batch_size, seed)
+        return float(losses.mean()) if return_mean else losses
+
+    def get_marginal_ll(
+        self,
+        data: Any = None,
+        cells: Any = None,
+        n_mc_samples: int = 1000,
+        batch_size: int = EVALUATION_BATCH,
+        return_mean: bool = True,
+        *,
+        seed: int | None = 0,
+    ) -> float | np.ndarray:
+        """Return an estimate of log p(x), higher is better.
+
+        ``log mean_s p(x | z_s, l_s) p(z_s, l_s) / q(z_s, l_s | x)`` over draws from q. It is below
+        the truth on average, the less so the more draws, and never below the ELBO on average.
+
+        Parameters
+        ----------
+        data, cells, batch_size, return_mean, seed
+            As in `get_elbo`.
+        n_mc_samples
+            Draws per cell.
+
+        Returns
+        -------
+        float or ndarray
+            (N,) float64 with ``return_mean=False``.
+        """
+        n_samples = whole_number("n_mc_samples", n_mc_samples, minimum=1)
+        store = self._store_for(data)
+        rows = cell_rows(cells, store.n_cells)
+        values = inference.marginal_log_likelihood(
+            self.module,
+            self._minibatches(store, rows, batch_size),
+            len(rows),
+            n_samples=n_samples,
+            seed=seed,
+        )
+        return float(values.mean()) if return_mean else values
+
+    def _losses(
+        self, data: Any, cells: Any, batch_size: int, seed: int | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        store = self._store_for(data)
+        rows = cell_rows(cells, store.n_cells)
+        batches = self._minibatches(store, rows, batch_size)
+        return inference.loss_of_cells(self.module, batches, len(rows), seed=seed)
