@@ -52,8 +52,13 @@ class Source:
         self.columns = columns
 
     @classmethod
-    def of(cls, manager: AnnDataManager) -> Source:
+    def of(cls, manager: AnnDataManager, densest: float = DENSEST) -> Source:
         """Read what `manager` has registered.
+
+        Parameters
+        ----------
+        densest
+            Largest share of nonzero counts of a dense matrix that is worth to be made CSR.
 
         Raises
         ------
@@ -65,7 +70,7 @@ class Source:
             for key in manager.data_registry
             if key != REGISTRY_KEYS.X_KEY
         }
-        return cls(_counts(manager), columns)
+        return cls(_counts(manager, densest), columns)
 
     def minibatch(self, rows: np.ndarray) -> dict[str, Tensor]:
         """Return the cells `rows` (B,) int64, as scvi-tools' loader does but for CSR counts."""
@@ -77,8 +82,17 @@ class Source:
         batch.update((key, column.index_select(0, index)) for key, column in self.columns.items())
         return batch
 
+    def wrong_count(self) -> str | None:
+        """Return which is the first count that is not finite, or None."""
+        wrong = np.flatnonzero(~np.isfinite(self.counts.data))
+        if not len(wrong):
+            return None
+        cell = int(np.searchsorted(self.counts.indptr, wrong[0], side="right")) - 1
+        gene = int(self.counts.indices[wrong[0]])
+        return f"the count of cell {cell} and gene {gene} (rows and columns from 0)"
 
-def _counts(manager: AnnDataManager) -> sp.csr_matrix:
+
+def _counts(manager: AnnDataManager, densest: float) -> sp.csr_matrix:
     if manager.adata.isbacked:
         raise InputError("the AnnData is backed by a file")
     x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
@@ -88,8 +102,8 @@ def _counts(manager: AnnDataManager) -> sp.csr_matrix:
         return x
     if not (sp.issparse(x) or isinstance(x, np.ndarray)):
         raise InputError(f"the counts are a {type(x).__name__}")
-    if isinstance(x, np.ndarray) and np.mean(sample(x) != 0) > DENSEST:
-        raise InputError(f"more than {DENSEST:.0%} of the counts are nonzero")
+    if isinstance(x, np.ndarray) and np.mean(sample(x) != 0) > densest:
+        raise InputError(f"more than {densest:.0%} of the counts are nonzero")
     counts = to_csr(x, x.shape, "the counts")
     canonicalise(counts)
     return counts
@@ -147,7 +161,7 @@ class DataSplitter(TheirDataSplitter):
     def __init__(self, adata_manager: AnnDataManager, *args: Any, **kwargs: Any) -> None:
         super().__init__(adata_manager, *args, **kwargs)
         self.module: Any = None
-        self._source: Source | None = None
+        self.source: Source | None = None
         self._asked = False
 
     def use(self, module: Any) -> None:
@@ -163,24 +177,25 @@ class DataSplitter(TheirDataSplitter):
         reason = self._why_not()
         if reason is None:
             try:
-                self._source = Source.of(self.adata_manager)
+                self.source = Source.of(self.adata_manager)
             except InputError as error:
                 reason = str(error)
         if reason is None:
-            self.data_loader_kwargs["source"] = self._source
+            self.data_loader_kwargs["source"] = self.source
             self.load_sparse_tensor = False  # theirs, which ends in dense counts
         else:
             _say(reason)
 
     def _why_not(self) -> str | None:
+        if not isinstance(self.module, Fused):
+            return f"the module is a {type(self.module).__name__}, not one of fastvae's"
+        return self.module.why_dense() or self.why_theirs()
+
+    def why_theirs(self) -> str | None:
+        """Return which of the options a loader of fastvae's does not have, or None."""
         from scvi import settings
 
         kwargs = self.data_loader_kwargs
-        if not isinstance(self.module, Fused):
-            return f"the module is a {type(self.module).__name__}, not one of fastvae's"
-        reason = self.module.why_dense()
-        if reason is not None:
-            return reason
         if kwargs.get("distributed_sampler"):
             return "several processes train together"
         if kwargs.get("num_workers", settings.dl_num_workers):

@@ -25,6 +25,11 @@ class SCVI(TheirSCVI):
     """``scvi.model.SCVI``, trained by fastvae: same arguments, methods, weights and files.
 
     Call ``SCVI.setup_anndata`` of this class. Saved models load with either class.
+
+    ``train`` takes one keyword more: ``loop="fastvae"`` trains with fastvae's own loop - counts on
+    the GPU if they fit there, each step replayed as a CUDA graph - and raises ``InputError`` where
+    another option asks for what that cannot do; ``loop="lightning"`` trains with scvi-tools' own.
+    "auto", the default, takes the first on a GPU where it can, and the second otherwise.
     """
 
     _module_cls = VAE

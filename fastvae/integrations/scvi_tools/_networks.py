@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ... import functional
 from ..._vae.inputs import has_hooks
-from ..._vae.layers import _batch_norm, dense
+from ..._vae.layers import _batch_norm, dense, one_hot
 from ..._vae.lazy import Logits
 from ._posterior import Posterior
 
@@ -153,7 +153,7 @@ def _covariates(layers: FCLayers, cats: Sequence[Tensor]) -> list[Tensor]:
             raise ValueError("cat not provided while n_cat != 0 in init. params.")
         if n_cat > 1:
             given = codes.dim() == 2 and codes.shape[1] == n_cat
-            rows.append(codes if given else nn.functional.one_hot(codes.reshape(-1).long(), n_cat))
+            rows.append(codes if given else one_hot(codes.reshape(-1, 1), n_cat))
     return rows
 
 

@@ -1,20 +1,23 @@
 """scvi-tools' training plan with less to do in each step.
 
 Losses are added up in one tensor and logged once per epoch, at the step and under the names that
-scvi-tools logs them; Adam runs as one fused operation.
+scvi-tools logs them; Adam runs as one fused operation. A NaN or an infinity ends the training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from scvi.train import SemiSupervisedTrainingPlan, TrainingPlan
 from scvi.train._trainingplans import _compute_kl_weight
 from torch import Tensor
 
+from ...train.guard import NonFiniteError, first_non_finite, non_finite_error
+from ...train.moment import copy_state
+from ._data import Source
 from ._module import LDVAE, VAE
 
 LEAN = {kind: (kind.loss, kind.forward) for kind in (VAE, LDVAE)}
@@ -25,6 +28,12 @@ if TYPE_CHECKING:
     _Behind = Any
 else:
     _Behind = object
+
+
+def in_their_words(error: NonFiniteError) -> NonFiniteError:
+    """Return the error with scvi-tools' names of the options."""
+    words = str(error).replace("learning_rate", "lr in plan_kwargs")
+    return NonFiniteError(words.replace("max_grad_norm", "gradient_clip_val"), error.steps)
 
 
 class FusedOptimizer(_Behind):
@@ -57,24 +66,28 @@ class Plan(FusedOptimizer, TrainingPlan):
     def __init__(self, module: Any, *args: Any, **kwargs: Any) -> None:
         self._kl_weight: tuple[float, Tensor] | None = None
         super().__init__(module, *args, **kwargs)
-        self._lean = self._may_be_lean()
+        self._lean = self.why_not_lean() is None
         self._clear()
 
-    def _may_be_lean(self) -> bool:
+    def why_not_lean(self) -> str | None:
+        """Return why losses are not just added up to the end of an epoch, or None."""
         module = self.module
         kind = type(module)
-        return (
-            kind in LEAN
-            and (kind.loss, kind.forward) == LEAN[kind]
-            and not {"loss", "forward"} & module.__dict__.keys()
-            and not getattr(module, "extra_payload_autotune", False)
-            # scvi-tools 1.3 knows neither, and logs each step
-            and not getattr(self, "on_step", True)
-            and bool(getattr(self, "on_epoch", True))
-            and type(self).compute_and_log_metrics is TrainingPlan.compute_and_log_metrics
-        )
+        if kind not in LEAN:
+            return f"the module is a {kind.__name__}, not one of fastvae's"
+        if (kind.loss, kind.forward) != LEAN[kind] or {"loss", "forward"} & module.__dict__.keys():
+            return "the module's loss or forward was replaced"
+        if getattr(module, "extra_payload_autotune", False):
+            return "extra_payload_autotune is on"
+        # scvi-tools 1.3 knows neither, and logs each step
+        if getattr(self, "on_step", True) or not getattr(self, "on_epoch", True):
+            return "losses are logged at each step (on_step, on_epoch)"
+        if type(self).compute_and_log_metrics is not TrainingPlan.compute_and_log_metrics:
+            return "compute_and_log_metrics was replaced"
+        return None
 
     def _clear(self) -> None:
+        self._good: tuple[int, dict[str, Tensor]] | None = None
         self._sums: Tensor | None = None
         self._logged_weight: Tensor | None = None
 
@@ -102,9 +115,11 @@ class Plan(FusedOptimizer, TrainingPlan):
         return known[1]
 
     def on_train_epoch_start(self) -> None:
-        """Begin the sums of an epoch."""
+        """Begin the sums of an epoch; keep the weights that it begins with."""
         super().on_train_epoch_start()
         self._clear()
+        if self._lean and self.trainer.world_size == 1 and self._full_precision():
+            self._good = self.global_step, copy_state(self.module)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
         """Compute the loss of a minibatch."""
@@ -126,14 +141,34 @@ class Plan(FusedOptimizer, TrainingPlan):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Log an epoch that was left before its last minibatch."""
+        """Log an epoch that was left before its last minibatch; look at the weights."""
         super().on_train_epoch_end()
         self._log_epoch()
+        if self._good is not None:
+            name = first_non_finite(self.module.state_dict().items())
+            if name is not None:
+                self._fail(f"{name} after an optimiser's step")
+            self._good = None
+
+    def _fail(self, what: str) -> NoReturn:
+        """Go back to the weights that the epoch began with and say what went wrong."""
+        assert self._good is not None
+        steps, weights = self._good
+        self.module.load_state_dict(weights)
+        source = getattr(self.trainer.datamodule, "source", None)
+        if isinstance(source, Source):
+            what = source.wrong_count() or what
+        raise in_their_words(non_finite_error(self.current_epoch + 1, None, what, self.lr, steps))
 
     def _log_epoch(self) -> None:
         if self._sums is None:
             return
         (loss, reconstruction, kl, n), self._sums = self._sums.float(), None
+        if self._good is not None and not torch.isfinite(loss + reconstruction + kl):
+            name, value = ("the KL divergence", kl)
+            if not torch.isfinite(reconstruction):
+                name, value = ("the reconstruction loss", reconstruction)
+            self._fail(f"{name} ({float(value / n):g})")
         self.log(
             "train_loss",
             loss / n,

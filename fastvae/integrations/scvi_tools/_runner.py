@@ -1,4 +1,4 @@
-"""scvi-tools' train runner, which introduces the module to the data."""
+"""scvi-tools' train runner, which introduces the module to the data and chooses the loop."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from typing import Any
 from scvi.train import TrainRunner
 
 from ._data import DataSplitter
+from ._trainer import Trainer
 
 
 class Runner(TrainRunner):
     """``TrainRunner`` for fastvae's modules."""
 
+    _trainer_cls = Trainer
+
     def __init__(self, model: Any, training_plan: Any, data_splitter: Any, **kwargs: Any) -> None:
         if isinstance(data_splitter, DataSplitter):
             data_splitter.use(model.module)
         super().__init__(model, training_plan, data_splitter, **kwargs)
+        if isinstance(self.trainer, Trainer):
+            ckpt_path = getattr(self, "ckpt_path", None)
+            self.trainer.choose(training_plan, data_splitter, ckpt_path)
