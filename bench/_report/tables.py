@@ -161,9 +161,10 @@ def shuffling(results: Results) -> str:
         lines.append([f"{found['cells']:,}", found["epochs"], len(disk["each"])])
         lines[-1].append(f"{mean(found['elbo']['memory']):.2f}")
         lines[-1] += [f"{of['mean']:+.2f} ± {of['standard_error']:.2f}" for of in (disk, noise)]
-        lines[-1].append(times(found["speed_disk_over_memory"]))
+        lines[-1].append(f"{found['speed_disk_over_memory']:.2f}")
     head = ["cells, sorted by type", "epochs", "seeds", "validation ELBO (negative), full shuffle"]
-    head += ["in blocks from disk, minus that", "another full shuffle, minus that", "speed"]
+    head += ["in blocks from disk, minus that", "another full shuffle, minus that"]
+    head.append("cells/s from disk, relative")
     return table(head, lines) if lines else ""
 
 
