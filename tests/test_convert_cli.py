@@ -1,11 +1,18 @@
 """``fastvae map`` and ``fastvae import``, from files to run folders."""
 
 import json
+import os
 import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
 
 import anndata
 import numpy as np
 import pytest
+import torch
 from command_line import run
 from scvi_cells import draw_counts, make_cells
 from small_models import small_data
@@ -73,6 +80,75 @@ def test_map_that_fails_leaves_nothing(reference, tmp_path):
     )
     assert "nothing new to train" in said
     assert not (tmp_path / "out").exists()
+
+
+def map_arguments(reference, out, *more):
+    query = reference / "query.h5ad"
+    options = ["--batch-key", "donor", "--freeze", "decoder", "--device", "cpu", "--quiet"]
+    return ["map", reference / "run", query, "-o", out, *options, *more]
+
+
+def test_interrupted_map_says_how_to_go_on(reference, tmp_path, monkeypatch):
+    from fastvae.train import run as training
+
+    calls, original = [], training.apply_gradients
+
+    def press(*arguments):
+        original(*arguments)
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    arguments = map_arguments(reference, tmp_path / "cut", "--max-epochs", 5, "--batch-size", 32)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "apply_gradients", press)
+        patch.setattr(sys, "argv", ["fastvae", *map(str, arguments)])
+        said = output_of(*arguments)
+    assert "a checkpoint is written; go on with:\n  fastvae map " in said
+    command = next(line for line in said.splitlines() if line.startswith("  fastvae map "))
+    assert (tmp_path / "cut" / "checkpoints").is_dir()
+    output_of(*shlex.split(command)[1:])
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+    output_of(*map_arguments(reference, tmp_path / "whole", "--max-epochs", 5, "--batch-size", 32))
+    names = ("model.safetensors", "latent.h5ad")
+    cut, whole = ([(tmp_path / run / name) for name in names] for run in ("cut", "whole"))
+    assert cut[0].read_bytes() == whole[0].read_bytes()
+    np.testing.assert_array_equal(
+        *(anndata.read_h5ad(paths[1]).obsm["X_fastvae"] for paths in (cut, whole))
+    )
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
+def test_killed_map_goes_on_to_the_same_weights(reference, tmp_path):
+    out = tmp_path / "killed"
+    options = ["--max-epochs", 120, "--batch-size", 32, "--freeze", "all", "--checkpoint-every", 1]
+    arguments = list(map(str, map_arguments(reference, out, *options)))
+    with subprocess.Popen(
+        [sys.executable, "-m", "fastvae", *arguments], stdout=subprocess.DEVNULL
+    ) as child:
+        while not list((out / "checkpoints").glob("*")):
+            assert child.poll() is None, "it ended before its first checkpoint"
+            time.sleep(0.005)
+        child.kill()
+    assert child.returncode == -signal.SIGKILL
+    assert not (out / "model.safetensors").exists()
+    for more, message in [
+        ((), "already exists"),
+        (("--resume", "--overwrite"), "leave one of them out"),
+        (("--resume", "--freeze", "none"), "was written with freeze = True, and now it is False"),
+    ]:
+        assert message in output_of(*arguments, *more, code=2)
+    other = Model.load(reference / "run")
+    other.module.px_r.data += 1e-3
+    other.save(tmp_path / "other")
+    swapped = [str(tmp_path / "other") if "run" in word[-4:] else word for word in arguments]
+    assert "the reference's weights" in output_of(*swapped, "--resume", code=2)
+    output_of(*arguments, "--resume")
+    output_of(*map_arguments(reference, tmp_path / "whole", *options))
+    found, want = (Model.load(path) for path in (out, tmp_path / "whole"))
+    assert found.training["epochs"] == want.training["epochs"] == 120
+    for name, value in want.module.state_dict().items():
+        assert torch.equal(value, found.module.state_dict()[name]), name
 
 
 def test_import_of_scvi_tools_and_of_legacy(tmp_path):

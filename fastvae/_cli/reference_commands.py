@@ -13,9 +13,12 @@ from .options import (
     BatchKey,
     BatchKeyOf,
     BatchSize,
+    CheckpointEvery,
+    CheckpointMinutes,
     Device,
     EarlyStopping,
     Genome,
+    KeepCheckpoints,
     LabelsKey,
     Layer,
     LearningRate,
@@ -23,6 +26,7 @@ from .options import (
     Overwrite,
     Quiet,
     Residence,
+    Resume,
     UseRaw,
     WeightDecay,
 )
@@ -75,6 +79,10 @@ def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[
         device: Device = "auto",
         residence: Residence = "auto",
         memory_limit: MemoryLimit = None,
+        checkpoint_every: CheckpointEvery = None,
+        checkpoint_minutes: CheckpointMinutes = 10.0,
+        keep_checkpoints: KeepCheckpoints = 2,
+        resume: Resume = False,
         overwrite: Overwrite = False,
         quiet: Quiet = False,
     ) -> None:
@@ -84,13 +92,13 @@ def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[
             from ..errors import InputError
             from ..model import Model
             from .inputs import assignments
-            from .run_folder import fit_and_write, print_run, run_folder
+            from .run_folder import CHECKPOINTS, fit_and_write, print_run, run_folder
 
             if freeze not in _FREEZE:
                 raise InputError(f"--freeze must be {', '.join(_FREEZE)}, not {freeze!r}")
             if output.resolve() == run.resolve():
                 raise InputError(f"{output} is the reference itself; choose another folder")
-            with run_folder(output, overwrite=overwrite) as folder:
+            with run_folder(output, overwrite=overwrite, resume=resume) as folder:
                 model = Model.load_query(
                     query,
                     run,
@@ -121,6 +129,11 @@ def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[
                     learning_rate=learning_rate,
                     weight_decay=weight_decay,
                     n_epochs_kl_warmup=None,
+                    checkpoint_dir=folder / CHECKPOINTS,
+                    checkpoint_every=checkpoint_every,
+                    checkpoint_minutes=checkpoint_minutes,
+                    keep_checkpoints=keep_checkpoints,
+                    resume=resume,
                 )
                 print_run(model, folder)
 

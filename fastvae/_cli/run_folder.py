@@ -1,4 +1,4 @@
-"""The folder that ``fastvae train`` leaves: everything about one trained model."""
+"""The folder that ``fastvae train`` and ``fastvae map`` leave: all about one trained model."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _prepared(path: Path, overwrite: bool, resume: bool) -> Path:
 def resume_command() -> str:
     """Return what to type to go on with the command that is running."""
     words = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
-    if words[:1] != ["train"]:
+    if words[:1] not in (["train"], ["map"]):
         return "the same command with --resume"
     return shlex.join(["fastvae", *words, "--resume"])
 

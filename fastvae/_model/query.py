@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Mapping
@@ -143,6 +144,7 @@ class Querying(State):
         model = cls._with_weights(wide, state, device=device, is_trained=True)
         model.origin = {
             "mapped_onto": name,
+            "reference_sha256": _digest(known.module.state_dict()),
             "freeze": freeze,
             "reference_columns": len(wide.batch_categories) - len(new),
             "new_batches": new,
@@ -223,6 +225,15 @@ def _reference(cls: Any, reference: Any, device: Any) -> tuple[Any, str]:
     if not reference.is_trained:
         raise InputError("the reference has not been trained yet; call fit() on it first")
     return reference, name
+
+
+def _digest(state: Mapping[str, torch.Tensor]) -> str:
+    """The beginning of a SHA-256 of all weights, by name."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _recoded(store: Store, setup: Setup) -> Store:

@@ -39,7 +39,8 @@ def check_mode(freeze: Any) -> bool | str:
 
 def what_is_frozen(origin: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of the origin a checkpoint must agree with; nothing without a reference."""
-    return {"freeze": origin["freeze"]} if "freeze" in origin else {}
+    names = {"freeze": "freeze", "the reference's weights (SHA-256)": "reference_sha256"}
+    return {name: origin[key] for name, key in names.items() if key in origin}
 
 
 @contextmanager
