@@ -6,6 +6,7 @@ behind has the same names and shapes.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -81,7 +82,7 @@ def our_draws(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         batches.set_epoch(epochs[0])
         edges = np.cumsum([0, *batches.sizes()])
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in itertools.pairwise(edges.tolist()):
             yield source.minibatch(batches.order()[start:stop])
 
     training: list[Any] = []
@@ -145,7 +146,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "early_stopping_mode": "max",
         "early_stopping_patience": 1,
         "early_stopping_warmup_epochs": 1,
-        "epochs": 6,
+        "epochs": 9,
     },
     "test set": {"train_size": 0.6, "validation_size": 0.2, "check_val_every_n_epoch": 1},
     "not shuffled": {"shuffle_set_split": False, "check_val_every_n_epoch": 1},
@@ -465,19 +466,22 @@ def test_what_people_do_afterwards(adata: Any, tmp_path: Any) -> None:
     labelled.train(1, **QUIET)
     query = adata[:100].copy()
     query.obs["batch"] = "new"
-    mapped = door.SCVI.load_query_data(query, model)
-    before = {name: value.clone() for name, value in mapped.module.named_parameters()}
-    train(mapped, plan_kwargs={"weight_decay": 0.0})
-    reference = train(door.SCVI.load_query_data(query.copy(), model), "lightning")
-    for name, value in mapped.module.named_parameters():
-        theirs = dict(reference.module.named_parameters())[name]
-        moved = not torch.equal(value, before[name])
-        assert moved == (not torch.equal(theirs, before[name])), name
-    assert torch.equal(mapped.module.decoder.px_r_decoder.weight, before_of(before, "px_r_decoder"))
+    mapped = [_mapped(query.copy(), model) for _ in range(2)]
+    before = {name: value.clone() for name, value in mapped[0].module.state_dict().items()}
+    moved = []
+    for one, loop in zip(mapped, ("fastvae", "lightning"), strict=True):
+        train(one, loop, plan_kwargs={"weight_decay": 0.0})
+        state = one.module.state_dict()
+        moved.append(
+            {name for name, value in state.items() if not torch.equal(value, before[name])}
+        )
+    assert moved[0] == moved[1]
+    assert 0 < len(moved[0]) < len(before)
 
 
-def before_of(weights: dict[str, Any], name: str) -> Any:
-    return next(v for key, v in weights.items() if name in key and key.endswith("weight"))
+def _mapped(query: Any, model: Any) -> Any:
+    torch.manual_seed(0)
+    return door.SCVI.load_query_data(query, model)
 
 
 @pytest.fixture
@@ -561,7 +565,7 @@ def test_interrupted_training_keeps_what_was_learned(
     assert "interrupted after 2 whole epochs" in caplog.text
     assert model.is_trained
     assert list(model.history["elbo_train"].index) == [0, 1]
-    assert str(model.trainer.state.status) == "interrupted"
+    assert model.trainer.state.status == "interrupted"
     monkeypatch.setattr(_trainer, "train_vae", loop)
     whole = train(made(adata.copy()), epochs=2)
     np.testing.assert_array_equal(
@@ -594,6 +598,6 @@ def test_a_nan_among_the_counts_is_named(adata: Any, loop: str) -> None:
 @pytest.mark.parametrize("loop", ["fastvae", "lightning"])
 def test_weights_that_explode_are_put_back(adata: Any, loop: str) -> None:
     model = made(adata)
-    with pytest.raises(NonFiniteError, match="epoch 1.* is not finite.*lr in plan_kwargs"):
+    with pytest.raises(NonFiniteError, match=r"epoch 1.* is not finite.*lr in plan_kwargs"):
         train(model, loop, plan_kwargs={"lr": 1e30})
     assert all(value.isfinite().all() for value in model.module.state_dict().values())

@@ -178,6 +178,11 @@ class Fused(_Behind):
             raise ValueError("dispersion='gene-label' needs y, the labels of the cells")
         return {"log_theta": self.px_r.t(), "theta_index": codes.reshape(-1).long()}
 
+    def _compute_local_library_params(self, batch_index: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the log library size in each cell's batch, (N, 1) both."""
+        codes = batch_index.reshape(-1).long()
+        return self.library_log_means.t()[codes], self.library_log_vars.t()[codes]
+
     def loss(
         self,
         tensors: dict[str, Tensor],

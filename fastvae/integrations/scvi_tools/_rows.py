@@ -38,7 +38,8 @@ class ByRow(nn.Module):
     """``module(x, local_l_mean, local_l_var, batch_index, y)`` from counts and rows alone.
 
     Everything that is registered beside the counts is kept on the device; all that is done to it
-    there can be captured as a CUDA graph. Parameters and buffers have the names of `module`.
+    there can be captured as a CUDA graph. Parameters and buffers have the names of `module`. Parts
+    of it that are in evaluation mode stay so in training, as with Lightning (2.2 or newer).
 
     Parameters
     ----------
@@ -61,6 +62,7 @@ class ByRow(nn.Module):
     ) -> None:
         super().__init__()
         self.module = module
+        self._modes = [(part, part.training) for part in module.modules()]
         self.columns = columns
         self.warmup_steps = warmup_steps
         device = next(module.parameters()).device
@@ -107,6 +109,13 @@ class ByRow(nn.Module):
         """Forget all sums and steps."""
         for sums in (*self.extra.values(), self._steps):
             sums.zero_()
+
+    def train(self, mode: bool = True) -> ByRow:
+        """See ``torch.nn.Module``; training brings back the modes that were found."""
+        super().train(mode)
+        for part, training in self._modes:
+            part.training = mode and training
+        return self
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """See ``torch.nn.Module``."""
