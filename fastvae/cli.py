@@ -20,6 +20,7 @@ from ._cli.options import (
     BatchSize,
     CheckpointEvery,
     CheckpointMinutes,
+    Compile,
     CudaGraph,
     Device,
     EarlyStopping,
@@ -135,6 +136,7 @@ def train(
     ] = 400,
     cuda_graph: CudaGraph = True,
     sync_batch_norm: SyncBatchNorm = False,
+    compile: Compile = False,
     tensorboard: TensorBoard = False,
     checkpoint_every: CheckpointEvery = None,
     checkpoint_minutes: CheckpointMinutes = 10.0,
@@ -200,6 +202,7 @@ def train(
                 resume=resume,
                 cuda_graph=cuda_graph,
                 sync_batch_norm=sync_batch_norm,
+                compile=compile,
             )
             if latent is None:  # another process writes
                 return

@@ -96,6 +96,9 @@ TensorBoard = Annotated[
 SyncBatchNorm = Annotated[
     bool, typer.Option("--sync-batch-norm", help="Normalise over all processes (torchrun).")
 ]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Run the hidden layers through torch.compile.")
+]
 CudaGraph = Annotated[
     bool,
     typer.Option("--cuda-graph/--no-cuda-graph", help="Replay steps on a GPU as one CUDA graph."),

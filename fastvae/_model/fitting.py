@@ -68,6 +68,7 @@ class Fitting(State):
         tensorboard: str | os.PathLike[str] | None = None,
         cuda_graph: bool = True,
         sync_batch_norm: bool = False,
+        compile: bool = False,
         residence: str | None = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
         checkpoint_every: int | None = None,
@@ -125,6 +126,9 @@ class Fitting(State):
             On a GPU that keeps the counts, replay each step as one CUDA graph.
         sync_batch_norm
             With several processes, normalise over the minibatches of all of them.
+        compile
+            Run the hidden layers through ``torch.compile`` while training. Losses are the same to
+            rounding; on a CPU steps were no faster for it (`bench/compiled_layers.py`).
         residence
             Where the counts are kept meanwhile: "device" (in compact form in the memory of
             `device`), "host", "disk", or "auto". None is what the model was made with. The last
@@ -151,8 +155,8 @@ class Fitting(State):
         Raises
         ------
         InputError
-            An option out of range, an unavailable device, too few cells, a model loaded
-            without data, or a checkpoint of another run.
+            An option out of range, an unavailable device or compiler, too few cells, a model
+            loaded without data, or a checkpoint of another run.
         NonFiniteError
             A NaN or an infinity appeared; the model keeps the last good weights.
         """
@@ -176,6 +180,7 @@ class Fitting(State):
             precision=precision,
             cuda_graph=cuda_graph,
             sync_batch_norm=sync_batch_norm,
+            compile=compile,
         )
         options = CheckpointOptions(
             checkpoint_dir, checkpoint_every, checkpoint_minutes, keep_checkpoints, resume

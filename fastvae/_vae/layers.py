@@ -135,16 +135,25 @@ class FCLayers(nn.Module):
             A covariate is missing or malformed, or one cell alone in training mode.
         """
         indicators = self._indicators(x, cat_list)
+        if x.layout != torch.sparse_csr:
+            return self._dense(x, indicators)
+        first = next(iter(cast(nn.Sequential, self.fc_layers[0])))
+        if isinstance(first, nn.Linear):
+            return self._dense(_linear(first, x, indicators), indicators, begun=True)
+        return self._dense(x.to_dense(), indicators)
+
+    def _dense(self, x: Tensor, indicators: list[Tensor], begun: bool = False) -> Tensor:
+        """Apply the layers to a dense x, all but the first where that is done."""
         for block in self.fc_layers:
             for layer in cast(nn.Sequential, block):
-                if layer is None:
-                    continue
-                if isinstance(layer, nn.Linear):
+                if begun or layer is None:
+                    begun = False
+                elif isinstance(layer, nn.Linear):
                     x = _linear(layer, x, indicators)
                 elif isinstance(layer, nn.BatchNorm1d):
                     x = _batch_norm(layer, x)
                 else:
-                    x = layer(x.to_dense() if x.layout == torch.sparse_csr else x)
+                    x = layer(x)
         return x
 
     def _indicators(self, x: Tensor, cat_list: tuple[Tensor | None, ...]) -> list[Tensor]:

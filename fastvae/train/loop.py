@@ -13,6 +13,7 @@ from ..data import Minibatches
 from ..errors import InputError
 from .callbacks import Callback
 from .checkpoints import Checkpoints
+from .compiled import compiled_layers
 from .history import History
 from .persist import unpack
 from .precision import matrix_precision
@@ -129,6 +130,7 @@ def train_vae(
             torch.enable_grad(),
             matrix_precision(settings.precision, run.device),
             run.group.working(module, settings.sync_batch_norm),
+            compiled_layers(module, settings.compile, run.device),
         ):
             if checkpoints and checkpoints.found:
                 unpack(run, checkpoints.found)

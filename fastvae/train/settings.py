@@ -85,6 +85,8 @@ class TrainSettings:
         On a GPU, replay the step as one CUDA graph where that is possible.
     sync_batch_norm
         With several processes, normalise over the minibatches of all of them.
+    compile
+        Run the hidden layers through ``torch.compile``.
 
     Raises
     ------
@@ -111,6 +113,7 @@ class TrainSettings:
     precision: str = "tf32"
     cuda_graph: bool = True
     sync_batch_norm: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.max_epochs is not None:
@@ -150,6 +153,8 @@ class TrainSettings:
         self._set("lr_factor", factor)
         self._set("lr_min", real_number("lr_min", self.lr_min))
         check_precision(self.precision)
+        if self.compile and self.sync_batch_norm:
+            raise InputError("compile and sync_batch_norm do not go together; leave out one")
 
     @property
     def rate(self) -> float:

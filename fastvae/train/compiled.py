@@ -1,0 +1,80 @@
+"""The hidden layers of encoders and decoder through ``torch.compile``, while training lasts."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from .._vae.layers import FCLayers
+from ..errors import InputError
+
+# Random numbers are torch's own, so that a seed gives the losses that it gives without compiling.
+_OPTIONS: dict[str, Any] = {"options": {"fallback_random": True}}
+
+
+def require_compiler(device: torch.device) -> None:
+    """Compile a line of code for `device` and run it.
+
+    Raises
+    ------
+    InputError
+        It cannot be done; says why.
+    """
+
+    def probe(x: torch.Tensor) -> torch.Tensor:
+        return (x + 1).relu()
+
+    try:
+        torch.compile(probe, **_OPTIONS)(torch.zeros(2, device=device))
+    except Exception as error:  # each missing tool has an exception of its own
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        needed = "triton" if device.type == "cuda" else "a C++ compiler (such as g++)"
+        raise InputError(
+            f"compile=True, but torch.compile does not work here for {device.type} "
+            f"({reason[0][:200]}); it needs {needed} - or leave compile out"
+        ) from error
+
+
+def _own_code(part: FCLayers, number: int) -> Callable[..., torch.Tensor]:
+    """`part._dense` in a copy of its code.
+
+    torch keeps what it has compiled by piece of code, a few of each: one for training, one for
+    validation, and these again for the sizes of last minibatches.
+    """
+    shared = type(part)._dense
+    code = shared.__code__.replace(co_name=f"_dense_{number}")
+    own = types.FunctionType(code, shared.__globals__, code.co_name, shared.__defaults__)
+    return types.MethodType(own, part)
+
+
+@contextmanager
+def compiled_layers(module: nn.Module, wanted: bool, device: torch.device) -> Iterator[None]:
+    """Compile the hidden layers of `module` inside the block, and leave no trace after it.
+
+    What is compiled is everything dense that `FCLayers` does: linear layers beyond a first one on
+    sparse counts, batch normalisation, ReLU, dropout. Modules, parameters and their names stay as
+    they are. The operations on counts and the decoder's heads, single matrix products, do not take
+    part.
+
+    Raises
+    ------
+    InputError
+        `wanted`, and there is no working compiler for `device`.
+    """
+    if not wanted:
+        yield
+        return
+    require_compiler(device)
+    parts = [part for part in module.modules() if isinstance(part, FCLayers)]
+    for number, part in enumerate(parts):
+        part.__dict__["_dense"] = torch.compile(_own_code(part, number), **_OPTIONS)
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.__dict__.pop("_dense", None)
