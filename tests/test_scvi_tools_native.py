@@ -420,7 +420,6 @@ def test_backed_and_minified_data_are_refused(adata: Any, tmp_path: Any) -> None
 def test_automatically_it_falls_back_and_says_so_once(
     adata: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(_choice, "AUTOMATIC", {"cpu"})
     monkeypatch.setattr(_trainer, "AUTOMATIC", {"cpu"})
     _choice.say.cache_clear()
     options, _, reason = WITHOUT[name]
@@ -433,6 +432,18 @@ def test_automatically_it_falls_back_and_says_so_once(
         assert model.trainer.chosen == "lightning"
         same_history(model, train(made(adata.copy()), "lightning", **options))
     assert train(made(adata.copy()), None).trainer.chosen == "fastvae"
+
+
+def test_a_last_minibatch_of_one_cell(adata: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """scvi-tools raises, and so does "auto"; asked for, the loop joins it to the one before."""
+    monkeypatch.setattr(_trainer, "AUTOMATIC", {"cpu"})
+    data = adata[: 2 * SIZE + 1].copy()
+    with pytest.raises(ValueError, match="minibatch of one cell"):
+        train(made(data), "auto", train_size=1.0)
+    model = train(made(data), train_size=1.0)
+    assert model.trainer.global_step == 3 * 2
+    model = train(made(data), "auto", train_size=1.0, batch_size=SIZE - 1)
+    assert model.trainer.chosen == "fastvae"
 
 
 def test_on_a_cpu_it_is_lightning_and_nothing_is_said(adata: Any, caplog: Any) -> None:

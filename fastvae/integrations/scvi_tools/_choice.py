@@ -114,7 +114,7 @@ def training_settings(trainer: Any, plan: Any, splitter: Any) -> TrainSettings:
     matrices = torch.get_float32_matmul_precision()
     return TrainSettings(
         max_epochs=trainer.max_epochs,
-        batch_size=splitter.data_loader_kwargs.get("batch_size") or scvi_settings.batch_size,
+        batch_size=_batch_size(splitter),
         learning_rate=plan.lr,
         eps=plan.eps,
         weight_decay=plan.weight_decay,
@@ -127,6 +127,15 @@ def training_settings(trainer: Any, plan: Any, splitter: Any) -> TrainSettings:
         lr_min=plan.lr_min,
         precision="float32" if matrices == "highest" else "tf32",
     )
+
+
+def has_lone_cell(splitter: Any) -> bool:
+    """Whether the last minibatch has one cell, unless it joins the one before as it does here."""
+    return not splitter.drop_last and splitter.n_train % _batch_size(splitter) == 1
+
+
+def _batch_size(splitter: Any) -> Any:
+    return splitter.data_loader_kwargs.get("batch_size") or scvi_settings.batch_size
 
 
 def _defaults(function: Any) -> dict[str, Any]:

@@ -121,7 +121,7 @@ class ByRow(nn.Module):
         """See ``torch.nn.Module``."""
         return self.module.named_parameters(*args, **kwargs)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """See ``torch.nn.Module``."""
         return self.module.state_dict(*args, **kwargs)
 
