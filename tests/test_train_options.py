@@ -191,8 +191,8 @@ def test_tensorboard_gets_every_column(tmp_path: Path, monkeypatch: pytest.Monke
     points: list[tuple[str, float, int]] = []
 
     class Writer:
-        def __init__(self, folder: str) -> None:
-            assert folder == str(tmp_path / "tb")
+        def __init__(self, folder: str, purge_step: int) -> None:
+            assert (folder, purge_step) == (str(tmp_path / "tb"), 1)
 
         def add_scalar(self, name: str, value: float, step: int) -> None:
             points.append((name, value, step))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ class TensorBoard(Callback):
     Raises
     ------
     InputError
-        The tensorboard package is not there.
+        The tensorboard package is not there; when training begins: the folder cannot be written.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -62,12 +63,22 @@ class TensorBoard(Callback):
         self._writer: SummaryWriter | None = None
 
     def on_train_begin(self, module: nn.Module, settings: TrainSettings) -> None:
-        """Open the file."""
-        self._writer = self._make(str(self._folder))
+        """Make the folder, and see whether it takes a file."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._folder):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"cannot write curves for TensorBoard to {self._folder} "
+                f"({error.strerror or error}); choose another folder"
+            ) from error
 
     def on_epoch_end(self, epoch: int, row: dict[str, float], module: nn.Module) -> None:
         """Write a point of each curve."""
-        assert self._writer is not None
+        if self._writer is None:
+            # Hides what a run that broke off wrote about this epoch and later ones.
+            self._writer = self._make(str(self._folder), purge_step=epoch)
         for name, value in row.items():
             if name != "epoch" and not math.isnan(value):
                 self._writer.add_scalar(name, value, epoch)
@@ -77,3 +88,4 @@ class TensorBoard(Callback):
         """Close the file."""
         if self._writer is not None:
             self._writer.close()
+            self._writer = None
