@@ -64,6 +64,9 @@ class Model(Fitting, Answers, Differential, Querying):
         Of these, use so many of the most variable (``seurat_v3``, within batches).
     batch_key_of
         The batch column of the files in which it is not `batch_key`, by the names of the files.
+    encode_covariates
+        Tell the encoder the batch as well, not the decoder alone. A query that is mapped onto the
+        model then has columns in the encoder too, and its latent positions move.
 
     Raises
     ------
@@ -105,6 +108,7 @@ class Model(Fitting, Answers, Differential, Querying):
         genes: Sequence[str] | None = None,
         n_top_genes: int | None = None,
         batch_key_of: Mapping[str, str] | None = None,
+        encode_covariates: bool = False,
     ) -> None:
         options = Options(
             n_latent=n_latent,
@@ -115,6 +119,7 @@ class Model(Fitting, Answers, Differential, Querying):
             reconstruction_loss=reconstruction_loss,
             latent_distribution=latent_distribution,
             use_observed_lib_size=bool(use_observed_lib_size),
+            encode_covariates=bool(encode_covariates),
         )
         options.check_keys(batch_key, labels_key)
         slot = Slot(layer, bool(use_raw), genome)
@@ -228,7 +233,9 @@ class Model(Fitting, Answers, Differential, Querying):
             f"{'observed' if options.use_observed_lib_size else 'learned'} library size",
         ]
         if setup.batch_key is not None:
-            lines.append(f"  {len(setup.batch_categories)} batches in obs[{setup.batch_key!r}]")
+            told = ", told to the encoder" if options.encode_covariates else ""
+            n_batches = len(setup.batch_categories)
+            lines.append(f"  {n_batches} batches in obs[{setup.batch_key!r}]{told}")
         if setup.labels_key is not None:
             lines.append(f"  {len(setup.label_categories)} labels in obs[{setup.labels_key!r}]")
         lines += [

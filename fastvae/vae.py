@@ -24,6 +24,7 @@ from ._vae.parts import (
     check_input,
     decoder_batch,
     draws,
+    encoder_covariates,
     encoder_input,
     log_dispersion,
 )
@@ -71,6 +72,9 @@ class VAE(SamplingMethods):
     use_observed_lib_size
         Take the observed total count as library size: the library encoder is not run and its KL
         divergence is 0.
+    encode_covariates
+        Tell the encoders the batch too, as the decoder is told: one-hot, at every layer. Then they
+        have n_batch more columns in every linear layer, and need `batch_index`.
     check_counts
         Whether to look for negative, NaN and infinite counts in each call. None: on the CPU only,
         since elsewhere the answer has to be waited for.
@@ -92,6 +96,8 @@ class VAE(SamplingMethods):
     >>> loss = torch.mean(reconstruction + kl_weight * kl)
     """
 
+    encode_covariates = False  # also of models that were pickled before there was a choice
+
     def __init__(
         self,
         n_input: int,
@@ -108,6 +114,7 @@ class VAE(SamplingMethods):
         *,
         use_observed_lib_size: bool = False,
         check_counts: bool | None = None,
+        encode_covariates: bool = False,
     ) -> None:
         super().__init__()
         at_least(1, n_input=n_input, n_hidden=n_hidden, n_latent=n_latent)
@@ -125,22 +132,25 @@ class VAE(SamplingMethods):
         self.latent_distribution = latent_distribution
         self.use_observed_lib_size = use_observed_lib_size
         self.check_counts = check_counts
+        self.encode_covariates = encode_covariates
         self._n_input = n_input
 
         # drawn first, then the modules in this order: the seed decides the same initial weights
         if dispersion != "gene-cell":
             columns = {"gene-batch": (n_batch,), "gene-label": (n_labels,)}.get(dispersion, ())
             self.px_r = nn.Parameter(torch.randn(n_input, *columns))
+        told = [n_batch] if encode_covariates else None
         self.z_encoder = Encoder(
             n_input,
             n_latent,
+            told,
             n_layers=n_layers,
             n_hidden=n_hidden,
             dropout_rate=dropout_rate,
             distribution=latent_distribution,
         )
         self.l_encoder = Encoder(
-            n_input, 1, n_layers=1, n_hidden=n_hidden, dropout_rate=dropout_rate
+            n_input, 1, told, n_layers=1, n_hidden=n_hidden, dropout_rate=dropout_rate
         )
         self.decoder: DecoderSCVI | LinearDecoderSCVI = DecoderSCVI(
             n_latent, n_input, n_cat_list=[n_batch], n_layers=n_layers, n_hidden=n_hidden
@@ -230,12 +240,13 @@ class VAE(SamplingMethods):
         """
         check_input(self, x, self._expects_counts())
         x_, y = encoder_input(self, x), as_column(y)
-        qz_m, qz_v, z = self.z_encoder(x_, y)
+        told = encoder_covariates(self, batch_index, x)
+        qz_m, qz_v, z = self.z_encoder(x_, *told, y)
         if self.use_observed_lib_size:
             library = functional.log_library_size(x).to(qz_m.dtype)
             ql_m, ql_v = library, torch.zeros_like(library)
         else:
-            ql_m, ql_v, library = self.l_encoder(x_)
+            ql_m, ql_v, library = self.l_encoder(x_, *told)
         if n_samples > 1:
             z = self.z_encoder.z_transformation(draws(qz_m, qz_v, n_samples))
             library = draws(ql_m, ql_v, n_samples)

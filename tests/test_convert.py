@@ -103,7 +103,6 @@ def test_without_data_every_question_brings_its_own():
 
 
 REFUSED = {
-    "encode_covariates": True,
     "deeply_inject_covariates": False,
     "use_layer_norm": "both",
     "use_batch_norm": "none",
@@ -128,6 +127,13 @@ def test_options_without_counterpart_are_named(name):
 def test_columns_without_counterpart_are_named(name):
     with pytest.raises(InputError, match=name):
         options_from({}, {"batch_key": "donor", name: ["age"]}, 3)
+
+
+def test_encoders_that_are_told_the_batch():
+    options = options_from({"encode_covariates": True, "n_layers": 2}, {}, 3)
+    assert options.encode_covariates
+    assert options_to(options)["encode_covariates"] is True
+    assert "encode_covariates" not in options_to(options_from({}, {}, 3))
 
 
 def test_where_a_covariate_reaches_does_not_matter_without_batches():

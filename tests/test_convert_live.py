@@ -28,6 +28,12 @@ CASES = {
         "reconstruction_loss": "nb",
     },
     "labels": {"labels_key": "cell_type", "dispersion": "gene-label", "latent_distribution": "ln"},
+    "told": {
+        "batch_key": "donor",
+        "n_layers": 2,
+        "encode_covariates": True,
+        "use_observed_lib_size": False,
+    },
     "gene_cell": {"batch_key": "donor", "dispersion": "gene-cell", "layer": "counts"},
 }
 each_case = pytest.mark.parametrize("name", CASES)
@@ -149,7 +155,6 @@ def test_refused():
 @pytest.mark.parametrize(
     ("setup", "options", "named"),
     [
-        ({"batch_key": "donor"}, {"encode_covariates": True}, "encode_covariates"),
         ({"batch_key": "donor"}, {"batch_representation": "embedding"}, "batch_representation"),
         ({"categorical_covariate_keys": ["lane"]}, {}, "categorical_covariate_keys"),
         ({"continuous_covariate_keys": ["lane"]}, {}, "continuous_covariate_keys"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from .._vae.parts import encoder_input
+from .._vae.parts import encoder_covariates, encoder_input
 from ..data import Minibatch
 from ..nn import VARIANCE_FLOOR
 
@@ -93,13 +93,15 @@ def with_noise(
 
 def z_posterior(module: VAE, batch: Minibatch) -> tuple[Tensor, Tensor]:
     """Return mean and variance of the normal q(z | x), before any softmax; (B, L) each."""
-    q_m, q_log_v = module.z_encoder.moments(encoder_input(module, batch.x), batch.y)
+    told = encoder_covariates(module, batch.batch_index, batch.x)
+    q_m, q_log_v = module.z_encoder.moments(encoder_input(module, batch.x), *told, batch.y)
     return q_m, torch.exp(q_log_v) + VARIANCE_FLOOR
 
 
 def library_posterior(module: VAE, batch: Minibatch) -> tuple[Tensor, Tensor]:
     """Return mean and variance of the normal q(log l | x), (B, 1) each."""
-    q_m, q_log_v = module.l_encoder.moments(encoder_input(module, batch.x))
+    told = encoder_covariates(module, batch.batch_index, batch.x)
+    q_m, q_log_v = module.l_encoder.moments(encoder_input(module, batch.x), *told)
     return q_m, torch.exp(q_log_v) + VARIANCE_FLOOR
 
 

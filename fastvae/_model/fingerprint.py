@@ -25,6 +25,9 @@ def fingerprint(
     cells = hashlib.sha256()
     for array in (store.lengths(), store.batch_codes, store.label_codes):
         cells.update(np.asarray(array, dtype=np.int64).tobytes())
+    options = asdict(setup.options)
+    if not options["encode_covariates"]:  # older checkpoints do not say so
+        del options["encode_covariates"]
     blocks = store.block_edges
     if blocks is None:
         order = "whole"
@@ -37,7 +40,7 @@ def fingerprint(
         "the cells (SHA-256)": cells.hexdigest()[:16],
         "batch_categories": list(setup.batch_categories),
         "label_categories": list(setup.label_categories),
-        **asdict(setup.options),
+        **options,
         "seed": seed,
         "batch_size": settings.batch_size,
         "train_size": settings.train_size,

@@ -50,10 +50,11 @@ class Querying(State):
     ) -> Self:
         """Make a model of `data` with the weights of a trained reference, wider by new batches.
 
-        Batches are matched by name. A new one gets columns of its own in the decoder (and in a
-        dispersion per batch), which begin as the mean of those of the reference, and a prior of
-        the library size from its cells. `fit` then trains what is not frozen; before that the
-        model answers as the reference would. The reference itself is not changed.
+        Batches are matched by name. A new one gets columns of its own in the decoder (with
+        ``encode_covariates`` in the encoders too, and in a dispersion per batch), which begin as
+        the mean of those of the reference, and a prior of the library size from its cells. `fit`
+        then trains what is not frozen; before that the model answers as the reference would. The
+        reference itself is not changed.
 
         Parameters
         ----------
@@ -66,11 +67,11 @@ class Querying(State):
             Column of obs with the batch; None is that of the reference.
         freeze
             What `fit` leaves bit-equal, batch normalisation included. True: everything but the
-            new columns; the encoder is never told the batch, so all latent positions are those of
-            the reference. "decoder": the encoders are trained too, so that the query moves to
-            where the reference's decoder explains it; embed the reference's cells with the
-            reference. "encoder": all of the decoder is trained, latent positions stay. False:
-            everything is trained.
+            new columns; unless the reference was made with ``encode_covariates``, the encoder is
+            never told the batch, so all latent positions are those of the reference. "decoder":
+            the encoders are trained too, so that the query moves to where the reference's decoder
+            explains it; embed the reference's cells with the reference. "encoder": all of the
+            decoder is trained, and of the encoders only new columns. False: everything is trained.
         layer, use_raw, genome
             Where the counts are in `data`; where the reference had them if none is given.
         min_genes

@@ -22,6 +22,7 @@ MODES = (True, "decoder", "encoder", False)
 
 _DECODER = ("decoder",)
 _ENCODERS = ("z_encoder", "l_encoder")
+_TOLD = {"decoder": "px_decoder", "z_encoder": "encoder", "l_encoder": "encoder"}
 
 
 def check_mode(freeze: Any) -> bool | str:
@@ -58,7 +59,7 @@ def held_still(module: VAE, origin: Mapping[str, Any]) -> Iterator[None]:
     names = (_DECODER if decoder else ()) + (_ENCODERS if freeze in (True, "encoder") else ())
     parts = [module.get_submodule(name) for name in names]
     frozen = [weight for part in parts for weight in part.parameters()]
-    split = _with_new_columns(module, int(origin["reference_columns"])) if decoder else []
+    split = _with_new_columns(module, names, int(origin["reference_columns"]))
     if decoder and isinstance(getattr(module, "px_r", None), Tensor):
         frozen.append(module.px_r)
     before = [weight.requires_grad for weight in frozen]
@@ -78,18 +79,21 @@ def held_still(module: VAE, origin: Mapping[str, Any]) -> Iterator[None]:
             weight.requires_grad_(flag)
 
 
-def _with_new_columns(module: VAE, n_reference: int) -> list[tuple[nn.Module, str, int]]:
-    """Each weight that has a column per batch, and how many of its columns are not new."""
+def _with_new_columns(
+    module: VAE, names: tuple[str, ...], n_reference: int
+) -> list[tuple[nn.Module, str, int]]:
+    """Each weight in these parts that has a column per batch, and how many columns are not new."""
     n_batch = module.n_batch
     if n_batch <= n_reference:
         return []
     n_new = n_batch - n_reference
-    network: Any = module.decoder.px_decoder
-    layers = [layer for layer in network.modules() if type(layer) is nn.Linear]
+    told = [name for name in names if name in _DECODER or module.encode_covariates]
+    networks = [module.get_submodule(f"{name}.{_TOLD[name]}") for name in told]
+    layers = [one for network in networks for one in network.modules() if type(one) is nn.Linear]
     found: list[tuple[nn.Module, str, int]] = [
         (layer, "weight", layer.in_features - n_new) for layer in layers
     ]
-    if module.dispersion == "gene-batch":
+    if "decoder" in names and module.dispersion == "gene-batch":
         found.append((module, "px_r", n_reference))
     return found
 

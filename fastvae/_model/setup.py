@@ -37,6 +37,7 @@ class Options:
     reconstruction_loss: str = "zinb"
     latent_distribution: str = "normal"
     use_observed_lib_size: bool = True
+    encode_covariates: bool = False
 
     def __post_init__(self) -> None:
         for name in ("n_latent", "n_hidden", "n_layers"):
@@ -49,7 +50,12 @@ class Options:
             VAE(2, n_batch=2, n_labels=2, check_counts=False, **asdict(self))
 
     def check_keys(self, batch_key: str | None, labels_key: str | None) -> None:
-        """Refuse a dispersion per batch or label without the column it needs."""
+        """Refuse what is told a batch or a label without the column it needs."""
+        if self.encode_covariates and batch_key is None:
+            raise InputError(
+                "encode_covariates=True tells the encoders the batch, which needs batch_key, the "
+                "column of obs with the batch; give batch_key or leave encode_covariates out"
+            )
         needs = {"gene-batch": ("batch_key", batch_key), "gene-label": ("labels_key", labels_key)}
         name, key = needs.get(self.dispersion, ("", ""))
         if key is None:

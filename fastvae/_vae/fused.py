@@ -12,7 +12,13 @@ from torch import Tensor
 from .. import functional
 from ..nn import VARIANCE_FLOOR, Encoder, identity
 from .inputs import prior
-from .parts import as_column, decoder_batch, encoder_input, log_dispersion
+from .parts import (
+    as_column,
+    decoder_batch,
+    encoder_covariates,
+    encoder_input,
+    log_dispersion,
+)
 
 if TYPE_CHECKING:
     from ..vae import VAE
@@ -24,11 +30,12 @@ def forward(
     """What ``VAE.forward`` returns, for checked counts and a model without replaced parts."""
     x_ = encoder_input(model, x)
     y = as_column(y)
-    z, kl_z = _encode(model.z_encoder, x_, y)
+    told = encoder_covariates(model, batch_index, x)
+    z, kl_z = _encode(model.z_encoder, x_, *told, y)
     if model.use_observed_lib_size:
         library, kl_l = functional.log_library_size(x).to(z.dtype), None
     else:
-        library, kl_l = _encode(model.l_encoder, x_, local_l=(local_l_mean, local_l_var))
+        library, kl_l = _encode(model.l_encoder, x_, *told, local_l=(local_l_mean, local_l_var))
 
     nll = negative_log_likelihood(model, x, z.to(x_.dtype), library, batch_index, y)
     return (nll if kl_l is None else nll + kl_l), kl_z, 0.0

@@ -172,7 +172,9 @@ class FCLayers(nn.Module):
 
 def _linear(layer: nn.Linear, x: Tensor, indicators: list[Tensor]) -> Tensor:
     if x.layout == torch.sparse_csr:
-        if type(layer) is nn.Linear and not has_hooks(layer):
+        # a parametrised layer is of a class of its own, which only makes the weight
+        ordinary = type(layer).forward is nn.Linear.forward and "forward" not in layer.__dict__
+        if ordinary and not has_hooks(layer):
             return _sparse_linear(layer, x, indicators)
         x = x.to_dense()
     if indicators:
@@ -191,10 +193,10 @@ def dense(layer: nn.Module, x: Tensor) -> Tensor:
 def _sparse_linear(layer: nn.Linear, x: Tensor, indicators: list[Tensor]) -> Tensor:
     if not indicators:
         return functional.count_linear(x, layer.weight, layer.bias)
-    first = x.shape[1]
-    out = functional.count_linear(x, layer.weight[:, :first], layer.bias)
+    first, weight = x.shape[1], layer.weight
+    out = functional.count_linear(x, weight[:, :first], layer.bias)
     rows = torch.cat([one.to(out.dtype) for one in indicators], -1)
-    return out + nn.functional.linear(rows, layer.weight[:, first:])
+    return out + nn.functional.linear(rows, weight[:, first:])
 
 
 def _batch_norm(layer: nn.BatchNorm1d, x: Tensor) -> Tensor:

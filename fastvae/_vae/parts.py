@@ -71,6 +71,24 @@ def decoder_batch(model: VAE, batch_index: Any, transform_batch: Any, x: Tensor)
     return as_column(batch_index)
 
 
+def encoder_covariates(model: VAE, batch_index: Any, x: Tensor) -> tuple[Any, ...]:
+    """What the encoders are told before the label: nothing, or the batch of each cell."""
+    if not model.encode_covariates:
+        return ()
+    if model.n_batch < 2:
+        return (None,)
+    return (
+        category(
+            batch_index,
+            model.n_batch,
+            x.shape[0],
+            "batch_index",
+            device=x.device,
+            force=model.check_counts,
+        ),
+    )
+
+
 def log_dispersion(
     model: VAE, head: Tensor | None, batch: Any, y: Any, x: Tensor
 ) -> tuple[Tensor, Tensor | None]:

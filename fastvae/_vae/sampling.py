@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor, nn
 
 from .. import functional
-from .parts import as_column, check_input, draws, encoder_input
+from .parts import as_column, check_input, draws, encoder_covariates, encoder_input
 
 if TYPE_CHECKING:
     from ..vae import VAE
@@ -20,15 +20,26 @@ class SamplingMethods(nn.Module):
     l_encoder: Any
     latent_distribution: str
     use_observed_lib_size: bool
+    encode_covariates: bool
     inference: Any
     _expects_counts: Any
 
-    def get_latents(self, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
+    def get_latents(
+        self, x: Tensor, y: Tensor | None = None, *, batch_index: Tensor | None = None
+    ) -> list[Tensor]:
         """Return :meth:`sample_from_posterior_z` as the only element of a list."""
-        return [self.sample_from_posterior_z(x, y)]
+        # positional alone where that is all there is: an override need not know batch_index
+        more: dict[str, Any] = {} if batch_index is None else {"batch_index": batch_index}
+        return [self.sample_from_posterior_z(x, y, **more)]
 
     def sample_from_posterior_z(
-        self, x: Tensor, y: Tensor | None = None, give_mean: bool = False, n_samples: int = 5000
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        give_mean: bool = False,
+        n_samples: int = 5000,
+        *,
+        batch_index: Tensor | None = None,
     ) -> Tensor:
         """Draw z, or give its posterior mean.
 
@@ -43,6 +54,8 @@ class SamplingMethods(nn.Module):
             `n_samples` draws, random and without gradient.
         n_samples
             Number of those draws.
+        batch_index
+            Batch codes as in :meth:`inference`, needed with ``encode_covariates``.
 
         Returns
         -------
@@ -54,20 +67,27 @@ class SamplingMethods(nn.Module):
         InputError
             `x` has the wrong shape or is not made of counts.
         """
-        check_input(cast("VAE", self), x, self._expects_counts())
-        qz_m, qz_v, z = self.z_encoder(encoder_input(cast("VAE", self), x), as_column(y))
+        model = cast("VAE", self)
+        check_input(model, x, self._expects_counts())
+        told = encoder_covariates(model, batch_index, x)
+        qz_m, qz_v, z = self.z_encoder(encoder_input(model, x), *told, as_column(y))
         if not give_mean:
             return z
         if self.latent_distribution != "ln":
             return qz_m
         return self.z_encoder.z_transformation(draws(qz_m, qz_v, n_samples)).mean(dim=0)
 
-    def sample_from_posterior_l(self, x: Tensor) -> Tensor:
-        """Draw the log library size (N, 1); the observed one where that is used."""
-        check_input(cast("VAE", self), x, self._expects_counts())
+    def sample_from_posterior_l(self, x: Tensor, *, batch_index: Tensor | None = None) -> Tensor:
+        """Draw the log library size (N, 1); the observed one where that is used.
+
+        `x` and `batch_index` are those of :meth:`sample_from_posterior_z`.
+        """
+        model = cast("VAE", self)
+        check_input(model, x, self._expects_counts())
         if self.use_observed_lib_size:
             return functional.log_library_size(x)
-        return self.l_encoder(encoder_input(cast("VAE", self), x))[2]
+        told = encoder_covariates(model, batch_index, x)
+        return self.l_encoder(encoder_input(model, x), *told)[2]
 
     def get_sample_scale(
         self,

@@ -66,7 +66,7 @@ def options_from(init: Mapping[str, Any], setup: Mapping[str, Any], n_batch: int
         value = init.pop(name, allowed[0])
         if not any(value is one or value == one for one in allowed):
             _refuse(f"{name}={value!r}", f"with {name}={allowed[0]!r}")
-    _check_injection(init, n_batch)
+    encode = _check_injection(init, n_batch)
     likelihood = init.pop("gene_likelihood", "zinb")
     if likelihood not in _LIKELIHOODS:
         _refuse(f"gene_likelihood={likelihood!r}", f"with one of {', '.join(_LIKELIHOODS)}")
@@ -77,7 +77,12 @@ def options_from(init: Mapping[str, Any], setup: Mapping[str, Any], n_batch: int
     if init:
         name, value = next(iter(init.items()))
         _refuse(f"{name}={value!r}", "without it")
-    return Options(**same, reconstruction_loss=likelihood, use_observed_lib_size=observed)
+    return Options(
+        **same,
+        reconstruction_loss=likelihood,
+        use_observed_lib_size=observed,
+        encode_covariates=encode,
+    )
 
 
 def options_to(options: Options) -> dict[str, Any]:
@@ -85,20 +90,22 @@ def options_to(options: Options) -> dict[str, Any]:
     arguments = {name: getattr(options, name) for name in _SAME}
     arguments["gene_likelihood"] = options.reconstruction_loss
     arguments["use_observed_lib_size"] = options.use_observed_lib_size
+    if options.encode_covariates:
+        arguments["encode_covariates"] = True
     return arguments
 
 
-def _check_injection(init: dict[str, Any], n_batch: int) -> None:
-    encode = init.pop("encode_covariates", False)
+def _check_injection(init: dict[str, Any], n_batch: int) -> bool:
+    """Return whether the encoders are told the batch."""
+    encode = bool(init.pop("encode_covariates", False))
     deep = init.pop("deeply_inject_covariates", True)
     if n_batch < 2:  # there is nothing to inject
-        return
-    if encode:
-        _refuse("encode_covariates=True", "with encode_covariates=False")
+        return False
     if not deep and init.get("n_layers", 1) > 1:
         _refuse(
             "deeply_inject_covariates=False and n_layers > 1", "with deeply_inject_covariates=True"
         )
+    return encode
 
 
 def _refuse(what: str, instead: str) -> None:

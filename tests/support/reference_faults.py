@@ -65,7 +65,10 @@ CASES: list[tuple[str, Callable[[Path], Any]]] = [
     ),
     ("a scvi-tools folder that is not there", lambda d: from_scvi_tools(d / "model")),
     ("a scvi-tools folder without a model", lambda d: from_scvi_tools(d)),
-    ("a scvi-tools model that encodes covariates", lambda d: _options(encode_covariates=True)),
+    (
+        "an encoder told a batch that there is not",
+        lambda d: Model(annotated(), encode_covariates=True),
+    ),
     ("a scvi-tools model with layer norm", lambda d: _options(use_layer_norm="both")),
     ("a scvi-tools model of the normal", lambda d: _options(gene_likelihood="normal")),
     (
