@@ -110,6 +110,7 @@ def test_options_reach_the_model(data: Path, tmp_path: Path) -> None:
         "reconstruction_loss": "nb",
         "latent_distribution": "ln",
         "use_observed_lib_size": False,
+        "encode_covariates": False,
     }
     settings = config["training"]["settings"]
     assert (settings["learning_rate"], settings["n_epochs_kl_warmup"]) == (0.002, 7)

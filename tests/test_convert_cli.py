@@ -18,6 +18,7 @@ from scvi_cells import draw_counts, make_cells
 from small_models import small_data
 
 from fastvae import Model
+from fastvae.train.checkpoint_files import CheckpointFiles
 
 SAVED = pathlib.Path(__file__).parent / "data" / "scvi_tools"
 LEGACY = pathlib.Path(__file__).parent / "legacy"
@@ -126,7 +127,7 @@ def test_killed_map_goes_on_to_the_same_weights(reference, tmp_path):
     with subprocess.Popen(
         [sys.executable, "-m", "fastvae", *arguments], stdout=subprocess.DEVNULL
     ) as child:
-        while not list((out / "checkpoints").glob("*")):
+        while not CheckpointFiles(out / "checkpoints").numbers():
             assert child.poll() is None, "it ended before its first checkpoint"
             time.sleep(0.005)
         child.kill()
@@ -165,3 +166,25 @@ def test_import_of_scvi_tools_and_of_legacy(tmp_path):
     )
     assert "trained on 30 genes, and the data have 16" in said
     assert not (tmp_path / "old").exists()
+
+
+def test_encoder_that_is_told_the_batch(reference, tmp_path):
+    cells, query = reference / "cells.h5ad", reference / "query.h5ad"
+    told = ["--batch-key", "batch", "--encode-covariates", "--n-hidden", 8, "--n-latent", 3]
+    output_of("train", cells, "-o", tmp_path / "run", *told, "--max-epochs", 2, "--quiet")
+    model = Model.load(tmp_path / "run", cells)
+    assert model.module.encode_covariates
+    swapped = small_data()
+    names = {"batch_0": "batch_1", "batch_1": "batch_0"}
+    swapped.obs["batch"] = swapped.obs["batch"].astype(str).map(names)
+    ours, theirs = (model.get_latent_representation(data) for data in (None, swapped))
+    assert np.abs(ours - theirs).max() > 1e-3
+    assert "encode_covariates" in output_of("info", tmp_path / "run")
+    out = tmp_path / "mapped"
+    output_of(
+        "map", tmp_path / "run", query, "--batch-key", "donor", "-o", out,
+        "--max-epochs", 3, "--quiet",
+    )  # fmt: skip
+    before = Model.load_query(query, tmp_path / "run", batch_key="donor")
+    moved = Model.load(out, query).get_latent_representation()
+    assert np.abs(moved - before.get_latent_representation()).max() > 1e-3

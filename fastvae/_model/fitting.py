@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 
 from .. import _backend
 from ..data import Minibatches
 from ..data.residence import check_residence, place
-from ..errors import InputError
 from ..train import (
     Callback,
-    History,
     NonFiniteError,
     TensorBoard,
     TrainSettings,
@@ -32,13 +28,13 @@ from ..train.settings import whole_number
 from ..train.step import seeded
 from .fingerprint import fingerprint
 from .query_freeze import held_still, what_is_frozen
-from .state import State
+from .trained import Trained
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Fitting(State):
+class Fitting(Trained):
     """The part of `Model` that trains."""
 
     def fit(
@@ -66,7 +62,7 @@ class Fitting(State):
         precision: str = "tf32",
         callbacks: Sequence[Callback] = (),
         tensorboard: str | os.PathLike[str] | None = None,
-        cuda_graph: bool = True,
+        cuda_graph: bool | None = None,
         sync_batch_norm: bool = False,
         compile: bool = False,
         residence: str | None = None,
@@ -123,7 +119,8 @@ class Fitting(State):
         tensorboard
             Folder for TensorBoard's event files; needs the tensorboard package.
         cuda_graph
-            On a GPU that keeps the counts, replay each step as one CUDA graph.
+            On a GPU that keeps the counts, replay each step as one CUDA graph. None: if one process
+            trains alone; True: also in each of several.
         sync_batch_norm
             With several processes, normalise over the minibatches of all of them.
         compile
@@ -250,57 +247,3 @@ class Fitting(State):
             raise
         self._summarise(summary, result.ending, steps + result.steps, result.best_epoch)
         return self
-
-    def _summarise(
-        self, summary: dict[str, Any], ending: str, steps: int, best_epoch: int | None
-    ) -> None:
-        history = self._history
-        kept = -1 if best_epoch is None else history["epoch"].index(best_epoch)
-        self.training = {
-            **summary,
-            "ending": ending,
-            "steps": steps,
-            "epochs": len(history["epoch"]),
-            "best_epoch": best_epoch,
-            "seconds": sum(history["seconds"]),
-        }
-        for name in ("train_elbo", "validation_elbo"):
-            value = history[name][kept] if history[name] else math.nan
-            self.training[name] = None if math.isnan(value) else value
-        self.is_trained = self.is_trained or steps > 0
-
-    @property
-    def history(self) -> History:
-        """One list per column of ``history.csv``, one entry per epoch.
-
-        The columns ``*_elbo`` hold the negative ELBO per cell: lower is better.
-        """
-        return {name: list(values) for name, values in self._history.items()}
-
-    @property
-    def train_cells(self) -> np.ndarray:
-        """Rows of the training data that the last `fit` trained on."""
-        return self._split()[0]
-
-    @property
-    def validation_cells(self) -> np.ndarray:
-        """Rows of the training data that the last `fit` kept for validation."""
-        return self._split()[1]
-
-    def _split(self) -> tuple[np.ndarray, np.ndarray]:
-        if not self.training:
-            raise InputError("the model has not been trained yet; call fit() first")
-        done = self.training
-        return split_cells(done["n_cells"], done["settings"]["train_size"], done["seed"])
-
-    def _training_line(self) -> str:
-        if not self.is_trained:
-            return "not trained: call fit()"
-        done = self.training
-        if not done:
-            return "marked as trained"
-        line = f"trained for {done['epochs']} epochs ({done['ending']})"
-        for name, label in (("train_elbo", "training"), ("validation_elbo", "validation")):
-            if done[name] is not None:
-                line += f", {label} -ELBO {done[name]:.2f}"
-        return line
