@@ -1,4 +1,8 @@
-"""Cells per second of whole training, beside scvi-tools at its defaults on the same file."""
+"""Cells per second of whole training, beside scvi-tools at its defaults on the same file.
+
+"door" is scvi-tools' ``model.train`` with fastvae's class, which trains with fastvae's own loop; it
+runs where scvi-tools is, and needs fastvae there too.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ def trained(row: Row, python: str, options: list[str], seconds: float) -> None:
 
 
 def run(part: Part, device: torch.device, quick: bool, peer_python: str) -> None:
-    """fastvae first, then the profile, then the peer; smaller batches first."""
+    """fastvae first, then the profile, then the peer and its door; smaller batches first."""
     from fastvae.datasets import simulate
 
     cells, genes = (200, 40) if quick else (50_000, 2_000)
@@ -40,10 +44,12 @@ def run(part: Part, device: torch.device, quick: bool, peer_python: str) -> None
         data = Path(folder) / "simulated.h5ad"
         simulate(cells, genes, density=0.08, seed=0).write_h5ad(data)
         fixed = [f"--data={data}", f"--device={device.type}", f"--cells={cells}"]
-        plan = [("fastvae", sizes[0]), ("profile", sizes[0]), ("scvi-tools", sizes[0])]
-        plan += [(what, size) for size in sizes[1:] for what in ("fastvae", "scvi-tools")]
+        beside = ("fastvae", "scvi-tools", "door")
+        plan = [("fastvae", sizes[0]), ("profile", sizes[0])]
+        plan += [(what, sizes[0]) for what in beside[1:]]
+        plan += [(what, size) for size in sizes[1:] for what in beside]
         for what, size in plan:
-            python = peer_python if what == "scvi-tools" else sys.executable
+            python = sys.executable if what in ("fastvae", "profile") else peer_python
             options = [what, *fixed, f"--batch-size={size}", f"--epochs={epochs}"]
 
             def fill(row: Row, python: str = python, options: list[str] = options) -> None:
