@@ -75,6 +75,25 @@ def test_processes_go_on_within_an_epoch_to_the_same_bits(results: Path) -> None
         )
 
 
+def test_steps_of_fixed_memory_average_as_plain_ones_do(results: Path) -> None:
+    """Three whole minibatches of each epoch; the last has fewer cells and is a plain step."""
+    folder = results / "static"
+    for rank in range(2):
+        plain, asked, default = (
+            read(folder, f"{name}{rank}") for name in ("plain", "asked", "default")
+        )
+        assert (plain["static_steps"], asked["static_steps"]) == (0, 15)
+        assert default["static_steps"] == 0  # several processes want it asked for
+        assert default["weights"] == plain["weights"]
+        for column, values in plain["history"].items():
+            if "second" not in column:
+                np.testing.assert_allclose(asked["history"][column], values, rtol=1e-5)
+        for name, value in plain["weights"].items():
+            np.testing.assert_allclose(asked["weights"][name], value, rtol=1e-3, atol=1e-4)
+    first, second = (read(folder, f"asked{rank}")["weights"] for rank in range(2))
+    assert first == second
+
+
 @pytest.mark.parametrize("mode", ["kill", "stop"])
 def test_a_lost_process_ends_the_other_with_an_error(results: Path, mode: str) -> None:
     assert not (results / mode / "1.json").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -157,15 +158,21 @@ def test_watch_notices() -> None:
 
 def test_reasons_to_stay_eager(monkeypatch: pytest.MonkeyPatch) -> None:
     group = Group(CPU)
-    assert static.why_not_static(batches(), group) == "training is on the CPU"
+
+    def why(some: Minibatches, **options: Any) -> str | None:
+        return static.why_not_static(some, group, dataclasses.replace(SETTINGS, **options))
+
+    assert why(batches()) == "training is on the CPU"
     monkeypatch.setattr(static, "DEVICES", {"cpu"})
-    assert static.why_not_static(batches(), group) is None
-    host = batches_of(small_store())
-    assert static.why_not_static(host, group) == "the counts are not kept on the device"
+    assert why(batches()) is None
+    assert why(batches_of(small_store())) == "the counts are not kept on the device"
     few = Minibatches(STORE, np.arange(20), batch_size=32, shuffle=True)
-    assert "fewer cells" in (static.why_not_static(few, group) or "")
+    assert "fewer cells" in (why(few) or "")
     group.size = 2
-    assert static.why_not_static(batches(), group) == "several processes train together"
+    assert "several processes train together" in (why(batches()) or "")
+    assert why(batches(), cuda_graph=True) is None
+    synced = why(batches(), cuda_graph=True, sync_batch_norm=True)
+    assert synced == "several processes normalise together"
     off = TrainSettings(max_epochs=1, batch_size=32, learning_rate=1e-3, cuda_graph=False)
     run = Run(vae(), batches(), off, new_history(), 0, 0, 110, None)
     assert run.prepare() == "cuda_graph is off"

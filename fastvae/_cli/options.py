@@ -100,6 +100,9 @@ Compile = Annotated[
     bool, typer.Option("--compile", help="Run the hidden layers through torch.compile.")
 ]
 CudaGraph = Annotated[
-    bool,
-    typer.Option("--cuda-graph/--no-cuda-graph", help="Replay steps on a GPU as one CUDA graph."),
+    bool | None,
+    typer.Option(
+        "--cuda-graph/--no-cuda-graph",
+        help="Replay steps on a GPU as CUDA graphs.  [default: if one process trains alone]",
+    ),
 ]

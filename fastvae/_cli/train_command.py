@@ -93,7 +93,7 @@ def train(
     n_epochs_kl_warmup: Annotated[
         int, typer.Option(help="Epochs over which the KL weight grows from 0 to 1.")
     ] = 400,
-    cuda_graph: CudaGraph = True,
+    cuda_graph: CudaGraph = None,
     sync_batch_norm: SyncBatchNorm = False,
     compile: Compile = False,
     tensorboard: TensorBoard = False,

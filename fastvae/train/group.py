@@ -70,7 +70,15 @@ class Group:
         buffers = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
         # Heads that a likelihood does not use have no gradient.
         options: dict[str, Any] = {"find_unused_parameters": True, buffers: False}
-        return parallel(module, **options)
+        if self.device.type != "cuda":
+            return parallel(module, **options)
+        # On the default stream it would keep nodes of autograd that no CUDA graph can take in.
+        current, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            wrapped = parallel(module, **options)
+        current.wait_stream(side)
+        return wrapped
 
     def add(self, values: Tensor) -> Tensor:
         """Sum `values` over the processes, in place; every process has the same bits."""
@@ -78,6 +86,10 @@ class Group:
             dist.all_reduce(values)
             dist.broadcast(values, 0)
         return values
+
+    def average_gradients(self, values: Tensor) -> None:
+        """Replace `values` by their mean over the processes, as `wrap` does for its module."""
+        dist.all_reduce(values.div_(self.size))
 
     def any(self, *flags: bool) -> list[bool]:
         """Return whether each flag is up in any process."""

@@ -208,14 +208,8 @@ class Run:
 
     def prepare(self) -> str | None:
         """Make the step of fixed memory, and capture it; return why that is not done, or None."""
-        made = make_static_step(
-            self.module,
-            self.optimizer,
-            self.batches,
-            self.group,
-            self.settings,
-            (self._gradients, self._apply),
-        )
+        trained = self.module, self.optimizer, self.batches, self.group, self.settings
+        made = make_static_step(*trained, (self._own_gradients, self._apply))
         if isinstance(made, str):
             return made
         self._static = made
@@ -233,7 +227,9 @@ class Run:
             set_random_states(self.anchor.random, self.device)
         else:
             torch.manual_seed(epoch_seed(self.seed, epoch, self.group.rank))
-        batches = self.batches if static is None else static.batches(self.batches, done)
+        batches = (
+            self.batches if static is None else static.batches(self.batches, done, self._alike)
+        )
         for number, batch in enumerate(batches, start=done):
             self.kl_weight.fill_(kl_weight_at(self.settings, epoch, self.step + number))
             self._share = self._weights[number]
@@ -245,6 +241,11 @@ class Run:
         compute_gradients(
             self.network, self.optimizer, batch, self.kl_weight, sums, precision, share
         )
+
+    def _own_gradients(self, batch: Minibatch, sums: Tensor) -> None:
+        """The same for the cells of this process, which are as many as those of the others."""
+        given = batch, self.kl_weight, sums, self.settings.precision
+        compute_gradients(self.module, self.optimizer, *given)
 
     def _apply(self) -> None:
         apply_gradients(self.module, self.optimizer, self.settings.max_grad_norm)
@@ -268,6 +269,7 @@ class Run:
                 f"the {self.group.size} processes would have different numbers of minibatches; "
                 "choose another batch_size"
             )
+        self._alike = [len(set(sizes)) == 1 for sizes in zip(*all_sizes, strict=True)]
         mine = all_sizes[self.group.rank]
         totals = [sum(sizes) for sizes in zip(*all_sizes, strict=True)]
         return [self.group.size * n / total for n, total in zip(mine, totals, strict=True)]

@@ -82,7 +82,8 @@ class TrainSettings:
         Of matrix products: "float32"; "tf32" (on a GPU; the same as float32 elsewhere); "bf16",
         dense layers in bfloat16. Counts and likelihoods stay float32.
     cuda_graph
-        On a GPU, replay the step as one CUDA graph where that is possible.
+        On a GPU, replay the step as one CUDA graph where that is possible. None: where one process
+        trains alone; True: also in each of several, as two graphs.
     sync_batch_norm
         With several processes, normalise over the minibatches of all of them.
     compile
@@ -111,7 +112,7 @@ class TrainSettings:
     lr_patience: int = 30
     lr_min: float = 0.0
     precision: str = "tf32"
-    cuda_graph: bool = True
+    cuda_graph: bool | None = None
     sync_batch_norm: bool = False
     compile: bool = False
 

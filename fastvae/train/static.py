@@ -8,7 +8,7 @@ been run on a GPU yet: what the tests run, on a CPU, is the same step launched p
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -46,6 +46,11 @@ class StaticStep:
     capacity
         Entries of the CSR arrays that the minibatch is laid out in, or None for a dense one; see
         ``layout.csr_capacity``.
+    average, parameters
+        Averages the gradients of the parameters, one vector, over the processes that train
+        together, in place; None where there is one process. The halves are then two graphs, and
+        this is an ordinary operation between them: no process has to capture, or to fail to, along
+        with the others.
 
     Notes
     -----
@@ -61,8 +66,11 @@ class StaticStep:
         gradients: Callable[[Minibatch, Tensor], None],
         apply: Callable[[], None],
         capacity: int | None = None,
+        average: Callable[[Tensor], None] | None = None,
+        parameters: Sequence[nn.Parameter] = (),
     ) -> None:
         self.store = store
+        self._parameters = parameters
         self.device = store.columns[0].device
         self.rows = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
         self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)
@@ -75,24 +83,37 @@ class StaticStep:
         else:
             self._buffers = CsrBuffers.empty(batch_size, capacity, self.device)
             self._x = csr_of(self._buffers.crow, self._buffers.col, self._buffers.values, shape)
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._average = average
+        self._flat: Tensor | None = None
+        self._from: list[Tensor] = []
+        self._graphs: list[torch.cuda.CUDAGraph] = []
 
     def __call__(self, rows: Tensor, sums: Tensor) -> None:
         """Train on the cells `rows` (B,) int64 and add their losses to `sums` (2,)."""
         self.rows.copy_(rows)
-        if self._graph is not None:
-            self._graph.replay()
-        else:
-            self.step()
+        pieces = [graph.replay for graph in self._graphs] or self._pieces()
+        for number, piece in enumerate(pieces):
+            if number and self._average is not None and self._flat is not None:
+                self._average(self._flat)
+            piece()
         sums += self.sums
 
-    def batches(self, batches: Minibatches, done: int) -> Iterator[Tensor | Minibatch]:
-        """Yield what is left of an epoch: rows on the device, or a minibatch of another size."""
+    def _pieces(self) -> list[Callable[[], None]]:
+        """What is captured, each as a graph."""
+        return [self.step] if self._average is None else [self._gather_gradients, self._use_average]
+
+    def batches(
+        self, batches: Minibatches, done: int, alike: list[bool]
+    ) -> Iterator[Tensor | Minibatch]:
+        """Yield what is left of an epoch: rows on the device, or a minibatch for a plain step.
+
+        `alike` says where those of all processes have the same size.
+        """
         order = batches.order()
         rows = on_device(order, self.device)
         edges = np.cumsum([0, *batches.sizes()]).tolist()
-        for start, stop in itertools.pairwise(edges[done:]):
-            whole = stop - start == len(self.rows)
+        for number, (start, stop) in enumerate(itertools.pairwise(edges[done:]), start=done):
+            whole = alike[number] and stop - start == len(self.rows)
             yield rows[start:stop] if whole else batches.gather(order[start:stop])
 
     def gather(self) -> Minibatch:
@@ -116,9 +137,28 @@ class StaticStep:
         )
 
     def step(self) -> None:
-        """Do what is captured."""
+        """Do what one process alone captures."""
         self.sums.zero_()
         self._gradients(self.gather(), self.sums)
+        self._apply()
+
+    def _gather_gradients(self) -> None:
+        """The half before the average: leave all gradients in one vector."""
+        self.sums.zero_()
+        self._gradients(self.gather(), self.sums)
+        self._from = [p.grad for p in self._parameters if p.grad is not None]
+        flat = [gradient.reshape(-1) for gradient in self._from]
+        if self._flat is None:
+            self._flat = torch.cat(flat)
+        else:
+            torch.cat(flat, out=self._flat)
+
+    def _use_average(self) -> None:
+        """The half after it: give each parameter its part of the vector, and take the step."""
+        assert self._flat is not None
+        parts = self._flat.split([gradient.numel() for gradient in self._from])
+        for gradient, part in zip(self._from, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
         self._apply()
 
     def capture(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -133,7 +173,8 @@ class StaticStep:
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side):
             for _ in range(WARMUP):
-                self.step()
+                for piece in self._pieces():
+                    piece()
         torch.cuda.current_stream(self.device).wait_stream(side)
         with torch.no_grad():
             for name, value in module.state_dict().items():
@@ -143,23 +184,28 @@ class StaticStep:
                 for name, value in entries.items():
                     value.copy_(before[name]) if name in before else value.zero_()
         torch.cuda.set_rng_state(random, self.device)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.step()
-        self._graph = graph
+        graphs: list[torch.cuda.CUDAGraph] = []
+        for piece in self._pieces():
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=graphs[0].pool() if graphs else None):
+                piece()
+            graphs.append(graph)
+        self._graphs = graphs
 
 
-def why_not_static(batches: Minibatches, group: Group) -> str | None:
+def why_not_static(batches: Minibatches, group: Group, settings: TrainSettings) -> str | None:
     """Return why the step cannot be captured, or None if it can."""
     if group.device.type not in DEVICES:
         return f"training is on the {group.device.type.upper()}"
     if not isinstance(batches.store, DeviceStore):
         return "the counts are not kept on the device"
-    if not group.alone:
-        return "several processes train together"
+    if not group.alone and settings.cuda_graph is None:
+        return "several processes train together, and cuda_graph was not asked for"
+    if not group.alone and settings.sync_batch_norm:
+        return "several processes normalise together"
     if batches.sizes()[0] < batches.batch_size:
         return "there are fewer cells than one minibatch has"
-    return None
+    return "cuda_graph is off" if settings.cuda_graph is False else None
 
 
 def make_static_step(
@@ -170,22 +216,26 @@ def make_static_step(
     settings: TrainSettings,
     halves: tuple[Callable[[Minibatch, Tensor], None], Callable[[], None]],
 ) -> StaticStep | str:
-    """Return the step, captured where there is a GPU, or why there is none."""
-    reason = why_not_static(batches, group)
-    if reason is None and not settings.cuda_graph:
-        reason = "cuda_graph is off"
-    if reason is not None:
-        return reason
+    """Return the step, captured where there is a GPU, or why there is none: for all processes."""
+    reason = why_not_static(batches, group, settings)
+    if group.any(reason is not None)[0]:
+        return reason or "another process cannot"
     assert isinstance(batches.store, DeviceStore)
     capacity = csr_capacity(module, batches, settings.precision)
-    step = StaticStep(batches.store, batches.batch_size, *halves, capacity)
+    average = None if group.alone else group.average_gradients
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    size = batches.batch_size
+    made: StaticStep | str
+    made = step = StaticStep(batches.store, size, *halves, capacity, average, parameters)
     if group.device.type == "cuda":
         module.train()
         try:
             step.capture(module, optimizer)
         except RuntimeError as error:
-            return f"the capture failed ({str(error).splitlines()[0]})"
-    return step
+            made = f"the capture failed ({str(error).splitlines()[0]})"
+    if group.any(isinstance(made, str))[0]:
+        return made if isinstance(made, str) else "the capture failed in another process"
+    return made
 
 
 class Readback:

@@ -2,7 +2,8 @@
 
 In FOLDER/equal they train a model, and one process alone trains it on the same minibatches joined;
 in FOLDER/resume they train once without a break, and once with one within the second epoch, after
-SIGTERM to the second process; in FOLDER/kill and FOLDER/stop the second process is lost in the
+SIGTERM to the second process; in FOLDER/static by plain steps and by those of fixed memory; in
+FOLDER/kill and FOLDER/stop the second process is lost in the
 second epoch. What comes of it is written there, one JSON per process.
 """
 
@@ -25,11 +26,18 @@ from small_models import small_store
 from torch import nn
 
 from fastvae import VAE, InputError
+from fastvae._vae import inputs
 from fastvae.data import Minibatch, Minibatches
-from fastvae.train import Callback, TrainSettings, group, new_history, train_vae
+from fastvae.data.device import DeviceStore
+from fastvae.train import Callback, TrainSettings, group, new_history, static, train_vae
 from fastvae.train.checkpoints import CheckpointOptions, Checkpoints
 
 STORE = small_store(131)
+PLAIN: dict[str, Any] = {
+    "sync_batch_norm": False,
+    "early_stopping": False,
+    "max_epochs": 5,
+}
 TRAIN, VALIDATION = np.arange(101), np.arange(101, 131)  # 51 and 50 cells, 15 and 15
 
 
@@ -51,10 +59,26 @@ class Joined:
             yield self.parts[0].gather(np.concatenate([batch.cells for batch in pair]))
 
 
-def share(cells: np.ndarray, rank: int, shuffle: bool) -> Minibatches:
+def share(cells: np.ndarray, rank: int, shuffle: bool, store: Any = STORE) -> Minibatches:
     return Minibatches(
-        STORE, cells, batch_size=16, shuffle=shuffle, seed=3, rank=rank, world_size=2
+        store, cells, batch_size=16, shuffle=shuffle, seed=3, rank=rank, world_size=2
     )
+
+
+class Count(Callback):
+    """Notes each step of fixed memory."""
+
+    def __init__(self, steps: list[int]) -> None:
+        step = static.StaticStep.__call__
+
+        def noted(self: Any, rows: torch.Tensor, sums: torch.Tensor) -> None:
+            steps.append(len(rows))
+            step(self, rows, sums)
+
+        self.before, static.StaticStep.__call__ = step, noted
+
+    def on_train_end(self, module: nn.Module) -> None:
+        static.StaticStep.__call__ = self.before
 
 
 class Leave(Callback):
@@ -71,20 +95,20 @@ def train(
     validation: Any,
     callbacks: list[Callback],
     checkpoints: Checkpoints | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     torch.manual_seed(0)
     module = VAE(30, n_batch=2, n_latent=3, n_hidden=16, dropout_rate=0.0)
     module.use_observed_lib_size = True
     history = new_history()
+    usual = {"max_epochs": 40, "early_stopping": True, "sync_batch_norm": True}
     settings = TrainSettings(
-        max_epochs=40,
         batch_size=16,
         learning_rate=0.03,
         max_grad_norm=50.0,
         n_epochs_kl_warmup=4,
-        early_stopping=True,
         early_stopping_patience=3,
-        sync_batch_norm=True,
+        **{**usual, **options},
     )
     result = train_vae(
         module,
@@ -122,6 +146,22 @@ def member(folder: Path, rank: int, mode: str) -> None:
             found = train(batches, validation, callbacks, checkpoints)
             (folder / f"{name}{rank}.json").write_text(json.dumps(found))
         return
+    if mode == "static":
+        device_store = DeviceStore.of(STORE, torch.device("cpu"))
+        inputs._readable = lambda *_: False
+        steps: list[int] = []
+        for name, devices, some in (
+            ("plain", set(), None),
+            ("asked", {"cpu"}, True),
+            ("default", {"cpu"}, None),
+        ):
+            static.DEVICES = devices
+            batches = share(TRAIN, rank, True, device_store)
+            found = train(batches, None, [Count(steps)], None, **PLAIN, cuda_graph=some)
+            found["static_steps"] = len(steps)
+            steps.clear()
+            (folder / f"{name}{rank}.json").write_text(json.dumps(found))
+        return
     try:
         found = train(batches, validation, list(leave.get(mode, [])))
     except InputError as error:
@@ -132,7 +172,7 @@ def member(folder: Path, rank: int, mode: str) -> None:
 
 def pair(folder: Path, mode: str) -> None:
     folder.mkdir()
-    if mode != "resume":
+    if mode not in ("resume", "static"):
         torch.randn_like = torch.zeros_like  # else each process would draw its own noise
     children = [fork(lambda rank=rank: member(folder, rank, mode)) for rank in range(2)]
     if mode == "equal":
@@ -158,7 +198,7 @@ def fork(work: Callable[[], None]) -> int:
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
-    modes = ("equal", "resume", "kill", "stop")
+    modes = ("equal", "resume", "static", "kill", "stop")
     children = [fork(lambda mode=mode: pair(folder / mode, mode)) for mode in modes]
     if any([os.waitpid(child, 0)[1] for child in children]):
         sys.exit("a pair failed")
