@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from . import functional
 from ._check import one_of
 from ._vae import fused
-from ._vae.inputs import at_least, dense, prior, required
-from ._vae.inputs import check_counts as refuse_non_counts
+from ._vae.inputs import at_least, dense, prior
 from ._vae.overrides import fused_forward_is_faithful, own_method
 from ._vae.parts import (
     DISPERSIONS,
@@ -28,13 +27,14 @@ from ._vae.parts import (
     encoder_input,
     log_dispersion,
 )
+from ._vae.reconstruction import ReconstructionLoss
 from ._vae.sampling import SamplingMethods
 from .nn import DecoderSCVI, Encoder, LinearDecoderSCVI
 
 __all__ = ["VAE"]
 
 
-class VAE(SamplingMethods):
+class VAE(SamplingMethods, ReconstructionLoss):
     r"""Variational autoencoder of raw counts: scVI.
 
     For cell n with counts :math:`x_n` and batch :math:`s_n`
@@ -155,51 +155,6 @@ class VAE(SamplingMethods):
         self.decoder: DecoderSCVI | LinearDecoderSCVI = DecoderSCVI(
             n_latent, n_input, n_cat_list=[n_batch], n_layers=n_layers, n_hidden=n_hidden
         )
-
-    def get_reconstruction_loss(
-        self,
-        x: Tensor,
-        px_rate: Tensor,
-        px_r: Tensor | None,
-        px_dropout: Tensor | None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """Negative log-likelihood of each cell, summed over genes.
-
-        Parameters
-        ----------
-        x
-            Counts (N, G).
-        px_rate
-            Mean, (N, G) or (S, N, G).
-        px_r
-            Inverse dispersion theta, (G,) or as `px_rate`; unused for ``"poisson"``.
-        px_dropout
-            Zero-inflation logits as `px_rate`; used for ``"zinb"`` only.
-        **kwargs
-            Ignored.
-
-        Returns
-        -------
-        Tensor
-            (N,) or (S, N), newly made.
-
-        Raises
-        ------
-        InputError
-            ``reconstruction_loss`` is not known, or `x` is not made of counts.
-        """
-        likelihood = self.reconstruction_loss
-        one_of("reconstruction_loss", likelihood, LIKELIHOODS)
-        x = dense(x)
-        refuse_non_counts(x, self.check_counts)
-        if likelihood == "poisson":
-            return -functional.poisson_log_prob(x, px_rate).sum(dim=-1)
-        theta = required("px_r", px_r, likelihood)
-        if likelihood == "nb":
-            return -functional.nb_log_prob(x, px_rate, theta).sum(dim=-1)
-        zi_logits = required("px_dropout", px_dropout, likelihood)
-        return -functional.zinb_log_prob(x, px_rate, theta, zi_logits).sum(dim=-1)
 
     def inference(
         self,
