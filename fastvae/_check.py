@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,14 +24,6 @@ def shape(name: str, got: Tensor, expected: tuple[int, ...], by: str) -> None:
         raise InputError(f"{name} is sparse ({got.layout}); only x may be sparse")
     if tuple(got.shape) != expected:
         raise mismatch(name, got, expected, by)
-
-
-def one_of(name: str, value: object, options: Iterable[str]) -> None:
-    """Refuse an option that is not among `options`."""
-    options = tuple(options)
-    if value not in options:
-        known = ", ".join(repr(option) for option in options)
-        raise InputError(f"{name}={value!r} is not known; choose one of {known}.")
 
 
 def counts(x: Tensor) -> Counts:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from . import _backend, _check
 from ._backend import use_backend
+from .errors import one_of
 from .kernels import reference
 from .kernels.autograd import CountLinear, CountLogProb, CountNLL, KLNormal, SampleAndKL
 from .kernels.entries import same_dtype
@@ -237,7 +238,7 @@ def sample_and_kl(
     InputError
         If shapes do not fit or `latent_distribution` is unknown.
     """
-    _check.one_of("latent_distribution", latent_distribution, ("normal", "ln"))
+    one_of("latent_distribution", latent_distribution, ("normal", "ln"))
     if q_mean.shape != q_log_var.shape:
         raise _check.mismatch("q_log_var", q_log_var, tuple(q_mean.shape), "q_mean")
     p_mean, p_var = _prior(q_mean, prior_mean, prior_var)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
-from ._check import one_of
 from ._vae import fused
 from ._vae.inputs import at_least, dense, prior
 from ._vae.overrides import fused_forward_is_faithful, own_method
@@ -29,6 +28,7 @@ from ._vae.parts import (
 )
 from ._vae.reconstruction import ReconstructionLoss
 from ._vae.sampling import SamplingMethods
+from .errors import one_of
 from .nn import DecoderSCVI, Encoder, LinearDecoderSCVI
 
 __all__ = ["VAE"]

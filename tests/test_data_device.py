@@ -119,7 +119,9 @@ def test_a_gpu_takes_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_residence_that_cannot_be() -> None:
     store = _store(dense_counts())
-    with pytest.raises(InputError, match=r"unknown residence 'gpu'; use one of auto, device"):
+    with pytest.raises(
+        InputError, match="residence='gpu' is not known; choose one of 'auto', 'device'"
+    ):
         place(store, "gpu", CPU)
     with pytest.raises(InputError, match=r"residence 'host' and cannot be used from 'disk'"):
         place(store, "disk", CPU)

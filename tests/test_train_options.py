@@ -223,7 +223,10 @@ def test_tensorboard_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "fp8"}, "unknown precision 'fp8'; use one of float32, tf32, bf16"),
+        (
+            {"precision": "fp8"},
+            "precision='fp8' is not known; choose one of 'float32', 'tf32', 'bf16'",
+        ),
         ({"lr_factor": 1.0}, "lr_factor must be below 1"),
         ({"lr_patience": -1}, "lr_patience must be"),
         ({"batch_size": "large"}, "batch_size must be a whole number of at least 1, not 'large'"),

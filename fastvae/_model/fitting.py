@@ -11,7 +11,8 @@ import torch
 
 from .. import _backend
 from ..data import Minibatches
-from ..data.residence import check_residence, place
+from ..data.residence import RESIDENCES, place
+from ..errors import one_of
 from ..train import (
     Callback,
     NonFiniteError,
@@ -182,7 +183,8 @@ class Fitting(Trained):
         options = CheckpointOptions(
             checkpoint_dir, checkpoint_every, checkpoint_minutes, keep_checkpoints, resume
         )
-        asked = self._residence if residence is None else check_residence(residence)
+        asked = self._residence if residence is None else residence
+        one_of("residence", asked, RESIDENCES)
         store = self._own_store()
         where = resolve_device(device)
         group = Group(where)

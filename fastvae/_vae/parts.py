@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from .._check import one_of
-from ..errors import InputError
+from ..errors import InputError, one_of
 from .inputs import category, check_counts, check_matrix, codes_of
 from .overrides import decoder_batches, stock_encoder, takes_sparse
 

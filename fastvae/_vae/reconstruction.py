@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import functional
-from .._check import one_of
+from ..errors import one_of
 from .inputs import check_counts as refuse_non_counts
 from .inputs import dense, required
 from .parts import LIKELIHOODS

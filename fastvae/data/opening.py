@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, one_of
 from ._memory import available_memory, parse_size, require_memory
 from .countfile import CountFile, MemoryFile, is_zarr
 from .disk import DiskStore
 from .formats import read
 from .joint import Wanted, open_files, stream
-from .residence import check_residence
+from .residence import RESIDENCES
 from .store import CountStore, Store, log_library_statistics
 from .variable_genes import variable_genes
 
@@ -58,7 +58,7 @@ class Source:
     memory_limit: int | str | None = None
 
     def __post_init__(self) -> None:
-        check_residence(self.residence)
+        one_of("residence", self.residence, RESIDENCES)
         if self.memory_limit is not None:
             parse_size(self.memory_limit, "memory_limit")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, one_of
 from ._memory import size_text
 from .device import DeviceStore, compact_bytes
 from .store import Store
@@ -13,19 +13,6 @@ RESIDENCES = ("auto", "device", "host", "disk")
 
 _RESERVE_BYTES = 2 << 30  # of the device's memory: network, activations, the library's own
 _RESERVE_SHARE = 0.3
-
-
-def check_residence(residence: str) -> str:
-    """Return `residence` if it is one.
-
-    Raises
-    ------
-    InputError
-        It is not; the message lists them.
-    """
-    if residence not in RESIDENCES:
-        raise InputError(f"unknown residence {residence!r}; use one of {', '.join(RESIDENCES)}")
-    return residence
 
 
 def place(store: Store, residence: str, device: torch.device) -> tuple[Store, str]:
@@ -54,7 +41,7 @@ def place(store: Store, residence: str, device: torch.device) -> tuple[Store, st
         They are on disk and are asked for in memory, or the other way round, or the device has
         too little memory.
     """
-    check_residence(residence)
+    one_of("residence", residence, RESIDENCES)
     needed = compact_bytes(store)
     if residence == "auto":
         residence, reason = _choose(store, needed, device)

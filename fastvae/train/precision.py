@@ -7,22 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..errors import InputError
-
 PRECISIONS = ("float32", "tf32", "bf16")
-
-
-def check_precision(precision: str) -> str:
-    """Return `precision` if it is one.
-
-    Raises
-    ------
-    InputError
-        It is not; the message lists them.
-    """
-    if precision not in PRECISIONS:
-        raise InputError(f"unknown precision {precision!r}; use one of {', '.join(PRECISIONS)}")
-    return precision
 
 
 @contextmanager

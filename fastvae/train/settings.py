@@ -7,8 +7,8 @@ import operator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
-from ..errors import InputError
-from .precision import check_precision
+from ..errors import InputError, one_of
+from .precision import PRECISIONS
 
 BASE_BATCH_SIZE = 128
 BASE_LEARNING_RATE = 1e-3
@@ -153,7 +153,7 @@ class TrainSettings:
             raise InputError(f"lr_factor must be below 1, not {self.lr_factor!r}")
         self._set("lr_factor", factor)
         self._set("lr_min", real_number("lr_min", self.lr_min))
-        check_precision(self.precision)
+        one_of("precision", self.precision, PRECISIONS)
         if self.compile and self.sync_batch_norm:
             raise InputError("compile and sync_batch_norm do not go together; leave out one")
 

@@ -60,19 +60,6 @@ _VALIDATED = {
 } | {"validation_loss"}
 
 
-def check_loop(loop: Any) -> str:
-    """Return `loop` if it is one.
-
-    Raises
-    ------
-    InputError
-        It is not; the message lists them.
-    """
-    if loop not in LOOPS:
-        raise InputError(f"loop={loop!r} is not known; choose one of {', '.join(LOOPS)}")
-    return loop
-
-
 @functools.cache
 def say(reason: str) -> None:
     """Tell the user why it is Lightning, once for each reason."""

@@ -15,11 +15,11 @@ from scvi.train import Trainer as TheirTrainer
 from ... import _backend
 from ...data import Minibatches
 from ...data.residence import place
-from ...errors import InputError
+from ...errors import InputError, one_of
 from ...train import NonFiniteError, new_history, train_vae
 from ._choice import (
     AUTOMATIC,
-    check_loop,
+    LOOPS,
     has_lone_cell,
     say,
     training_settings,
@@ -56,7 +56,7 @@ class Trainer(TheirTrainer):
     """
 
     def __init__(self, *args: Any, loop: str = "auto", **given: Any) -> None:
-        self.loop = check_loop(loop)
+        self.loop = one_of("loop", loop, LOOPS)
         self.chosen = "lightning"
         self.plateau = False
         self._given = dict(given)
