@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any, TypeVar
 
 from scvi.model import SCANVI as TheirSCANVI
@@ -14,6 +15,7 @@ from scvi.module import VAE as TheirVAE
 
 from ...errors import InputError
 from ._data import DataSplitter
+from ._evaluation import _make_data_loader
 from ._module import LDVAE, SCANVAE, VAE, Fused
 from ._plan import Plan, SemiSupervisedPlan
 from ._runner import Runner
@@ -36,6 +38,7 @@ class SCVI(TheirSCVI):
     _data_splitter_cls = DataSplitter
     _training_plan_cls = Plan
     _train_runner_cls = Runner
+    _make_data_loader = _make_data_loader
 
 
 class LinearSCVI(TheirLinearSCVI):
@@ -45,6 +48,7 @@ class LinearSCVI(TheirLinearSCVI):
     _data_splitter_cls = DataSplitter
     _training_plan_cls = Plan
     _train_runner_cls = Runner
+    _make_data_loader = _make_data_loader
 
 
 class SCANVI(TheirSCANVI):
@@ -55,6 +59,7 @@ class SCANVI(TheirSCANVI):
 
     _module_cls = SCANVAE
     _training_plan_cls = SemiSupervisedPlan
+    _make_data_loader = _make_data_loader
 
 
 _SEAMS = "_module_cls", "_data_splitter_cls", "_training_plan_cls", "_train_runner_cls"
@@ -96,4 +101,6 @@ def accelerate(model: Model) -> Model:
         theirs = getattr(like.__mro__[1], seam)
         if getattr(type(model), seam) is theirs:  # a subclass's own choice stays
             setattr(model, seam, getattr(like, seam))
+    if type(model)._make_data_loader is BaseModelClass._make_data_loader:
+        setattr(model, _make_data_loader.__name__, MethodType(_make_data_loader, model))
     return model
