@@ -40,9 +40,10 @@ numpydoc_attributes_as_param_list = True
 html_math_renderer = "mathml"  # drawn by the browser itself: no script, no network
 add_module_names = False
 
-# scvi-tools is large; where it is not installed its classes are stood in for.
+# scvi-tools is large; where it is not installed its classes, and those of the Lightning that comes
+# with it, are stood in for.
 if importlib.util.find_spec("scvi") is None:
-    with mock(["scvi"]):
+    with mock(["scvi", "lightning"]):
         import scvi
 
         scvi.__version__ = "1.4"

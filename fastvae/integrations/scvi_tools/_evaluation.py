@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Sequence
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -40,12 +42,6 @@ _HAND_ON = {
         "get_likelihood_parameters",
         "get_latent_library_size",
     ),
-}
-_CODES = {
-    inspect.unwrap(getattr(kind, name)).__code__
-    for kind, names in _HAND_ON.items()
-    for name in names
-    if hasattr(kind, name)
 }
 _STEPS = {
     "forward",
@@ -117,6 +113,18 @@ def _takes_csr(model: Any) -> bool:
     )
 
 
+@functools.cache
+def _known() -> frozenset[CodeType]:
+    """The code of the methods above, without what decorates it."""
+    methods = [
+        getattr(kind, name)
+        for kind, names in _HAND_ON.items()
+        for name in names
+        if hasattr(kind, name)
+    ]
+    return frozenset(inspect.unwrap(method).__code__ for method in methods)
+
+
 def _are_rows(indices: Any) -> bool:
     """Whether scvi-tools' loader takes `indices` as row numbers or as a mask."""
     kind = np.asarray(indices).dtype.kind
@@ -140,7 +148,7 @@ def _make_data_loader(
     """
     source = None
     if (
-        sys._getframe(1).f_code in _CODES
+        sys._getframe(1).f_code in _known()
         and data_loader_class is None
         and self._data_loader_cls is AnnDataLoader
         and not (data_loader_kwargs or settings.dl_num_workers)
