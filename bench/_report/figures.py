@@ -136,7 +136,7 @@ def time_to_quality(results: Results) -> list[Panel]:
         panels.append(
             panel(title, "seconds of training", y, series, y_scale="linear", y_limits=limits)
         )
-        panels[-1]["mark"] = found["mark"]
+        panels[-1]["mark"] = found["marks"]["lowest"]
     return panels
 
 

@@ -125,17 +125,18 @@ def quality(results: Results) -> list[Line]:
     for name, result in results.items():
         found = result.content
         if name.startswith("time_to_quality"):
-            theirs = f"{found['seconds_of_scvi_tools']:.0f} s"
+            reached = found["reached"]["lowest"]
+            theirs = f"{reached['scvi-tools']['seconds']:.0f} s"
             size = f"{found['cells']:,} x {found['genes']:,}"
-            for system, entry in found["fastvae"].items():
+            for system, entry in reached.items():
+                if system == "scvi-tools":
+                    continue
                 rate = system.removeprefix("fastvae").lstrip(", ") or "same learning rate"
-                what = f"Until scvi-tools' ELBO after {found['epochs']} epochs, {size}, {rate}"
-                seconds = entry["seconds_to_the_mark"]
+                what = f"Until scvi-tools' lowest validation ELBO of {found['epochs']} epochs, "
+                seconds = entry["seconds"]
                 ours = f"{seconds:.0f} s" if seconds else "not reached"
-                if not seconds:
-                    reached = entry["last_validation"], found["mark"]
-                    ours += f" ({reached[0]:,.1f} against {reached[1]:,.1f})"
-                lines.append([what, ours, theirs, times(entry["times_sooner"]), source(result)])
+                sooner = times(entry["times_sooner"])
+                lines.append([f"{what}{size}, {rate}", ours, theirs, sooner, source(result)])
         if name.startswith("integration"):
             rows = of(found["rows"], k=15)
             values = {

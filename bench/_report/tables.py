@@ -170,14 +170,17 @@ def shuffling(results: Results) -> str:
 
 def time_to_quality(result: Result) -> str:
     found = result.content
-    lines = [["scvi-tools", found["epochs"], number(found["seconds_of_scvi_tools"]), "1", "-"]]
-    for name, entry in found["fastvae"].items():
-        sooner = times(entry["times_sooner"])
-        epochs = entry["epochs_to_the_mark"] or "not reached"
-        seconds = number(entry["seconds_to_the_mark"])
-        lines.append([name, epochs, seconds, sooner, times(entry["times_faster_per_epoch"])])
+    lines = []
+    for name, faster in found["times_faster_per_epoch"].items():
+        line = [name]
+        for reached in found["reached"].values():
+            entry = reached[name]
+            line += [entry["epochs"] or "not reached", number(entry["seconds"])]
+            line.append(times(entry["times_sooner"]))
+        lines.append([*line, times(faster)])
     head = [f"{found['cells']:,} cells x {found['genes']:,} genes, {found['epochs']} epochs"]
-    head += ["epochs to scvi-tools' last validation ELBO", "seconds of training", "sooner"]
+    for kind, mark in found["marks"].items():
+        head += [f"epochs to scvi-tools' {kind} validation ELBO ({mark:,.1f})", "seconds", "sooner"]
     return table([*head, "faster per epoch"], lines)
 
 
