@@ -13,28 +13,18 @@ import torch
 scvi = pytest.importorskip("scvi")
 import lightning.pytorch as pl  # noqa: E402
 from anndata import AnnData  # noqa: E402
+from scvi_native import adata  # noqa: E402
 
-from fastvae.datasets import simulate  # noqa: E402
 from fastvae.integrations import scvi_tools as door  # noqa: E402
 from fastvae.integrations.scvi_tools._data import Source  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+__all__ = ["adata"]  # a fixture
 
 CLASSES = {
     "SCVI": (scvi.model.SCVI, door.SCVI),
     "LinearSCVI": (scvi.model.LinearSCVI, door.LinearSCVI),
 }
-
-
-@pytest.fixture
-def adata():
-    data = simulate(430, 50, density=0.2, seed=0)
-    draw = np.random.default_rng(0)
-    data.obs["label"] = np.array(["a", "b", "c"])[draw.integers(0, 3, data.n_obs)]
-    data.obs["donor"] = np.array(["x", "y"])[draw.integers(0, 2, data.n_obs)]
-    data.obs["age"] = draw.normal(size=data.n_obs)
-    data.obs["size"] = draw.uniform(0.5, 2, data.n_obs)
-    return data
 
 
 def fitted(cls, data, setup=None, model=None, **train):
