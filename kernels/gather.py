@@ -19,7 +19,6 @@ from .compact import CompactCounts
 from .entries import Counts
 from .rows import CsrBuffers, check_buffers, lent, minibatch, source_crow
 
-NAN = tl.constexpr(float("nan"))
 LOOK_ASIDE = tl.constexpr(255)
 
 
@@ -62,7 +61,7 @@ def dense_kernel(
         known = (row >= 0) & (row < cells)
     lanes = tl.arange(0, BLOCK)
     out_ptr += n * G
-    fill = tl.zeros((BLOCK,), tl.float32) + tl.where(known, 0.0, NAN)
+    fill = tl.zeros((BLOCK,), tl.float32) + tl.where(known, 0.0, float("nan"))
     for start in range(0, G, BLOCK):
         g = start + lanes
         tl.store(out_ptr + g, fill, mask=g < G)
@@ -86,7 +85,8 @@ def dense_kernel(
             y = sp.log1p(y)
         tl.store(out_ptr + col, y, mask=i < stored)
     if INDEXED:
-        tl.store(total_ptr + n, tl.where(known, tl.sum(total, 0).to(tl.float32), NAN))
+        total = tl.sum(total, 0).to(tl.float32)
+        tl.store(total_ptr + n, tl.where(known, total, float("nan")))
 
 
 @triton.jit
@@ -140,9 +140,10 @@ def csr_kernel(
         )
         total += x.to(total.dtype)
         tl.store(out_col_ptr + i, col, mask=i < fits)
-        y = tl.where(wrong, NAN, x.to(tl.float32))
+        y = tl.where(wrong, float("nan"), x.to(tl.float32))
         tl.store(out_value_ptr + i, y, mask=i < fits)
-    tl.store(total_ptr + n, tl.where(wrong, NAN, tl.sum(total, 0).to(tl.float32)))
+    total = tl.sum(total, 0).to(tl.float32)
+    tl.store(total_ptr + n, tl.where(wrong, float("nan"), total))
 
 
 def _parts(source: Counts | CompactCounts) -> tuple[Tensor, ...]:
