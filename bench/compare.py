@@ -37,8 +37,6 @@ class Worker:
 
     def __init__(self, target: Path, threads: int) -> None:
         command = [sys.executable, "-P", worker.__file__, str(target), str(threads)]
-        if sys.version_info < (3, 11):
-            command.remove("-P")
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=target
         )

@@ -170,7 +170,7 @@ def run_all(args: argparse.Namespace) -> int:
     total = 60.0 * args.minutes
     args.out.mkdir(parents=True, exist_ok=True)
     summary: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "quick": args.quick,
         "asked_device": args.device,
         "minutes": args.minutes,

@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import fastvae
 from fastvae import _files
@@ -81,3 +84,15 @@ def test_outputs_are_not_overwritten(tmp_path):
     with pytest.raises(fastvae.InputError, match="is a folder"):
         _files.check_new_file(tmp_path / "run")
     assert _files.check_new_file(tmp_path / "a" / "b.h5ad") == tmp_path / "a" / "b.h5ad"
+
+
+def test_no_version_of_triton_is_asked_for_beside_torch():
+    """Each CUDA build of torch requires one version of triton: pip cannot meet a second."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    for file in [ROOT / "constraints.txt", *ROOT.glob(".ci/*.txt")]:
+        lines = (line.split("#")[0].strip() for line in file.read_text().splitlines())
+        asked += [line for line in lines if line]
+    requirements = [Requirement(line) for line in asked]
+    assert any(r.name == "torch" and r.specifier for r in requirements)
+    assert [str(r) for r in requirements if r.name == "triton" and r.specifier] == []

@@ -32,7 +32,7 @@ from .query_freeze import held_still, what_is_frozen
 from .trained import Trained
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 
 class Fitting(Trained):

@@ -25,7 +25,7 @@ from .setup import Setup, Slot
 from .state import State
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 
 class Querying(State):

@@ -20,7 +20,7 @@ from .draws import whole_blocks
 from .setup import Setup
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 
 class State:

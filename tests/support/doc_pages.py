@@ -20,6 +20,7 @@ import os
 import re
 import shlex
 import sys
+import tomllib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,11 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-try:
-    import tomllib
-except ImportError:  # Python 3.10, where pytest brings this
-    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_EPOCHS = 2
