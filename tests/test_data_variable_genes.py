@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
 import anndata
@@ -24,6 +26,18 @@ EXPECTED = {
     "batch": "4 8 13 20 27 34 41 44 46 48 49 52 58 60 62 64 66 67 75 77 78 81 85 91 93 94 99 101 "
     "106 118",
 }
+
+# Of the first 12 cells, where scanpy fails with its own span and is asked again with span=0.5.
+OF_FEW_CELLS = (
+    "4 11 14 20 22 23 25 26 32 33 34 41 46 49 52 53 61 62 67 74 75 77 78 79 93 94 96 100 107 118"
+)
+
+# Of pbmc_3tech_1200, n_top_genes=200: batch, the span scanpy needs there, digest of its genes.
+OF_BLOOD = [
+    ("3pv1", 0.5, "3667b485d64560f0"),
+    ("3pv2", 0.5, "4f45ca0818d81e3f"),
+    ("5p", 0.3, "5b176ea3f8b75f14"),
+]
 
 
 def _counts() -> np.ndarray:
@@ -67,6 +81,64 @@ def test_the_genes_are_those_of_scanpy(path: Path, residence: str, batch_key: st
     totals = groups.sum(1)
     mean = np.log(totals[totals > 0]).mean()
     assert float(got.local_l_mean[0]) == pytest.approx(mean, rel=1e-5)
+
+
+def _few(n_cells: int, n_genes: int = 120) -> anndata.AnnData:
+    adata = anndata.AnnData(sp.csr_matrix(_counts()[:n_cells, :n_genes]))
+    adata.var_names = [f"g{i}" for i in range(n_genes)]
+    return adata
+
+
+def _blood() -> anndata.AnnData:
+    folder = os.environ.get("FASTVAE_TEST_DATA", "")
+    if not folder:
+        pytest.skip("FASTVAE_TEST_DATA names no folder")
+    return anndata.read_h5ad(Path(folder) / "pbmc_3tech_1200.h5ad")
+
+
+def test_few_cells_have_the_genes_of_scanpy_with_a_wider_span() -> None:
+    pytest.importorskip("skmisc")
+    with pytest.warns(UserWarning, match=r"variable genes: .* all cells \(12 cells\): span 0\.5$"):
+        model = Model(_few(12), n_top_genes=30, n_hidden=4, n_latent=2)
+    assert model.gene_names == [f"g{i}" for i in OF_FEW_CELLS.split()]
+
+
+@pytest.mark.parametrize(("n_cells", "n_genes"), [(2, 120), (3, 120), (5, 60), (50, 3), (50, 4)])
+def test_the_fit_never_breaks_down(n_cells: int, n_genes: int) -> None:
+    pytest.importorskip("skmisc")
+    data = _few(n_cells, n_genes)
+    with pytest.warns(UserWarning, match="variable genes"):
+        model = Model(data, n_top_genes=3, n_hidden=4, n_latent=2)
+    assert len(model.gene_names) == 3
+    # A parabola through two or three cells' genes still prefers what varies to what does not.
+    spread = np.asarray(data[:, model.gene_names].X.toarray().std(0))
+    assert (spread > 0).all()
+
+
+def test_small_batches_of_blood_cells_are_named_once() -> None:
+    pytest.importorskip("skmisc")
+    data = _blood()
+    with pytest.warns(UserWarning, match="variable genes") as caught:
+        model = Model(data, batch_key="batch", n_top_genes=500, n_hidden=4, n_latent=2)
+    (message,) = [str(one.message) for one in caught]
+    assert "'3pv1' (290 cells): span 0.5; '3pv2' (480 cells): span 0.5" in message
+    assert "'5p'" not in message
+    assert len(model.gene_names) == 500
+
+
+@pytest.mark.filterwarnings("ignore:variable genes")
+@pytest.mark.parametrize(("batch", "span", "digest"), OF_BLOOD)
+def test_genes_of_blood_cells_are_those_of_scanpy(batch: str, span: float, digest: str) -> None:
+    pytest.importorskip("skmisc")
+    data = _blood()
+    data = data[data.obs["batch"] == batch].copy()
+    genes = sorted(Model(data, n_top_genes=200, n_hidden=4, n_latent=2).gene_names)
+    assert hashlib.sha256("\n".join(genes).encode()).hexdigest()[:16] == digest
+    scanpy = pytest.importorskip("scanpy")
+    found = scanpy.pp.highly_variable_genes(
+        data, flavor="seurat_v3", n_top_genes=200, span=span, inplace=False
+    )
+    assert genes == sorted(found.index[found["highly_variable"]])
 
 
 def test_command_line_and_new_data(path: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,11 @@ from ..errors import InputError
 from .store import Store
 
 _SLAB_CELLS = 1 << 13
-_SPAN = 0.3
+_SPANS = (0.3, 0.5, 0.75, 1.0)
+"""Share of the genes that each local fit sees: scanpy's, then what its users try by hand."""
+
+_LEAST_POINTS = 3
+"""A local parabola needs so many genes; on less than one, scikit-misc ends the process."""
 
 
 def variable_genes(store: Store, n_top: int) -> list[str]:
@@ -23,6 +28,10 @@ def variable_genes(store: Store, n_top: int) -> list[str]:
     standardised with the fitted variance and clipped at the square root of the number of cells,
     and genes are ranked by their variance then; with several batches the median rank decides, and
     where that is equal the number of batches in which the gene is among the first `n_top`.
+
+    In a batch of few cells many genes have the same mean, and the local fit may have too little
+    to go by. A wider one is tried then, up to all genes, and last a parabola through all genes,
+    which is what the loess comes to as its span grows.
 
     Parameters
     ----------
@@ -40,6 +49,11 @@ def variable_genes(store: Store, n_top: int) -> list[str]:
     ------
     InputError
         scikit-misc is not installed, or there are fewer genes, or cells in a batch, than needed.
+
+    Warns
+    -----
+    UserWarning
+        Batches whose genes could not be fitted with the usual span, and what was done instead.
     """
     try:
         loess = importlib.import_module("skmisc.loess").loess
@@ -64,8 +78,19 @@ def variable_genes(store: Store, n_top: int) -> list[str]:
     mean = total / sizes
     variance = (squares / sizes - mean**2) * (sizes / (sizes - 1))
     spread = np.ones_like(mean)
+    other_fits = []
     for group in range(n_groups):
-        spread[group] = _fitted_spread(loess, mean[group], variance[group])
+        spread[group], fit = _fitted_spread(loess, mean[group], variance[group])
+        if fit is not None:
+            name = repr(store.batch_categories[group]) if store.n_batch else "all cells"
+            other_fits.append(f"{name} ({sizes[group, 0]} cells): {fit}")
+    if other_fits:
+        warnings.warn(
+            "variable genes: too few cells or genes for the usual fit of variance to mean (loess, "
+            f"span {_SPANS[0]}), so another was taken for {'; '.join(other_fits)}",
+            UserWarning,
+            stacklevel=2,
+        )
     clip = spread * np.sqrt(sizes) + mean
     total, squares = _moments(store, n_groups, clip)
     scaled = (sizes * mean**2 + squares - 2 * total * mean) / ((sizes - 1) * spread**2)
@@ -95,20 +120,47 @@ def _slabs(store: Store) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, store.n_cells)
 
 
-def _fitted_spread(loess: Any, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Standard deviation that the mean of each gene lets expect, 1 for a gene that is constant."""
+def _fitted_spread(
+    loess: Any, mean: np.ndarray, variance: np.ndarray
+) -> tuple[np.ndarray, str | None]:
+    """Standard deviation that the mean of each gene lets expect, 1 for a gene that is constant.
+
+    The second value describes the fit, if it is not the usual one.
+    """
     varies = variance > 0
-    fitted = np.zeros(len(mean))
+    x, y = np.log10(mean[varies]), np.log10(variance[varies])
+    log_variance = np.zeros(len(mean))
+    for span in _SPANS:
+        fitted = _loess(loess, x, y, span)
+        if fitted is not None:
+            log_variance[varies] = fitted
+            return np.sqrt(10**log_variance), None if span == _SPANS[0] else f"span {span}"
+    log_variance[varies] = _parabola(x, y)
+    return np.sqrt(10**log_variance), "one parabola through all genes"
+
+
+def _loess(loess: Any, x: np.ndarray, y: np.ndarray, span: float) -> np.ndarray | None:
+    """Return the fitted values, or None where the fit breaks down."""
+    if span * len(x) < _LEAST_POINTS:
+        return None
     try:
-        model = loess(np.log10(mean[varies]), np.log10(variance[varies]), span=_SPAN, degree=2)
+        model = loess(x, y, span=span, degree=2)
         model.fit()
-    except ValueError as error:
-        raise InputError(
-            f"the variance of the genes cannot be fitted ({error}): too few genes or cells vary; "
-            "give a list of genes"
-        ) from error
-    fitted[varies] = model.outputs.fitted_values
-    return np.sqrt(10**fitted)
+    except ValueError:
+        return None
+    fitted = np.asarray(model.outputs.fitted_values)
+    return fitted if np.isfinite(fitted).all() else None
+
+
+def _parabola(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Least squares of degree two, or of less where `x` has fewer than three values."""
+    if len(x) == 0:
+        return y
+    x = x - x.mean()
+    powers = x[:, None] ** np.arange(3)
+    # By singular values, so that values of x that coincide leave terms out and nothing fails.
+    coefficients, *_ = np.linalg.lstsq(powers, y, rcond=None)
+    return np.asarray(powers @ coefficients)
 
 
 def _best(scaled: np.ndarray, n_top: int) -> np.ndarray:
