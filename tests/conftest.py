@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,14 @@ else:
 BACKENDS = ["torch", *(["triton"] if importlib.util.find_spec("triton") else [])]
 if not device:
     BACKENDS.append("cpu")  # built by the install; its absence is a failure, not a skip
+
+
+def pytest_configure(config):
+    """Make outdated calls in tests/support errors too: its modules have no package in common."""
+    support = "|".join(path.stem for path in Path(__file__).parent.glob("support/*.py"))
+    for kind in ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning"):
+        config.addinivalue_line("filterwarnings", f"error::{kind}:({support})$")
+
 
 # The tensors are tiny; on a busy machine threads would only wait for each other.
 torch.set_num_threads(1)

@@ -71,7 +71,7 @@ def _other_parts(
         # A file that anndata cannot open either: what `read` said about it is clearer.
         raise (problem or error) from None
     try:
-        extra = [("layers", ", ".join(map(str, adata.layers.keys())) or "none")]
+        extra = [("layers", ", ".join(name for name in adata.layers if name is not None) or "none")]
         extra.append(("raw", f"{adata.raw.shape[1]:,} genes" if adata.raw is not None else "none"))
         return adata.obs.copy(), adata.var.copy(), extra
     finally:

@@ -42,7 +42,7 @@ class Slots:
         """
         if layer is not None:
             if layer not in self.layers:
-                there = those_there(sorted(self.layers), layer, "no layers")
+                there = those_there(self.layer_names(), layer, "no layers")
                 raise InputError(f"{self.source} has no layer {layer!r}; {there}")
             return f"layers[{layer!r}]", self.layers[layer]
         if use_raw:
@@ -60,17 +60,20 @@ class Slots:
         found = []
         if chosen != "X" and self.x is not None and _looks_like_counts(self.x):
             found.append("X looks like counts: leave out layer= and use_raw=")
-        for name in sorted(self.layers):
+        for name in self.layer_names():
             if chosen != f"layers[{name!r}]" and _looks_like_counts(self.layers[name]):
                 found.append(f"layer {name!r} looks like counts: pass layer={name!r}")
         if chosen != "raw.X" and self.raw is not None and _looks_like_counts(self.raw()):
             found.append("raw looks like counts: pass use_raw=True")
         return found
 
+    def layer_names(self) -> list[str]:
+        """Return the names of the layers, sorted; anndata 0.13 has X among them, as None."""
+        return sorted(name for name in self.layers if name is not None)
+
     def _layers(self) -> str:
-        if not self.layers:
-            return ""
-        return f"; choose a layer with layer=: {those_there(sorted(self.layers))}"
+        names = self.layer_names()
+        return f"; choose a layer with layer=: {those_there(names)}" if names else ""
 
 
 def _looks_like_counts(matrix: Any) -> bool:

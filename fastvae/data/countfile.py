@@ -106,9 +106,14 @@ class CountFile:
         return read_frame(self._group, self._var_key, self.source)
 
     def index_of(self, key: str) -> Any:
-        """Return the array of names of ``obs`` or ``var``, unread."""
+        """Return the array of names of ``obs`` or ``var``, unread: an array, or values and mask."""
         frame = self._group[key]
         return frame[frame.attrs.get("_index", "_index")]
+
+    def length_of(self, key: str) -> int:
+        """Return the number of names of ``obs`` or ``var``."""
+        index = self.index_of(key)
+        return int((index["values"] if hasattr(index, "keys") else index).shape[0])
 
     def _index(self, key: str) -> np.ndarray:
         found = read_element(self.index_of(key), f"{key} names", self.source)
@@ -255,7 +260,7 @@ def _stored(
     where = f"{slot} of {source}"
     var_key = "raw/var" if use_raw else "var"
     file = CountFile(source, group, _rows(matrix, where, memory, wrap), var_key, slots, slot)
-    n_obs = int(file.index_of("obs").shape[0])
+    n_obs = file.length_of("obs")
     if file.rows.shape != (n_obs, len(file.var_names)):
         raise InputError(
             f"{where} is {file.rows.shape[0]} x {file.rows.shape[1]}, but there are {n_obs} cell "

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..errors import InputError
 from ._h5 import reporting_damage
 from ._matrix import to_csr
@@ -172,17 +170,18 @@ def _stored(adata: AnnData, key: str, in_memory: Callable[[], Any]) -> Any:
 
 
 def read_frame(group: Any, key: str, source: str) -> pd.DataFrame:
-    """Read a data frame of an HDF5 file or a zarr store; its index is made of str.
+    """Read a data frame of an HDF5 file or a zarr store, as ``anndata.read_h5ad`` does.
 
     Raises
     ------
     InputError
         It cannot be read.
     """
+    from pandas.api.types import is_string_dtype
+
     frame = read_element(group[key], key, source)
-    frame.index = frame.index.astype(str)
-    if not isinstance(frame.index.dtype, np.dtype):
-        frame.index = frame.index.astype(object)
+    if not is_string_dtype(frame.index):
+        frame.index = frame.index.astype(str)
     return frame
 
 
