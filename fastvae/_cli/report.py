@@ -10,6 +10,7 @@ import numpy as np
 from .._model.saved import CONFIG, WEIGHTS, read_config
 from .._model.setup import Setup
 from ..data import read
+from ..data.categories import category_name
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -98,20 +99,24 @@ def _describe_counts(counts: Any) -> list[tuple[str, str]]:
 
 
 def _describe_column(column: pd.Series) -> str:
-    kind = str(column.dtype)
-    n_values = column.nunique()
+    kind = str(column.dtype).lower()
+    values = column.dropna().unique()
+    n_values = len(values)
+    whole = kind.startswith(("int", "uint"))
     if kind.startswith("float"):
-        text = kind
-    elif kind.startswith(("int", "uint")):
+        whole = n_values > 0 and all(float(value).is_integer() for value in values)
+    if whole:
         text = f"{n_values:,} different whole numbers"
+    elif kind.startswith("float"):
+        text = str(column.dtype)
     else:
         text = f"{n_values:,} {'category' if n_values == 1 else 'categories'}"
     missing = int(column.isna().sum())
     if missing:
         return f"{text}, missing for {missing:,} cells"
     few = 2 <= n_values <= min(MOST_BATCHES, max(2, len(column) // 10))
-    if few and not kind.startswith("float"):
-        shown = ", ".join(str(value) for value in column.unique()[:4])
+    if few and (whole or not kind.startswith("float")):
+        shown = ", ".join(category_name(value) for value in values[:4])
         text += f" ({shown}{', ...' if n_values > 4 else ''}); can be a --batch-key"
     return text
 

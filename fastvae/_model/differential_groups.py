@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data._names import a_few, those_there
+from ..data.categories import CategoryNames, category_name, factorise
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def by_groups(
         No such column or group, a single group, one compared with itself, or too few cells.
     """
     codes, names = _groups(groupby, obs)
-    wanted = _names(group1)
+    wanted = _names(group1, names)
     if wanted is None and len(names) > MOST_GROUPS:
         raise InputError(
             f"obs[{groupby!r}] has {len(names):,} different values; name those to compare "
@@ -105,7 +106,7 @@ def by_groups(
         )
     if wanted == []:
         raise InputError("group1 is empty; name at least one group, or leave it out for all")
-    against = _names(group2)
+    against = _names(group2, names)
     if against is not None and len(against) != 1:
         raise InputError(f"group2 must be one group, or left out for all other cells; not {group2}")
     for option, asked in (("group1", wanted), ("group2", against)):
@@ -159,22 +160,26 @@ def _groups(groupby: Any, obs: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
         raise InputError(
             f"groupby {groupby!r} is not a column of obs; {those_there(columns, str(groupby))}"
         )
-    column = obs[groupby].astype("category").cat.remove_unused_categories().cat
-    names = [str(name) for name in column.categories]
+    codes, found = factorise(obs[groupby], f"obs[{groupby!r}] (groupby)")
+    names = list(found)
     if len(names) < 2:
         raise InputError(
             f"obs[{groupby!r}] has {len(names)} group{'' if len(names) == 1 else 's'} "
             f"({a_few(names) or 'every value is missing'}); a comparison needs two"
         )
-    return column.codes.to_numpy().astype(np.int64), names
+    return codes, names
 
 
-def _names(given: Any) -> list[str] | None:
+def _names(given: Any, known: list[str]) -> list[str] | None:
+    """Names of the groups asked for, written as in `known` where they are there."""
     if given is None:
         return None
-    if hasattr(given, "__iter__") and not isinstance(given, str):
-        return list(dict.fromkeys(str(name) for name in given))
-    return [str(given)]
+    several = hasattr(given, "__iter__") and not isinstance(given, str)
+    groups, names = CategoryNames(known), []
+    for value in given if several else [given]:
+        code = groups.code(value)
+        names.append(category_name(value) if code is None else known[code])
+    return list(dict.fromkeys(names))
 
 
 def _large_enough(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..data.categories import as_known
 from ..data.genes import MayLack
 from ..data.joint import Wanted
 from ..data.opening import Source, open_data
@@ -124,6 +125,8 @@ class Querying(State):
             may_lack=MayLack(setup.gene_names, max(2, int(np.ceil(share * len(setup.gene_names))))),
         )
         store, frames = open_data(data, wanted, Source(residence, memory_limit))
+        known_names = as_known(store.batch_categories, setup.batch_categories)
+        store = replace(store, batch_categories=known_names)
         wide = extended_setup(setup, store, key, slot)
         new = [name for name in store.batch_categories if name not in setup.batch_categories]
         if freeze is True and not new:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..data._names import a_few, those_there
+from ..data.categories import CategoryNames, category_name
 from ..errors import InputError
 
 
@@ -82,13 +83,18 @@ def batch_codes(
     if key is None:
         raise InputError(f"{option} needs a model with batches; this one has no batch_key")
     single = isinstance(wanted, (str, int, float, np.generic))
-    names = [str(name) for name in ([wanted] if single else wanted)]
-    if not names:
+    values = [wanted] if single else list(wanted)
+    if not values:
         raise InputError(f"{option} is empty; name a batch, or leave it out")
-    for name in names:
-        if name not in categories:
+    known = CategoryNames(categories)
+    codes: list[int | None] = []
+    for value in values:
+        code = known.code(value)
+        if code is None:
+            name = category_name(value)
             raise InputError(
                 f"{option} {name!r} is not a category of {key!r}; "
                 f"{those_there(list(categories), name)}"
             )
-    return [list(categories).index(name) for name in names]
+        codes.append(code)
+    return codes

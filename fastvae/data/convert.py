@@ -21,6 +21,7 @@ from ..errors import InputError
 from ._arrays import fast_zarr
 from ._memory import size_text
 from .disk import DiskStore
+from .obs import storable
 from .opening import FileFrames
 from .order import BlockOrder, WholeOrder, shuffled
 from .parts import gather_rows
@@ -252,12 +253,22 @@ def _write_frames(partial: Path, frames: FileFrames, store: DiskStore, order: np
     root = _open(partial)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # notices about defaults of versions to come
-        write_elem(root, "obs", frames.obs.iloc[order])
-        write_elem(root, "var", frames.var.loc[list(store.gene_names)])
+        write_elem(root, "obs", storable(frames.obs.iloc[order]))
+        write_elem(root, "var", storable(frames.var.loc[list(store.gene_names)]))
         for name in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
             write_elem(root, name, {})
         (partial / _MANIFEST).unlink()
         zarr.consolidate_metadata(partial)
+    _sort_metadata(partial / "zarr.json")
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put what belongs together side by side: zarr loses nodes when it reads another order."""
+    text = json.loads(path.read_text())
+    nodes = text["consolidated_metadata"]["metadata"]
+    text["consolidated_metadata"]["metadata"] = dict(sorted(nodes.items()))
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(text, indent=2))
 
 
 def _put_in_place(partial: Path, target: Path) -> None:

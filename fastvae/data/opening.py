@@ -17,6 +17,7 @@ from .countfile import CountFile, MemoryFile, is_zarr
 from .disk import DiskStore
 from .formats import read
 from .joint import Wanted, open_files, stream
+from .obs import joined_obs
 from .residence import RESIDENCES
 from .store import CountStore, Store, log_library_statistics
 from .variable_genes import variable_genes
@@ -207,23 +208,17 @@ class FileFrames:
     @cached_property
     def obs(self) -> pd.DataFrame:
         """One row per cell; of several files the columns that any has, and ``file``."""
-        import pandas as pd
-
         if len(self.files) == 1:
             return self.files[0].obs()
         frames = []
         for file in self.files:
-            frame = file.obs()
+            frame = file.obs().copy()
             own = self.wanted.batch_key_of.get(Path(file.source).name)
             if own is not None and self.wanted.batch_key is not None:
                 frame[self.wanted.batch_key] = frame[own]
             frame["file"] = Path(file.source).name
             frames.append(frame)
-        joined = pd.concat(frames)
-        for name in joined.columns:
-            if joined[name].dtype == object:
-                joined[name] = joined[name].astype(str).astype("category")
-        return joined
+        return joined_obs(frames)
 
     @cached_property
     def var(self) -> pd.DataFrame:
