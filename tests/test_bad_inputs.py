@@ -24,6 +24,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 import anndata
+import folder_faults
 import numpy as np
 import pytest
 import reference_faults
@@ -45,6 +46,8 @@ SMALL = {"n_latent": 2, "n_hidden": 4}
 # Around what h5py, json, safetensors or torch say in their own words, which versions change.
 FOREIGN = [
     (r"truncated \(", r"\); copy"),
+    (r"damaged or incomplete \(", r"\); copy"),
+    (r"not a table of names \(", r"\); copy"),
     (r"is not JSON \(", r"\); restore"),
     (r"config\.json is damaged \(", r"\); restore"),
     (r"not a safetensors file: ", r"$"),
@@ -347,6 +350,7 @@ CASES = [
 ]
 CASES += [Case(what, run) for what, run in stream_faults.CASES]
 CASES += [Case(what, run) for what, run in reference_faults.CASES]
+CASES += [Case(what, run) for what, run in folder_faults.CASES]
 
 
 def message_of(case: Case, folder: Path) -> str:

@@ -172,7 +172,7 @@ def test_folder_without_matrix(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no matrix\.mtx"):
         read(tmp_path)
     (tmp_path / "GSM1_matrix.mtx.gz").touch()
-    with pytest.raises(InputError, match=r"rename 'GSM1_matrix\.mtx\.gz'"):
+    with pytest.raises(InputError, match=r"no GSM1_barcodes\.tsv .*beside GSM1_matrix\.mtx\.gz"):
         read(tmp_path)
 
 

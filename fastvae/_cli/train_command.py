@@ -44,7 +44,7 @@ from .user_errors import user_errors
 def train(
     data: Annotated[
         list[Path],
-        typer.Argument(help="An .h5ad, AnnData zarr, 10x .h5 or 10x folder (mtx); or several."),
+        typer.Argument(help="An .h5ad, AnnData zarr, 10x .h5, or folder with a .mtx; or several."),
     ],
     output: Annotated[
         Path | None,

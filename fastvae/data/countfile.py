@@ -17,6 +17,7 @@ from ._matrix import open_arrays, read_transposed, stored_layout
 from ._memory import size_text
 from ._slots import Slots
 from ._watch import Watch
+from .folder_layout import is_mtx
 from .h5ad import read_element, read_frame
 from .rows import CompressedRows, DenseRows, MemoryRows, Rows
 from .validate import Origin, check_axes
@@ -203,7 +204,7 @@ def open_count_file(
             group = _open_zarr(path)
             return _stored(group, path, layer, use_raw, memory, _zarr_wrapper(path, watch))
     stored = False
-    if path.is_file():
+    if path.is_file() and not is_mtx(path):
         with opened(path) as file, reporting_damage(path):
             stored = kind_of(file) == "h5ad" and not hasattr(file["obs"], "dtype")
     if not stored:

@@ -11,8 +11,10 @@ import numpy as np
 from ..errors import InputError
 from ._h5 import kind_of, opened, reporting_damage
 from .countfile import is_zarr
+from .folder_layout import is_mtx
 from .h5ad import assemble, from_object, joined, read_h5ad
-from .tenx import read_mtx_folder, read_tenx_h5
+from .mtx_folder import read_mtx_folder
+from .tenx import read_tenx_h5
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,9 +38,11 @@ def read(
     ----------
     source
         Path of an .h5ad file, an AnnData zarr store, a 10x HDF5 file (Cell Ranger v2 or v3) or a
-        10x folder (matrix.mtx, barcodes.tsv, genes.tsv or features.tsv, each plain or .gz); or an
-        AnnData object (backed or not), a scipy sparse matrix of any format, a 2-D ndarray. It is
-        never modified, and the result shares no memory with it.
+        folder with a .mtx file and the names of its cells and genes, each plain or .gz, as Cell
+        Ranger, STARsolo, kb-python and Parse Biosciences write it, or one above it; where a folder
+        holds several, one of its .mtx files. Or an AnnData object (backed or not), a scipy sparse
+        matrix of any format, a 2-D ndarray. It is never modified, and the result shares no memory
+        with it.
     layer
         Take this layer instead of X.
     use_raw
@@ -84,11 +88,9 @@ def read(
 def _read_path(path: Path, layer: str | None, use_raw: bool, genome: str | None) -> AnnData:
     if not path.exists():
         raise InputError(f"{path} does not exist; expected {ACCEPTED}")
-    if path.name in ("matrix.mtx", "matrix.mtx.gz"):
-        path = path.parent
-    if path.is_dir():
-        if is_zarr(path):
-            return _read_zarr(path, layer, use_raw)
+    if is_zarr(path):
+        return _read_zarr(path, layer, use_raw)
+    if path.is_dir() or is_mtx(path):
         _refuse_slots("a 10x folder", layer, use_raw)
         return read_mtx_folder(path, genome)
     with opened(path) as file:
