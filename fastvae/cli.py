@@ -14,7 +14,19 @@ import typer
 from . import __version__
 from ._cli import reference_commands
 from ._cli.de_command import de
-from ._cli.options import Device, Genes, Genome, Layer, MemoryLimit, Overwrite, Quiet, UseRaw
+from ._cli.options import (
+    BatchKey,
+    BatchKeyOf,
+    BatchPerFile,
+    Device,
+    Genes,
+    Genome,
+    Layer,
+    MemoryLimit,
+    Overwrite,
+    Quiet,
+    UseRaw,
+)
 from ._cli.train_command import train
 from ._cli.user_errors import user_errors
 
@@ -92,6 +104,9 @@ def convert(
     use_raw: UseRaw = False,
     genome: Genome = None,
     genes: Genes = None,
+    batch_key: BatchKey = None,
+    batch_key_of: BatchKeyOf = None,
+    batch_per_file: BatchPerFile = None,
     memory_limit: MemoryLimit = None,
     seed: Annotated[int, typer.Option(help="Of the order of the cells.")] = 0,
     keep_order: Annotated[
@@ -103,10 +118,19 @@ def convert(
     """Write DATA as one shuffled AnnData zarr that streams fast; run it again to resume."""
     with user_errors():
         from ._cli.convert_command import run_convert
-        from ._cli.inputs import gene_list
+        from ._cli.inputs import assignments, gene_list
+        from .data.file_names import FileBatches, key_of_files
         from .data.joint import Wanted
 
-        wanted = Wanted(layer=layer, use_raw=use_raw, genome=genome, gene_names=gene_list(genes))
+        wanted = Wanted(
+            layer=layer,
+            use_raw=use_raw,
+            genome=genome,
+            gene_names=gene_list(genes),
+            batch_key=key_of_files(data, batch_key, batch_per_file),
+            batch_key_of=assignments(batch_key_of, "--batch-key-of"),
+            file_batches=FileBatches(strict=True) if batch_per_file is not None else None,
+        )
         text = run_convert(
             data,
             output,
@@ -120,15 +144,25 @@ def convert(
         typer.echo(text)
 
 
-@app.command(epilog="Examples:  fastvae info atlas.h5ad    fastvae info run")
+@app.command(epilog="Examples:  fastvae info atlas.h5ad    fastvae info run    fastvae info a/ b/")
 def info(
-    path: Annotated[Path, typer.Argument(help="Data, or a folder that fastvae train wrote.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Data, or a folder that fastvae train wrote; several are joined."),
+    ],
 ) -> None:
-    """Say what is in a data set or a trained model."""
+    """Say what is in a data set or a trained model, and in several data sets together."""
     with user_errors():
         from ._cli.report import describe
 
-        typer.echo(describe(path))
+        for path in paths:
+            typer.echo(describe(path))
+            if len(paths) > 1:
+                typer.echo()
+        if len(paths) > 1:
+            from ._cli.joint_report import describe_joint
+
+            typer.echo(describe_joint(paths))
 
 
 @app.command(epilog="Example:  fastvae demo -o run_demo")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from ._model.query_report import origin_lines
 from ._model.saved import HISTORY, fill_module, read_config, read_weights, write_saved
 from ._model.setup import Options, Setup, Slot
 from ._model.state import State
+from .data.file_names import FileBatches, key_of_files
 from .data.joint import Wanted
-from .data.opening import Source, narrowed, open_data
+from .data.opening import FileFrames, Source, narrowed, open_data
 from .errors import InputError
 from .train import read_history, resolve_device, write_history
 from .train.settings import whole_number
@@ -63,7 +65,12 @@ class Model(Fitting, Answers, Differential, Querying):
     n_top_genes
         Of these, use so many of the most variable (``seurat_v3``, within batches).
     batch_key_of
-        The batch column of the files in which it is not `batch_key`, by the names of the files.
+        The batch column of the files in which it is not `batch_key`, by the paths of the files, or
+        by their names as ``obs["file"]`` has them.
+    batch_per_file
+        Make each file a batch, in a new column of obs of this name; ``batch_key="file"`` does so
+        too. A batch has the name of its file, or, of files that are named alike, as much of the
+        path as tells them apart. The model knows files by these names when it is given new ones.
     encode_covariates
         Tell the encoder the batch as well, not the decoder alone. A query that is mapped onto the
         model then has columns in the encoder too, and its latent positions move.
@@ -109,7 +116,9 @@ class Model(Fitting, Answers, Differential, Querying):
         n_top_genes: int | None = None,
         batch_key_of: Mapping[str, str] | None = None,
         encode_covariates: bool = False,
+        batch_per_file: str | None = None,
     ) -> None:
+        batch_key = key_of_files(data, batch_key, batch_per_file)
         options = Options(
             n_latent=n_latent,
             n_hidden=n_hidden,
@@ -131,13 +140,22 @@ class Model(Fitting, Answers, Differential, Querying):
             batch_key=batch_key,
             labels_key=labels_key,
             batch_key_of=dict(batch_key_of or {}),
+            file_batches=FileBatches(strict=True) if batch_per_file is not None else None,
             gene_names=genes,
         )
         store, frames = open_data(data, wanted, source)
         if n_top_genes is not None:
             number = whole_number("n_top_genes", n_top_genes, minimum=2)
             store, frames = narrowed(store, frames, wanted, source, number)
-        super().__init__(Setup.of(options, store, batch_key, labels_key, slot))
+        super().__init__(Setup.of(options, store, batch_key, labels_key, slot, frames))
+        if isinstance(frames, FileFrames) and len(frames.files) > 1 and batch_key is None:
+            warnings.warn(
+                f"{len(frames.files)} files are trained as one batch, since batch_key= is not "
+                "given: name the column of obs that has the batch, or make each file a batch with "
+                "batch_per_file='sample'",
+                UserWarning,
+                stacklevel=2,
+            )
         self._attach(store, frames)
         self._residence = residence
 

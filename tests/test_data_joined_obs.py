@@ -112,7 +112,7 @@ def test_every_pair_of_types_is_joined_as_by_anndata(files: list[Path], residenc
 @pytest.mark.parametrize("files", [3], indirect=True)
 def test_missing_is_missing_in_everything_written(files: list[Path], tmp_path: Path) -> None:
     expected = _concatenated(files)
-    model = Model(files, n_latent=2, n_hidden=4).fit(1, seed=0, progress=False)
+    model = Model(files, batch_key="batch", n_latent=2, n_hidden=4).fit(1, seed=0, progress=False)
     model.write_latent(tmp_path / "latent.h5ad")
     model.write_latent(tmp_path / "again.h5ad", files)
     target = tmp_path / "all.zarr"
@@ -137,7 +137,7 @@ def test_missing_is_missing_in_everything_written(files: list[Path], tmp_path: P
 @pytest.mark.parametrize("column", ["text", "categorical", "bool", "boolean", "Int64"])
 def test_cells_without_a_group_are_in_none(tmp_path: Path, column: str) -> None:
     paths = [_file(tmp_path / "a.h5ad", column), _file(tmp_path / "b.h5ad", None)]
-    model = Model(paths, n_latent=2, n_hidden=4).fit(1, seed=0, progress=False)
+    model = Model(paths, batch_key="batch", n_latent=2, n_hidden=4).fit(1, seed=0, progress=False)
     table = model.differential_expression(groupby="it", n_samples_overall=50)
     named = {str(v) for v in pd.Series(COLUMNS[column]).dropna()}
     assert set(table["group1"]) == named

@@ -54,7 +54,14 @@ BatchKey = Annotated[
 ]
 BatchKeyOf = Annotated[
     list[str] | None,
-    typer.Option(metavar="FILE=COLUMN", help="Another such column, of that file alone."),
+    typer.Option(
+        metavar="FILE=COLUMN",
+        help='Another such column, of that file alone: its path, or its name in obs["file"].',
+    ),
+]
+BatchPerFile = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Make each file a batch, in a new column of obs."),
 ]
 LabelsKey = Annotated[
     str | None, typer.Option(help="Column of obs that names the label of each cell.")

@@ -12,6 +12,7 @@ import typer
 from .options import (
     BatchKey,
     BatchKeyOf,
+    BatchPerFile,
     BatchSize,
     CheckpointEvery,
     CheckpointMinutes,
@@ -51,6 +52,7 @@ def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[
         output: Output,
         batch_key: BatchKey = None,
         batch_key_of: BatchKeyOf = None,
+        batch_per_file: BatchPerFile = None,
         freeze: Annotated[
             str,
             typer.Option(
@@ -104,6 +106,7 @@ def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[
                     run,
                     batch_key=batch_key,
                     batch_key_of=assignments(batch_key_of, "--batch-key-of"),
+                    batch_per_file=batch_per_file,
                     freeze=_FREEZE[freeze],
                     layer=layer,
                     use_raw=use_raw,

@@ -33,7 +33,8 @@ def describe(path: Path) -> str:
     return _describe_data(path)
 
 
-def _table(rows: list[tuple[str, str]]) -> str:
+def table(rows: list[tuple[str, str]]) -> str:
+    """Return one line per row, the values below each other."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
 
@@ -56,8 +57,8 @@ def _describe_data(path: Path) -> str:
     else:
         rows.append(("X as counts", f"no: {problem}"))
     rows += extra
-    rows += [(f"obs[{str(name)!r}]", _describe_column(obs[name])) for name in obs.columns]
-    return _table(rows)
+    rows += [(f"obs[{str(name)!r}]", describe_column(obs[name])) for name in obs.columns]
+    return table(rows)
 
 
 def _other_parts(
@@ -98,7 +99,8 @@ def _describe_counts(counts: Any) -> list[tuple[str, str]]:
     return rows
 
 
-def _describe_column(column: pd.Series) -> str:
+def describe_column(column: pd.Series) -> str:
+    """Say what a column of obs holds, and whether it can be one of batches."""
     kind = str(column.dtype).lower()
     values = column.dropna().unique()
     n_values = len(values)
@@ -145,7 +147,7 @@ def _describe_run(folder: Path) -> str:
     rows += [(name, str(value)) for name, value in vars(setup.options).items()]
     rows += [(name, str(value)) for name, value in config.get("origin", {}).items()]
     if not training:
-        return _table([*rows, ("training", "none yet")])
+        return table([*rows, ("training", "none yet")])
     for name, value in training.items():
         if name == "settings":
             rows += [(option, str(chosen)) for option, chosen in value.items()]
@@ -153,4 +155,4 @@ def _describe_run(folder: Path) -> str:
             rows.append((name, f"{value:.2f}"))
         else:
             rows.append((name, str(value)))
-    return _table(rows)
+    return table(rows)

@@ -10,6 +10,7 @@ import typer
 from .options import (
     BatchKey,
     BatchKeyOf,
+    BatchPerFile,
     BatchSize,
     CheckpointEvery,
     CheckpointMinutes,
@@ -54,6 +55,7 @@ def train(
     ] = None,
     batch_key: BatchKey = None,
     batch_key_of: BatchKeyOf = None,
+    batch_per_file: BatchPerFile = None,
     genes: Genes = None,
     n_top_genes: NTopGenes = None,
     labels_key: LabelsKey = None,
@@ -123,6 +125,7 @@ def train(
                 genes=gene_list(genes),
                 n_top_genes=n_top_genes,
                 batch_key_of=assignments(batch_key_of, "--batch-key-of"),
+                batch_per_file=batch_per_file,
                 batch_key=batch_key,
                 labels_key=labels_key,
                 layer=layer,

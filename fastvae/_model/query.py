@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from ..data.categories import as_known
+from ..data.file_names import FileBatches, key_of_files
 from ..data.genes import MayLack
 from ..data.joint import Wanted
-from ..data.opening import Source, open_data
+from ..data.opening import FileFrames, Source, open_data
 from ..data.store import Store
 from ..errors import InputError
 from ..train.settings import real_number
@@ -48,6 +49,7 @@ class Querying(State):
         device: str | torch.device = "auto",
         residence: str = "auto",
         memory_limit: int | str | None = None,
+        batch_per_file: str | None = None,
     ) -> Self:
         """Make a model of `data` with the weights of a trained reference, wider by new batches.
 
@@ -77,8 +79,9 @@ class Querying(State):
             Where the counts are in `data`; where the reference had them if none is given.
         min_genes
             Refuse data with a smaller share of the reference's genes.
-        batch_key_of, residence, memory_limit
-            As in `Model`.
+        batch_key_of, batch_per_file, residence, memory_limit
+            As in `Model`. Files are batches without being asked for where those of the reference
+            were; one that has the name of a batch of the reference is of that batch.
         device
             Where the network goes, as in `fit`.
 
@@ -108,7 +111,11 @@ class Querying(State):
             raise InputError(f"min_genes is a share of the genes, at most 1, not {min_genes!r}")
         known, name = _reference(cls, reference, device)
         setup = known._setup
-        key = batch_key if batch_key is not None else setup.batch_key
+        key = key_of_files(data, batch_key, batch_per_file) or setup.batch_key
+        file_batches = setup.file_batches() if key == setup.batch_key else None
+        if batch_per_file is not None:
+            known_names = setup.batch_categories
+            file_batches = FileBatches(known_names, setup.file_tail, strict=True)
         slot = setup.slot
         if layer is not None or use_raw or genome is not None:
             slot = Slot(layer, bool(use_raw), genome)
@@ -120,6 +127,7 @@ class Querying(State):
             batch_key=key,
             labels_key=setup.labels_key if labelled else None,
             batch_key_of=dict(batch_key_of or {}),
+            file_batches=file_batches,
             label_categories=setup.label_categories if labelled else None,
             gene_names=setup.gene_names,
             may_lack=MayLack(setup.gene_names, max(2, int(np.ceil(share * len(setup.gene_names))))),
@@ -140,6 +148,8 @@ class Querying(State):
                 + "Ask the reference itself (get_latent_representation(data), fastvae embed), give "
                 "another batch_key, or choose freeze='decoder'"
             )
+        if isinstance(frames, FileFrames) and frames.batch_per_file:
+            wide = replace(wide, batch_per_file=True, file_tail=setup.file_tail or frames.tail)
         genes = genes_report(frames, setup.gene_names)
         wide = replace(wide, may_lack=genes.missing)
         if len(genes.missing) > MISSING_WARNING * len(setup.gene_names):
@@ -173,6 +183,7 @@ class Querying(State):
         device: str | torch.device = "auto",
         residence: str = "auto",
         memory_limit: int | str | None = None,
+        batch_per_file: str | None = None,
         **fit: Any,
     ) -> Self:
         """Map `data` onto this model and train what is new: `load_query`, then `fit`.
@@ -180,7 +191,7 @@ class Querying(State):
         Parameters
         ----------
         data, batch_key, freeze, layer, use_raw, genome, min_genes, batch_key_of, residence, \
-memory_limit, device
+memory_limit, device, batch_per_file
             As in `load_query`.
         **fit
             As in `fit`, except that the KL divergence has its full weight from the beginning
@@ -209,6 +220,7 @@ memory_limit, device
             device=device,
             residence=residence,
             memory_limit=memory_limit,
+            batch_per_file=batch_per_file,
         )
         fitting: Any = model
         result: Self = fitting.fit(**{"n_epochs_kl_warmup": None, "device": device, **fit})

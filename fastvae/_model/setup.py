@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.file_names import FileBatches
 from ..data.genes import MayLack
 from ..data.joint import Wanted
-from ..data.opening import Frames, Source, open_data
+from ..data.opening import FileFrames, Frames, Source, open_data
 from ..data.store import Store
 from ..errors import InputError
 from ..train.settings import real_number, whole_number
@@ -101,6 +102,14 @@ class Setup:
     log_library_var: tuple[float, ...]
     may_lack: tuple[str, ...] = ()
     """Genes that data need not have: those that a query mapped onto a reference did not have."""
+    batch_per_file: bool = False
+    """Whether files without the column `batch_key` are a batch each, by name."""
+    file_tail: tuple[str, ...] = ()
+    """What the paths of the files had in common at their end."""
+
+    def file_batches(self) -> FileBatches | None:
+        """Return the rule by which files are batches, None where they are not."""
+        return FileBatches(self.batch_categories, self.file_tail) if self.batch_per_file else None
 
     @classmethod
     def of(
@@ -110,8 +119,10 @@ class Setup:
         batch_key: str | None,
         labels_key: str | None,
         slot: Slot,
+        frames: Frames,
     ) -> Setup:
         """Describe the data that a new model is made for."""
+        per_file = isinstance(frames, FileFrames) and frames.batch_per_file
         return cls(
             options=options,
             batch_key=batch_key,
@@ -122,6 +133,8 @@ class Setup:
             label_categories=tuple(store.label_categories),
             log_library_mean=tuple(map(float, np.ravel(store.log_library_mean))),
             log_library_var=tuple(map(float, np.ravel(store.log_library_var))),
+            batch_per_file=per_file,
+            file_tail=frames.tail if isinstance(frames, FileFrames) and per_file else (),
         )
 
     def build(self) -> VAE:
@@ -152,6 +165,7 @@ class Setup:
             genome=self.slot.genome_for(data),
             batch_key=self.batch_key,
             labels_key=self.labels_key if labelled else None,
+            file_batches=self.file_batches(),
             batch_categories=self.batch_categories if self.batch_key is not None else None,
             label_categories=self.label_categories if labelled else None,
             gene_names=self.gene_names,

@@ -47,7 +47,17 @@ class CountFile:
         (G,) array of str.
     clean
         Whether every row is sorted and without repeated or zero entries; the check sets it.
+    name
+        What tells it from the other files of a data set.
+    batch_key
+        Its own column of obs with the batch, or None.
+    batch
+        The batch of all of its cells, where no column of obs has it.
     """
+
+    name: str = ""
+    batch_key: str | None = None
+    batch: str | None = None
 
     def __init__(
         self, source: str, group: Any, rows: Rows, var_key: str, slots: Slots, slot: str
@@ -94,6 +104,23 @@ class CountFile:
         values = read_element(self._group["obs"][key], f"obs[{key!r}]", self.source)
         return pd.DataFrame({key: values}, index=range(self.n_cells))
 
+    def batches(self, key: str | None) -> pd.DataFrame:
+        """Return a frame with the batch of each cell in its column `key`, as in `column`."""
+        import pandas as pd
+
+        if self.batch is None or key is None:
+            return self.column(self.batch_key)
+        return pd.DataFrame({key: constant(self.batch, self.n_cells)})
+
+    def joined(self, key: str | None) -> pd.DataFrame:
+        """Read obs, with the batch in its column `key` where that is not None."""
+        frame = self.obs().copy()
+        if key is not None and self.batch is not None:
+            frame[key] = constant(self.batch, self.n_cells)
+        elif key is not None and self.batch_key is not None:
+            frame[key] = frame[self.batch_key]
+        return frame
+
     def cell_names(self) -> np.ndarray:
         """Read the names of the cells."""
         return self._index("obs")
@@ -121,6 +148,13 @@ class CountFile:
         names = np.empty(len(found), dtype=object)
         names[:] = [str(name) for name in found]
         return names
+
+
+def constant(name: str, length: int) -> pd.Categorical:
+    """Return a column that has `name` everywhere."""
+    import pandas as pd
+
+    return pd.Categorical.from_codes(np.zeros(length, dtype=np.int8), categories=[name])
 
 
 class MemoryFile(CountFile):

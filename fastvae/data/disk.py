@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -98,7 +98,7 @@ class DiskStore(Store):
     @property
     def cell_names(self) -> np.ndarray:
         """(N,) array of str, read from the files at each use."""
-        return np.concatenate([file.cell_names() for file in self.files])
+        return distinct_cells([file.cell_names() for file in self.files], self.files)
 
     def part(
         self, cells: np.ndarray, device: torch.device, memory: SpareMemory | None = None
@@ -235,6 +235,22 @@ class DiskStore(Store):
             columns, values = columns[entries], values[entries]
         out[0][:] = columns
         out[1][:] = as_float32(values)
+
+
+def distinct_cells(each: Sequence[Any], files: Sequence[CountFile]) -> np.ndarray:
+    """Join the names of the cells of files.
+
+    Where files have names in common, all get the name of their file at the end, as
+    ``anndata.concat(index_unique="-")`` has it.
+    """
+    import pandas as pd
+
+    joined = np.concatenate([np.asarray(names, dtype=object) for names in each])
+    once = np.concatenate([pd.unique(np.asarray(names, dtype=object)) for names in each])
+    if len(each) == 1 or pd.Index(once).is_unique:
+        return joined
+    ends = np.repeat([f"-{file.name}" for file in files], [len(names) for names in each])
+    return np.array([f"{name}{end}" for name, end in zip(joined, ends, strict=True)], dtype=object)
 
 
 def canonical(file: CountFile, gene_map: np.ndarray | None, piece: Piece) -> Piece:

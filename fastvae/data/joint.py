@@ -17,9 +17,13 @@ from ._names import a_few
 from .categories import encode
 from .countfile import CountFile, open_count_file
 from .disk import DiskStore, as_float32
+from .file_names import FileBatches, by_file, distinct_names
 from .genes import STRICT, MayLack, refusal
 from .store import library_statistics
 from .validate import CountCheck, canonicalise
+
+FILE = "file"
+"""The column of joined obs with the name of the file that each cell is from."""
 
 _CHECK_BYTES = 24 << 20
 _LARGEST_POOL = 1 << 16
@@ -41,7 +45,9 @@ class Wanted:
     batch_key, labels_key
         Columns of obs.
     batch_key_of
-        Other names of the batch column: of the files with these names.
+        Other names of the batch column, of the files that `by_file` says.
+    file_batches
+        Each file is a batch, where it has no column `batch_key`.
     batch_categories, label_categories, gene_names
         Those of a saved model, or None.
     may_lack
@@ -54,6 +60,7 @@ class Wanted:
     batch_key: str | None = None
     labels_key: str | None = None
     batch_key_of: Mapping[str, str] = field(default_factory=dict)
+    file_batches: FileBatches | None = None
     batch_categories: Sequence[str] | None = None
     label_categories: Sequence[str] | None = None
     gene_names: Sequence[str] | None = None
@@ -63,19 +70,45 @@ class Wanted:
 def open_files(paths: Sequence[Path], wanted: Wanted, memory: int) -> list[CountFile]:
     """Open every file; none of their counts is read.
 
+    Each gets its name among the others, and where its batches are.
+
     Raises
     ------
     InputError
-        One is given twice, or cannot be used.
+        One is given twice, or cannot be used; or batch keys that do not fit the files.
     """
     seen: set[Path] = set()
     for path in paths:
         if path.resolve() in seen:
             raise InputError(f"{path} is given twice; give each file once")
         seen.add(path.resolve())
-    _check_batch_key_of(paths, wanted)
+    names = distinct_names(paths)
+    batch_keys = by_file(wanted.batch_key_of, paths, names)
     options = {"layer": wanted.layer, "use_raw": wanted.use_raw, "genome": wanted.genome}
-    return [open_count_file(path, **options, memory=memory) for path in paths]  # type: ignore[arg-type]
+    files = [open_count_file(path, **options, memory=memory) for path in paths]  # type: ignore[arg-type]
+    for file, name, batch_key in zip(files, names, batch_keys, strict=True):
+        file.name, file.batch_key = name, batch_key or wanted.batch_key
+    _name_batches(files, paths, wanted)
+    return files
+
+
+def _name_batches(files: Sequence[CountFile], paths: Sequence[Path], wanted: Wanted) -> None:
+    """Give files a batch each where that is asked for, or "file" is asked for and no column."""
+    rule, key = wanted.file_batches, wanted.batch_key
+    if rule is None and key == FILE:
+        rule = FileBatches(tuple(wanted.batch_categories or ()))
+    if rule is None or key is None:
+        return
+    for file, name in zip(files, rule.names(paths), strict=True):
+        if file.batch_key != key:
+            continue
+        if key not in file.columns():
+            file.batch = name
+        elif rule.strict:
+            raise InputError(
+                f"{file.source} has a column {key!r} in obs already, and batch_per_file={key!r} "
+                f"makes a new one; give another name, or batch_key={key!r} to use it"
+            )
 
 
 def stream(
@@ -175,16 +208,6 @@ def match_genes(
     return np.array(names, dtype=object), tuple(maps)
 
 
-def _check_batch_key_of(paths: Sequence[Path], wanted: Wanted) -> None:
-    names = {name for path in paths for name in (str(path), path.name)}
-    for name in wanted.batch_key_of:
-        if name not in names:
-            raise InputError(
-                f"a batch key is given for {name!r}, which is none of the files: "
-                f"{a_few([path.name for path in paths])}"
-            )
-
-
 def _categories(
     files: Sequence[CountFile], wanted: Wanted, what: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -194,12 +217,10 @@ def _categories(
     known = wanted.batch_categories if batch else wanted.label_categories
     codes, names = [], dict.fromkeys(known or ())
     for file in files:
-        own = key
-        if batch and wanted.batch_key_of:
-            given = wanted.batch_key_of
-            own = given.get(file.source, given.get(Path(file.source).name, key))
+        own = file.batch_key if batch and file.batch is None else key
         try:
-            of_file, categories = encode(file.column(own), own, known, what)
+            frame = file.batches(key) if batch else file.column(key)
+            of_file, categories = encode(frame, own, known, what)
         except InputError as error:
             raise InputError(f"{file.source}: {error}") from error
         names.update(dict.fromkeys(categories))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +14,11 @@ import numpy as np
 
 from ..errors import InputError, one_of
 from ._memory import available_memory, parse_size, require_memory
-from .countfile import CountFile, MemoryFile, is_zarr
-from .disk import DiskStore
+from .countfile import CountFile, MemoryFile, constant, is_zarr
+from .disk import DiskStore, distinct_cells
+from .file_names import common_tail
 from .formats import read
-from .joint import Wanted, open_files, stream
+from .joint import FILE, Wanted, open_files, stream
 from .obs import joined_obs
 from .residence import RESIDENCES
 from .store import CountStore, Store, log_library_statistics
@@ -110,15 +112,17 @@ def open_data(data: Any, wanted: Wanted, source: Source) -> tuple[Store, Frames]
                 "in memory"
             )
         return _in_memory(data, wanted)
+    by_file = bool(wanted.batch_key_of or wanted.file_batches or wanted.batch_key == FILE)
     if len(paths) == 1 and not _streamable(paths[0]):
         if source.residence == "disk":
             raise InputError(
                 f"{paths[0]} cannot be streamed; write it as zarr once (fastvae convert "
                 f"{paths[0].name} -o {paths[0].stem}.zarr) and use that, or residence='host'"
             )
-        return _in_memory(paths[0], wanted)
+        if not by_file:
+            return _in_memory(paths[0], wanted)
     memory = source.streaming_memory()
-    simple = len(paths) == 1 and not is_zarr(paths[0]) and not wanted.batch_key_of
+    simple = len(paths) == 1 and not is_zarr(paths[0]) and not by_file
     if simple and source.residence == "host":
         return _in_memory(paths[0], wanted)
     files = open_files(paths, wanted, memory)
@@ -207,18 +211,34 @@ class FileFrames:
 
     @cached_property
     def obs(self) -> pd.DataFrame:
-        """One row per cell; of several files the columns that any has, and ``file``."""
-        if len(self.files) == 1:
-            return self.files[0].obs()
-        frames = []
-        for file in self.files:
-            frame = file.obs().copy()
-            own = self.wanted.batch_key_of.get(Path(file.source).name)
-            if own is not None and self.wanted.batch_key is not None:
-                frame[self.wanted.batch_key] = frame[own]
-            frame["file"] = Path(file.source).name
-            frames.append(frame)
-        return joined_obs(frames)
+        """One row per cell; of several files the columns that any has, and the file of each cell.
+
+        That column is ``file``, or ``file_1`` and so on where a file has one of that name.
+        """
+        key = self.wanted.batch_key
+        frames = [file.joined(key) for file in self.files]
+        if len(frames) == 1:
+            return frames[0]
+        taken = {name for frame in frames for name in frame.columns}
+        names = itertools.chain([FILE], (f"{FILE}_{n}" for n in itertools.count(1)))
+        if key != FILE or all(file.batch is None for file in self.files):
+            own = next(name for name in names if name not in taken)
+            for file, frame in zip(self.files, frames, strict=True):
+                frame[own] = constant(file.name, len(frame))
+        cells = distinct_cells([frame.index for frame in frames], self.files)
+        joined = joined_obs(frames)
+        joined.index = cells
+        return joined
+
+    @property
+    def batch_per_file(self) -> bool:
+        """Whether files are batches."""
+        return any(file.batch is not None for file in self.files)
+
+    @property
+    def tail(self) -> tuple[str, ...]:
+        """What the paths of the files have in common at their end."""
+        return common_tail([Path(file.source) for file in self.files])
 
     @cached_property
     def var(self) -> pd.DataFrame:
