@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from count_data import write_mtx_folder
 from scvi_cells import draw_counts, make_cells
 
 from fastvae import VAE
@@ -54,6 +55,8 @@ def write_files(folder: Path) -> None:
     (folder / "atlases").mkdir()
     for seed, name in enumerate(("c", "d"), start=4):
         cells(50, seed, n_genes=many).write_h5ad(folder / "atlases" / f"{name}.h5ad")
+    for seed, name in enumerate("AB", start=7):
+        write_mtx_folder(folder / name / "filtered_feature_bc_matrix", cells(40, seed).X.toarray())
     query = cells(60, seed=6, donors=("donor_8", "donor_9"))
     query[:, ::-1][:, : N_GENES - 20].copy().write_h5ad(folder / "query.h5ad")
     # what scvi-tools 1.4.2 saved, and the cells of that model
