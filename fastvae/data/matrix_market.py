@@ -29,6 +29,7 @@ _SHORTEST_ENTRY = len("1 1 1\n")
 _LARGEST_SIZE = 2**31 - 1  # columns are int32
 _ENTRY_BYTES = 12  # int32 row, int32 column, float32 value
 _NUMBERS = b"0123456789+-.eE \t\r\n"
+_SIZES = re.compile(rb"[ \t]*(\d{1,18})[ \t]+(\d{1,18})[ \t]+(\d{1,18})[ \t\r\n]*")
 _WHOLE = re.compile(r"\+?\d+(\.0*)?")
 _REAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -73,7 +74,7 @@ def read_header(path: Path) -> Header:
                 raise InputError(f"{path} has no sizes in its first megabyte; download it again")
             if line.strip() and not line.startswith(b"%"):
                 break
-        sizes = re.fullmatch(r"\s*(\d{1,18})\s+(\d{1,18})\s+(\d{1,18})\s*", _text(line), re.ASCII)
+        sizes = _SIZES.fullmatch(line)
     if sizes is None:
         raise InputError(
             f"{path}, line {n_lines}: expected the numbers of rows, columns and entries, found "
@@ -186,7 +187,7 @@ def _entries(path: Path, header: Header) -> Iterator[tuple[np.ndarray, np.ndarra
     with reporting_damage(path), open_bytes(path) as handle:
         _skip(handle, header.n_bytes)
         for block in line_blocks(handle, path):
-            if not block.isspace():
+            if block.strip(b" \t\r\n"):
                 parsed = _parse(block, header)
                 if parsed is None:
                     raise InputError(_first_bad_line(path, block, n_lines, header))
@@ -244,8 +245,8 @@ def _any_numbers(block: bytes, whole: bool) -> tuple[np.ndarray, np.ndarray, np.
         )
     except (ValueError, OverflowError):  # pandas' own errors are ValueErrors
         return None
-    if frame.shape[1] != 3:
-        return None
+    if frame.shape[1] != 3 or any(kind.kind == "u" for kind in frame.dtypes):
+        return None  # more or fewer fields, or a number beyond int64
     return frame[0].to_numpy(), frame[1].to_numpy(), frame[2].to_numpy()
 
 

@@ -102,8 +102,8 @@ def read_table(path: Path, most: int) -> NameTable:
     header = None
     if rows and _is_header(rows):
         header, rows = rows[0], rows[1:]
-        if rows and len(rows[0]) == len(header) + 1:
-            header = ["", *header]
+        if rows and len(rows[0]) == len(header) + 1 and rows[0][0] == "1":
+            header = ["", *header]  # R names every column but that of the row numbers
     _check_fields(path, rows, header)
     if header is not None:
         rows, header = _without_row_numbers(rows, header)
@@ -205,7 +205,6 @@ def _is_header(rows: list[list[str]]) -> bool:
     first = [field.lower() for field in rows[0]]
     if first[0] in _HEADERS or (first[0] == "" and len(first) > 1 and first[1] in _HEADERS):
         return True
-    # R names every column but that of the row names.
     return first[0] in _WEAK_HEADERS and len(rows) > 1 and len(rows[1]) == len(first) + 1
 
 
