@@ -126,7 +126,9 @@ def test_options_that_make_no_sense(
 
 def test_first_minibatch_of_a_process_is_silent() -> None:
     script = (
-        "import warnings; warnings.simplefilter('error'); import numpy as np;"
+        "import warnings; warnings.simplefilter('error');"
+        "warnings.filterwarnings('ignore', category=DeprecationWarning, module='(?!fastvae)');"
+        "import numpy as np;"
         "from fastvae.data import *;"
         "store = CountStore.from_anndata(read(np.ones((4, 3))));"
         "x = next(iter(Minibatches(store, batch_size=2))).x;"

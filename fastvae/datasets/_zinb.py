@@ -160,9 +160,8 @@ class ZINBSampler:
             last = row + len(block.row_counts)
             starts[row + 1 : last + 1] = start + np.cumsum(block.row_counts)
             row = last
-        for array in (counts, genes):
-            array.resize(end, refcheck=False)
-        matrix = csr_matrix((counts, genes, starts), shape=(n_cells, n_genes))
+        # views: numpy 2.5 copies an array to make it shorter
+        matrix = csr_matrix((counts[:end], genes[:end], starts), shape=(n_cells, n_genes))
         matrix.has_sorted_indices = matrix.has_canonical_format = True
         return matrix
 
