@@ -36,17 +36,26 @@ def joined_obs(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def storable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return `frame` with columns of types that .h5ad and zarr hold.
+    """Return `frame` with an index and columns of types that every anndata writes and reads.
 
-    Texts become categories, truth values and numbers kept as Python objects nullable ones, and
+    Texts in the index become Python objects, which all versions write as plain texts; in columns
+    they become categories, truth values and numbers kept as Python objects nullable ones, and
     mixtures the names of their values (`category_name`). Missing values stay missing.
     """
     import pandas as pd
 
     columns = {number: _storable(frame.iloc[:, number]).array for number in range(frame.shape[1])}
-    result = pd.DataFrame(columns, index=frame.index)
+    index = frame.index.astype(object) if _is_text(frame.index) else frame.index
+    result = pd.DataFrame(columns, index=index)
     result.columns = frame.columns
     return result
+
+
+def _is_text(values: pd.Index | pd.Series) -> bool:
+    """Whether the dtype is one of pandas' own for text."""
+    import pandas as pd
+
+    return isinstance(values.dtype, pd.StringDtype)
 
 
 def _storable(column: pd.Series) -> pd.Series:
@@ -56,7 +65,7 @@ def _storable(column: pd.Series) -> pd.Series:
         return _with_plain_categories(column)
     if isinstance(column.dtype, (pd.Float32Dtype, pd.Float64Dtype)):
         return column.astype(column.dtype.numpy_dtype)
-    if column.dtype != object and not isinstance(column.dtype, pd.StringDtype):
+    if column.dtype != object and not _is_text(column):
         return column
     kind = pd.api.types.infer_dtype(column, skipna=True)
     types = {"boolean": "boolean", "integer": "Int64"}
@@ -75,7 +84,9 @@ def _with_plain_categories(column: pd.Series) -> pd.Series:
     categories = column.cat.categories
     plain = ("string", "boolean", "integer", "floating", "empty")
     if pd.api.types.infer_dtype(categories, skipna=False) in plain:
-        return column
+        if not _is_text(categories):
+            return column
+        return column.cat.rename_categories(categories.astype(object))
     names = [category_name(value) for value in categories]
     if len(set(names)) == len(names):
         return column.cat.rename_categories(names)
