@@ -15,6 +15,7 @@ from . import __version__
 from ._cli import reference_commands
 from ._cli.de_command import de
 from ._cli.options import (
+    AllowFractional,
     BatchKey,
     BatchKeyOf,
     BatchPerFile,
@@ -23,12 +24,15 @@ from ._cli.options import (
     Genome,
     Layer,
     MemoryLimit,
+    NewAllowFractional,
+    NewLayer,
+    NewUseRaw,
     Overwrite,
     Quiet,
     UseRaw,
 )
 from ._cli.train_command import train
-from ._cli.user_errors import user_errors
+from ._cli.user_errors import as_options, user_errors
 
 app = typer.Typer(
     name="fastvae",
@@ -79,6 +83,10 @@ def embed(
         list[Path], typer.Argument(help="Cells with the genes the model was trained on.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .h5ad file to write.")],
+    layer: NewLayer = None,
+    use_raw: NewUseRaw = False,
+    genome: Genome = None,
+    allow_fractional: NewAllowFractional = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
@@ -88,7 +96,15 @@ def embed(
         from .model import Model
 
         model = Model.load(run, device=device)
-        latent = model.write_latent(output, data, overwrite=overwrite)
+        latent = model.write_latent(
+            output,
+            data,
+            overwrite=overwrite,
+            layer=layer,
+            use_raw=use_raw,
+            genome=genome,
+            allow_fractional=allow_fractional,
+        )
         typer.echo(f'{output}: {latent.shape[0]:,} cells, obsm["{KEY}"] {latent.shape}')
 
 
@@ -103,6 +119,7 @@ def convert(
     layer: Layer = None,
     use_raw: UseRaw = False,
     genome: Genome = None,
+    allow_fractional: AllowFractional = False,
     genes: Genes = None,
     batch_key: BatchKey = None,
     batch_key_of: BatchKeyOf = None,
@@ -119,13 +136,12 @@ def convert(
     with user_errors():
         from ._cli.convert_command import run_convert
         from ._cli.inputs import assignments, gene_list
+        from .data._slots import Slot
         from .data.file_names import FileBatches, key_of_files
         from .data.joint import Wanted
 
         wanted = Wanted(
-            layer=layer,
-            use_raw=use_raw,
-            genome=genome,
+            slot=Slot(layer, use_raw, genome, allow_fractional),
             gene_names=gene_list(genes),
             batch_key=key_of_files(data, batch_key, batch_per_file),
             batch_key_of=assignments(batch_key_of, "--batch-key-of"),
@@ -150,19 +166,25 @@ def info(
         list[Path],
         typer.Argument(help="Data, or a folder that fastvae train wrote; several are joined."),
     ],
+    layer: Layer = None,
+    use_raw: UseRaw = False,
+    genome: Genome = None,
+    allow_fractional: AllowFractional = False,
 ) -> None:
     """Say what is in a data set or a trained model, and in several data sets together."""
     with user_errors():
         from ._cli.report import describe
+        from .data._slots import Slot
 
+        slot = Slot(layer, use_raw, genome, allow_fractional)
         for path in paths:
-            typer.echo(describe(path))
+            typer.echo(as_options(describe(path, slot)))
             if len(paths) > 1:
                 typer.echo()
         if len(paths) > 1:
             from ._cli.joint_report import describe_joint
 
-            typer.echo(describe_joint(paths))
+            typer.echo(describe_joint(paths, slot))
 
 
 @app.command(epilog="Example:  fastvae demo -o run_demo")

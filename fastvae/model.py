@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,9 +17,11 @@ from ._model.differential import Differential
 from ._model.fitting import Fitting
 from ._model.query import Querying
 from ._model.query_report import origin_lines
+from ._model.reading import check_reading, fitting
 from ._model.saved import HISTORY, fill_module, read_config, read_weights, write_saved
-from ._model.setup import Options, Setup, Slot
+from ._model.setup import Options, Setup
 from ._model.state import State
+from .data._slots import Slot
 from .data.file_names import FileBatches, key_of_files
 from .data.joint import Wanted
 from .data.opening import FileFrames, Source, narrowed, open_data
@@ -27,6 +29,11 @@ from .errors import InputError
 from .train import read_history, resolve_device, write_history
 from .train.settings import whole_number
 from .train.step import seeded
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._model.reading import Reading
 
 
 class Model(Fitting, Answers, Differential, Querying):
@@ -40,7 +47,7 @@ class Model(Fitting, Answers, Differential, Querying):
     batch_key, labels_key
         Columns of ``obs`` with the batch and the label of each cell.
     layer
-        Take the counts from this layer instead of ``X``.
+        Take the counts from this layer instead of ``X`` ("X" is ``X`` itself).
     use_raw, genome
         Take the counts from ``raw``; which genome of a 10x file that holds several.
     n_latent, n_hidden, n_layers, dropout_rate
@@ -74,6 +81,9 @@ class Model(Fitting, Answers, Differential, Querying):
     encode_covariates
         Tell the encoder the batch as well, not the decoder alone. A query that is mapped onto the
         model then has columns in the encoder too, and its latent positions move.
+    allow_fractional
+        Take counts corrected for ambient RNA (CellBender, SoupX, DecontX): most of them are no
+        whole numbers, and without this such values are refused as log-normalised.
 
     Raises
     ------
@@ -117,6 +127,7 @@ class Model(Fitting, Answers, Differential, Querying):
         batch_key_of: Mapping[str, str] | None = None,
         encode_covariates: bool = False,
         batch_per_file: str | None = None,
+        allow_fractional: bool = False,
     ) -> None:
         batch_key = key_of_files(data, batch_key, batch_per_file)
         options = Options(
@@ -131,12 +142,10 @@ class Model(Fitting, Answers, Differential, Querying):
             encode_covariates=bool(encode_covariates),
         )
         options.check_keys(batch_key, labels_key)
-        slot = Slot(layer, bool(use_raw), genome)
+        slot = Slot(layer, bool(use_raw), genome, bool(allow_fractional))
         source = Source(residence, memory_limit)
         wanted = Wanted(
-            layer=layer,
-            use_raw=bool(use_raw),
-            genome=slot.genome_for(data),
+            slot=fitting(slot, data),
             batch_key=batch_key,
             labels_key=labels_key,
             batch_key_of=dict(batch_key_of or {}),
@@ -189,6 +198,7 @@ class Model(Fitting, Answers, Differential, Querying):
         device: str | torch.device = "auto",
         residence: str = "auto",
         memory_limit: int | str | None = None,
+        **reading: Unpack[Reading],
     ) -> Model:
         """Read a model that `save` wrote.
 
@@ -203,6 +213,9 @@ class Model(Fitting, Answers, Differential, Querying):
             Where the network goes, as in `fit`.
         residence, memory_limit
             Of `data`, as in the constructor.
+        **reading
+            Of `data`: ``layer``, ``use_raw``, ``genome`` and ``allow_fractional``, as in the
+            methods that answer for new data.
 
         Returns
         -------
@@ -214,6 +227,7 @@ class Model(Fitting, Answers, Differential, Querying):
         InputError
             A file is missing, damaged, foreign or of a newer version; or the data do not fit.
         """
+        check_reading(data, reading)
         folder = Path(folder)
         where = resolve_device(device)
         config = read_config(folder)
@@ -235,7 +249,7 @@ class Model(Fitting, Answers, Differential, Querying):
         if (folder / HISTORY).is_file():
             model._history = read_history(folder / HISTORY)
         if data is not None:
-            model._attach(*model._setup.store_of(data, Source(residence, memory_limit)))
+            model._attach(*model._setup.store_of(data, Source(residence, memory_limit), reading))
             model._residence = residence
         return model
 

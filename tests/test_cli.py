@@ -140,7 +140,7 @@ def test_existing_output_is_refused_before_any_work(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("the data were read")
 
-    monkeypatch.setattr("fastvae.data.opening.read", never)
+    monkeypatch.setattr("fastvae.data.opening.read_slot", never)
     before = {path: path.read_bytes() for path in trained.iterdir()}
     result = run("train", data, "-o", trained, code=2)
     assert result.stderr.count("\n") == 1
@@ -151,7 +151,7 @@ def test_existing_output_is_refused_before_any_work(
 def test_failed_training_leaves_no_empty_folder(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     result = run("train", data, "-o", folder, "--batch-key", "donor", code=2)
-    assert result.stderr.startswith("error: obs has no column 'donor' (batch_key)")
+    assert result.stderr.startswith("error: obs has no column 'donor' (--batch-key)")
     assert not folder.exists()
 
 
@@ -161,7 +161,7 @@ def test_defects_keep_their_traceback(
     def defect(*_: Any, **__: Any) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("fastvae.data.opening.read", defect)
+    monkeypatch.setattr("fastvae.data.opening.read_slot", defect)
     with pytest.raises(RuntimeError, match="a defect"):
         run("train", data, "-o", tmp_path / "run")
 

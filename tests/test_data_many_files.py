@@ -142,8 +142,8 @@ def test_command_line(files: list[Path], tmp_path: Path) -> None:
         ("--genes", "twice.txt", "more than once: 'G0'"),
         ("--genes", "one.txt", "names 1 genes; at least two"),
         ("--batch-key-of", "sample", "'sample' is not of the form FILE=COLUMN"),
-        ("--memory-limit", "lots", "memory_limit must be a size such as 500MB"),
-        ("--residence", "gpu", "residence='gpu' is not known"),
+        ("--memory-limit", "lots", "--memory-limit must be a size such as 500MB"),
+        ("--residence", "gpu", "--residence gpu is not known"),
     ],
 )
 def test_options_that_make_no_sense(

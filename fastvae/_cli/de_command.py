@@ -9,7 +9,16 @@ import typer
 
 from .._files import atomic_path, check_new_file
 from ..errors import InputError
-from .options import Device, MemoryLimit, Overwrite, Residence
+from .options import (
+    Device,
+    Genome,
+    MemoryLimit,
+    NewAllowFractional,
+    NewLayer,
+    NewUseRaw,
+    Overwrite,
+    Residence,
+)
 from .user_errors import user_errors
 
 if TYPE_CHECKING:
@@ -36,13 +45,15 @@ def de(
     ] = None,
     mode: Annotated[str, typer.Option(help="change (log-fold changes) or vanilla.")] = "change",
     delta: Annotated[float, typer.Option(help="Log2-fold change that counts.")] = 0.25,
-    fdr: Annotated[float, typer.Option(help="False discovery rate that genes are marked at.")] = (
-        0.05
-    ),
+    fdr_target: Annotated[
+        float, typer.Option("--fdr", help="False discovery rate that genes are marked at.")
+    ] = 0.05,
     batch_correction: Annotated[
         bool, typer.Option("--batch-correction", help="Compare cells as if of the same batches.")
     ] = False,
-    n_samples: Annotated[int, typer.Option(help="Posterior draws per group.")] = 5000,
+    n_samples_overall: Annotated[
+        int, typer.Option("--n-samples", help="Posterior draws per group.")
+    ] = 5000,
     weights: Annotated[
         str, typer.Option(help="Of the draws: uniform, or importance (minutes, not seconds).")
     ] = "uniform",
@@ -58,6 +69,10 @@ def de(
     device: Device = "auto",
     residence: Residence = "auto",
     memory_limit: MemoryLimit = None,
+    layer: NewLayer = None,
+    use_raw: NewUseRaw = False,
+    genome: Genome = None,
+    allow_fractional: NewAllowFractional = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Find the genes that tell groups of cells apart."""
@@ -68,16 +83,22 @@ def de(
             output,
             overwrite=overwrite,
             device=device,
-            residence=residence,
-            memory_limit=memory_limit,
+            reading={
+                "residence": residence,
+                "memory_limit": memory_limit,
+                "layer": layer,
+                "use_raw": use_raw,
+                "genome": genome,
+                "allow_fractional": allow_fractional,
+            },
             groupby=groupby,
             group1=group1 or None,
             group2=group2,
             mode=mode,
             delta=delta,
-            fdr_target=fdr,
+            fdr_target=fdr_target,
             batch_correction=batch_correction,
-            n_samples_overall=n_samples,
+            n_samples_overall=n_samples_overall,
             weights=weights,
             filter_outlier_cells=filter_outlier_cells,
             min_cells=min_cells,
@@ -109,8 +130,7 @@ def run_de(
     *,
     overwrite: bool,
     device: str,
-    residence: str,
-    memory_limit: str | None,
+    reading: dict[str, Any],
     **question: Any,
 ) -> str:
     """Test, write the table and the picture, and return what to tell the user.
@@ -124,7 +144,7 @@ def run_de(
     from ..plots import plot_volcano
 
     table, picture = check_outputs(output, overwrite=overwrite)
-    model = Model.load(run, data, device=device, residence=residence, memory_limit=memory_limit)
+    model = Model.load(run, data, device=device, **reading)
     result = model.differential_expression(**question)
     with atomic_path(table) as temporary:
         result.to_csv(temporary, index_label="gene")

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data._memory import available_memory
+from ..data._slots import Slot
 from ..data.joint import Wanted, match_genes, open_files
 from ..data.opening import FileFrames, Source
 from .report import describe_column, table
 
 
-def describe_joint(paths: Sequence[Path]) -> str:
+def describe_joint(paths: Sequence[Path], slot: Slot) -> str:
     """Return the report on all files together; no counts are read where their kind allows that.
 
     Raises
@@ -19,10 +20,11 @@ def describe_joint(paths: Sequence[Path]) -> str:
     InputError
         They cannot be read, or have no genes in common.
     """
+    wanted = Wanted(slot=slot)
     memory = available_memory() or Source().streaming_memory()
-    files = open_files(paths, Wanted(), memory)
+    files = open_files(paths, wanted, memory)
     genes, _ = match_genes(files, None)
-    obs = FileFrames(tuple(files), Wanted()).obs
+    obs = FileFrames(tuple(files), wanted).obs
     rows = [("together", f"{len(files)} files")]
     rows += [("cells", f"{len(obs):,}"), ("genes", f"{len(genes):,} in common")]
     rows += [("", f"{file.name}: {file.n_cells:,} cells") for file in files]

@@ -24,6 +24,30 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Layer = Annotated[str | None, typer.Option(help="Take the counts from this layer instead of X.")]
 UseRaw = Annotated[bool, typer.Option("--use-raw", help="Take the counts from raw instead of X.")]
+NewLayer = Annotated[
+    str | None,
+    typer.Option(
+        help="Layer of the new data with the counts; X is X itself.  [default: where the model had "
+        "them]"
+    ),
+]
+NewUseRaw = Annotated[
+    bool, typer.Option("--use-raw", help="The counts of the new data are in raw.")
+]
+AllowFractional = Annotated[
+    bool,
+    typer.Option(
+        "--allow-fractional",
+        help="Take corrected counts, no longer whole numbers (CellBender, SoupX, DecontX).",
+    ),
+]
+NewAllowFractional = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-fractional",
+        help="Take corrected counts, no longer whole numbers.  [default: if the model did]",
+    ),
+]
 Genome = Annotated[str | None, typer.Option(help="Which genome of a 10x file that holds several.")]
 Genes = Annotated[
     Path | None,

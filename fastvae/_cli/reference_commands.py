@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .options import (
+    AllowFractional,
     BatchKey,
     BatchKeyOf,
     BatchPerFile,
@@ -24,6 +25,9 @@ from .options import (
     Layer,
     LearningRate,
     MemoryLimit,
+    NewAllowFractional,
+    NewLayer,
+    NewUseRaw,
     Overwrite,
     Quiet,
     Residence,
@@ -60,9 +64,10 @@ def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[
                 "decoder, encoder or none."
             ),
         ] = "all",
-        layer: Layer = None,
-        use_raw: UseRaw = False,
+        layer: NewLayer = None,
+        use_raw: NewUseRaw = False,
         genome: Genome = None,
+        allow_fractional: NewAllowFractional = None,
         min_genes: Annotated[
             float, typer.Option(help="Refuse a smaller share of the reference's genes.")
         ] = 0.1,
@@ -111,6 +116,7 @@ def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[
                     layer=layer,
                     use_raw=use_raw,
                     genome=genome,
+                    allow_fractional=allow_fractional,
                     min_genes=min_genes,
                     device=device,
                     residence=residence,
@@ -158,6 +164,9 @@ def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[
         batch_key: BatchKey = None,
         labels_key: LabelsKey = None,
         layer: Layer = None,
+        use_raw: UseRaw = False,
+        genome: Genome = None,
+        allow_fractional: AllowFractional = False,
         dispersion: Annotated[
             str | None, typer.Option(help="Of a scvi 0.6 model whose weights leave it open.")
         ] = None,
@@ -178,16 +187,22 @@ def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[
             from .run_folder import list_files, run_folder, write_run
 
             where = resolve_device(device)
+            reading: Any = {
+                "layer": layer,
+                "use_raw": use_raw,
+                "genome": genome,
+                "allow_fractional": allow_fractional,
+            }
             with run_folder(output, overwrite=overwrite) as folder:
                 if checkpoint.is_dir() and list(checkpoint.glob("*model.pt")):
-                    model = from_scvi_tools(checkpoint, data, device=where)
+                    model = from_scvi_tools(checkpoint, data, device=where, **reading)
                 else:
                     model = from_legacy_checkpoint(
                         checkpoint,
                         data,
                         batch_key=batch_key,
                         labels_key=labels_key,
-                        layer=layer,
+                        **reading,
                         device=where,
                         dispersion=dispersion,
                         reconstruction_loss=reconstruction_loss,

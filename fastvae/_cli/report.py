@@ -9,8 +9,9 @@ import numpy as np
 
 from .._model.saved import CONFIG, WEIGHTS, read_config
 from .._model.setup import Setup
-from ..data import read
+from ..data._slots import Slot
 from ..data.categories import category_name
+from ..data.formats import read_slot
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ MOST_BATCHES = 200
 """A column with more categories than this is hardly a batch."""
 
 
-def describe(path: Path) -> str:
-    """Return the report on `path`, whichever of the two it is.
+def describe(path: Path, slot: Slot) -> str:
+    """Return the report on `path`, whichever of the two it is; on data, with the counts in `slot`.
 
     Raises
     ------
@@ -29,8 +30,10 @@ def describe(path: Path) -> str:
         It is neither, or it cannot be read.
     """
     if path.is_dir() and any((path / name).exists() for name in (CONFIG, WEIGHTS)):
+        if slot != Slot():
+            raise InputError(f"{path} is a trained model; {slot} can be asked for of data only")
         return _describe_run(path)
-    return _describe_data(path)
+    return _describe_data(path, slot)
 
 
 def table(rows: list[tuple[str, str]]) -> str:
@@ -39,23 +42,24 @@ def table(rows: list[tuple[str, str]]) -> str:
     return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
 
 
-def _describe_data(path: Path) -> str:
+def _describe_data(path: Path, slot: Slot) -> str:
     problem = None
     extra: list[tuple[str, str]] = []
     try:
-        adata = read(path)
+        adata = read_slot(path, slot)
         counts, obs, var = adata.X, adata.obs, adata.var
     except InputError as error:
         if path.suffix != ".h5ad" or not path.is_file():
             raise
         problem, counts = error, None
     if path.suffix == ".h5ad":
-        obs, var, extra = _other_parts(path, problem)
+        obs, all_genes, extra = _other_parts(path, problem)
+        var = all_genes if counts is None else var
     rows = [("file", str(path)), ("cells", f"{len(obs):,}"), ("genes", f"{len(var):,}")]
     if counts is not None:
-        rows += _describe_counts(counts)
+        rows += _describe_counts(counts, str(slot))
     else:
-        rows.append(("X as counts", f"no: {problem}"))
+        rows.append((f"{slot} as counts", f"no: {problem}"))
     rows += extra
     rows += [(f"obs[{str(name)!r}]", describe_column(obs[name])) for name in obs.columns]
     return table(rows)
@@ -73,19 +77,21 @@ def _other_parts(
         # A file that anndata cannot open either: what `read` said about it is clearer.
         raise (problem or error) from None
     try:
-        extra = [("layers", ", ".join(name for name in adata.layers if name is not None) or "none")]
+        layers = [str(name) for name in adata.layers if name is not None]
+        extra = [("layers", ", ".join(layers) or "none")]
         extra.append(("raw", f"{adata.raw.shape[1]:,} genes" if adata.raw is not None else "none"))
         return adata.obs.copy(), adata.var.copy(), extra
     finally:
         adata.file.close()
 
 
-def _describe_counts(counts: Any) -> list[tuple[str, str]]:
+def _describe_counts(counts: Any, slot: str) -> list[tuple[str, str]]:
     totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     density = counts.nnz / max(counts.shape[0] * counts.shape[1], 1)
     whole = bool(np.all(counts.data == np.rint(counts.data)))
+    fractions = "" if whole else ", with some values that are not whole numbers"
     rows = [
-        ("X as counts", "yes" if whole else "yes, with some values that are not whole numbers"),
+        (f"{slot} as counts", f"yes{fractions}"),
         ("non-zero", f"{100 * density:.2f} % of the entries"),
         ("counts", f"{counts.data.min():g} to {counts.data.max():g} where not zero"),
         (

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import (
+    AllowFractional,
     BatchKey,
     BatchKeyOf,
     BatchPerFile,
@@ -62,6 +63,7 @@ def train(
     layer: Layer = None,
     use_raw: UseRaw = False,
     genome: Genome = None,
+    allow_fractional: AllowFractional = False,
     max_epochs: Annotated[
         int | None, typer.Option(help="Passes over the cells.  [default: by the number of cells]")
     ] = None,
@@ -131,6 +133,7 @@ def train(
                 layer=layer,
                 use_raw=use_raw,
                 genome=genome,
+                allow_fractional=allow_fractional,
                 n_latent=n_latent,
                 n_hidden=n_hidden,
                 n_layers=n_layers,

@@ -21,10 +21,12 @@ from .latents import EVALUATION_BATCH
 from .overall import overall_expression
 from .posterior import PosteriorAnswers
 from .quality import QualityAnswers
+from .reading import Reading
 from .select import batch_codes, cell_rows, gene_columns
 
 if TYPE_CHECKING:
     import pandas as pd
+    from typing_extensions import Unpack
 
 
 class Answers(PosteriorAnswers, QualityAnswers):
@@ -43,6 +45,14 @@ class Answers(PosteriorAnswers, QualityAnswers):
     seed
         Of the random draws: the same question has the same answer. None draws from torch's
         generator.
+    layer, use_raw
+        Where the counts of `data` are: in this layer ("X" for ``X`` itself), or in ``raw``. By
+        default where the model had them; data with a single matrix may have them there.
+    genome
+        Which genome of a 10x file that holds several; by default the model's.
+    allow_fractional
+        Take counts corrected for ambient RNA, which are no longer whole numbers; by default if
+        the model did.
 
     Raises
     ------
@@ -66,12 +76,13 @@ class Answers(PosteriorAnswers, QualityAnswers):
         weights: Literal["uniform", "importance"] = "uniform",
         importance_weighting_kwargs: Mapping[str, Any] | None = None,
         seed: int | None = 0,
+        **reading: Unpack[Reading],
     ) -> pd.DataFrame | np.ndarray:
         r"""Return denoised expression: what the decoder makes of a draw of z.
 
         Parameters
         ----------
-        data, cells, batch_size, seed
+        data, cells, batch_size, seed, **reading
             See the class.
         genes
             Names of the genes wanted; all by default.
@@ -152,7 +163,7 @@ class Answers(PosteriorAnswers, QualityAnswers):
                 "weighted by what they decode to; ask for each in turn"
             )
         columns = gene_columns(genes, self._setup.gene_names)
-        store = self._store_for(data)
+        store = self._store_for(data, reading)
         rows = cell_rows(cells, store.n_cells)
         n_genes = store.n_genes if columns is None else len(columns)
         separate = n_samples > 1 and not return_mean
@@ -197,7 +208,11 @@ class Answers(PosteriorAnswers, QualityAnswers):
         return pd.DataFrame(result, index=store.cell_names[rows], columns=names, copy=False)
 
     def write_latent(
-        self, path: str | os.PathLike[str], data: Any = None, overwrite: bool = False
+        self,
+        path: str | os.PathLike[str],
+        data: Any = None,
+        overwrite: bool = False,
+        **reading: Unpack[Reading],
     ) -> np.ndarray:
         """Write a light .h5ad: the latent space in ``obsm["X_fastvae"]``, obs and var, no counts.
 
@@ -205,7 +220,7 @@ class Answers(PosteriorAnswers, QualityAnswers):
         ----------
         path
             The file; it is written whole or not at all.
-        data
+        data, **reading
             See the class.
         overwrite
             Replace a file that is there.
@@ -216,13 +231,9 @@ class Answers(PosteriorAnswers, QualityAnswers):
             The latent space, (N, n_latent) float32.
         """
         target = check_new_file(path, overwrite=overwrite)
-        if data is None:
-            store, frames = self._own_store(), self._frames
-        else:
-            store, frames = self._setup.store_of(data)
+        store, frames = self._opened(data, reading)
         rows = cell_rows(None, store.n_cells)
         batches = self._minibatches(store, rows, EVALUATION_BATCH)
         latent = inference.latent(self.module, batches, len(rows), give_mean=True, seed=0)
-        assert frames is not None
         write_latent_file(target, latent, frames.obs, frames.var)
         return latent

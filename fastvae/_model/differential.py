@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from ..data.opening import Frames
 from ..data.store import Store
 from ..errors import InputError
 from ..train.settings import real_number, whole_number
@@ -21,12 +20,14 @@ from .differential_groups import Comparisons, by_groups, by_rows
 from .differential_sides import check_outlier_filter, inlying_sides, pick
 from .differential_table import columns_of, data_frame
 from .importance import Weighting
+from .reading import Reading
 from .reweighting import Reweighting
 from .select import batch_codes
 from .state import State
 
 if TYPE_CHECKING:
     import pandas as pd
+    from typing_extensions import Unpack
 
 COUNTING_BATCH = 4096
 """Cells per minibatch where only counts are added up."""
@@ -66,6 +67,7 @@ class Differential(State):
         filter_outlier_cells: bool = False,
         importance_weighting_kwargs: Mapping[str, Any] | None = None,
         seed: int | None = 0,
+        **reading: Unpack[Reading],
     ) -> pd.DataFrame:
         r"""Test every gene for differential expression between groups of cells.
 
@@ -85,7 +87,7 @@ class Differential(State):
 
         Parameters
         ----------
-        data, batch_size, seed
+        data, batch_size, seed, **reading
             See `Answers`.
         groupby
             Column of obs that names the groups.
@@ -198,7 +200,7 @@ class Differential(State):
         if filter_outlier_cells:
             check_outlier_filter()
         codes1, codes2 = self._batches_told(batch_correction, batchid1, batchid2)
-        store, frames = self._data_and_frames(data)
+        store, frames = self._opened(data, reading)
         obs = frames.obs
         if idx1 is not None:
             if group1 is not None or group2 is not None:
@@ -275,13 +277,6 @@ class Differential(State):
                 stacklevel=3,
             )
         return both[0], both[1]
-
-    def _data_and_frames(self, data: Any) -> tuple[Store, Frames]:
-        if data is not None:
-            return self._setup.store_of(data)
-        store = self._own_store()
-        assert self._frames is not None
-        return store, self._frames
 
     def _sum_groups(self, store: Store, compared: Comparisons) -> GroupSums:
         batches = self._minibatches(store, compared.all_cells(), COUNTING_BATCH)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..train.settings import whole_number
 from . import inference
+from .reading import Reading
 from .select import cell_rows
 from .state import State
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 EVALUATION_BATCH = 512
 """Cells per minibatch unless the question says otherwise."""
@@ -28,12 +32,13 @@ class LatentAnswers(State):
         mc_samples: int = 5000,
         return_dist: bool = False,
         seed: int | None = 0,
+        **reading: Unpack[Reading],
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Return where each cell lies in latent space.
 
         Parameters
         ----------
-        data, cells, batch_size, seed
+        data, cells, batch_size, seed, **reading
             See `Answers`.
         give_mean
             The mean of the posterior q(z | x); otherwise one draw of it.
@@ -50,7 +55,7 @@ class LatentAnswers(State):
             (N, n_latent) float32, or two of them.
         """
         n_draws = whole_number("mc_samples", mc_samples, minimum=1)
-        store = self._store_for(data)
+        store = self._store_for(data, reading)
         rows = cell_rows(cells, store.n_cells)
         batches = self._minibatches(store, rows, batch_size)
         if return_dist:
@@ -67,12 +72,13 @@ class LatentAnswers(State):
         batch_size: int = EVALUATION_BATCH,
         *,
         seed: int | None = 0,
+        **reading: Unpack[Reading],
     ) -> np.ndarray:
         """Return the library size of each cell.
 
         Parameters
         ----------
-        data, cells, batch_size, seed
+        data, cells, batch_size, seed, **reading
             See `Answers`.
         give_mean
             The mean of its posterior; otherwise one draw. With the observed library size either
@@ -83,7 +89,7 @@ class LatentAnswers(State):
         ndarray
             (N, 1) float32, not logarithms.
         """
-        store = self._store_for(data)
+        store = self._store_for(data, reading)
         rows = cell_rows(cells, store.n_cells)
         batches = self._minibatches(store, rows, batch_size)
         return inference.library(self.module, batches, len(rows), give_mean=give_mean, seed=seed)

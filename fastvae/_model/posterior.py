@@ -20,11 +20,13 @@ from .draws import entropy_of
 from .latents import EVALUATION_BATCH, LatentAnswers
 from .posterior_correlation import KNOTS, pearson, spearman
 from .posterior_draws import decoded
+from .reading import Reading
 from .select import batch_codes, cell_rows, gene_columns
 
 if TYPE_CHECKING:
     import pandas as pd
     import scipy.sparse as sp
+    from typing_extensions import Unpack
 
 _FEWER = "ask for fewer genes (genes=) or for parts of the cells (cells=)"
 
@@ -42,12 +44,13 @@ class PosteriorAnswers(LatentAnswers):
         *,
         genes: Any = None,
         seed: int | None = 0,
+        **reading: Unpack[Reading],
     ) -> dict[str, np.ndarray]:
         """Return the parameters of p(x | z, l) at draws of z (and l).
 
         Parameters
         ----------
-        data, cells, batch_size, seed
+        data, cells, batch_size, seed, **reading
             See `Answers`.
         n_samples
             Draws per cell.
@@ -65,7 +68,7 @@ class PosteriorAnswers(LatentAnswers):
             A dispersion that all cells share is repeated without taking memory; copy it to
             write to it.
         """
-        draws, store, rows, columns = self._question(data, cells, n_samples, genes)
+        draws, store, rows, columns = self._question(data, cells, n_samples, genes, reading)
         n_genes = store.n_genes if isinstance(columns, slice) else len(columns)
         separate = draws > 1 and not give_mean
         shape = (draws, len(rows), n_genes) if separate else (len(rows), n_genes)
@@ -108,12 +111,13 @@ class PosteriorAnswers(LatentAnswers):
         batch_size: int = EVALUATION_BATCH,
         *,
         seed: int | None = 0,
+        **reading: Unpack[Reading],
     ) -> sp.csr_matrix | list[sp.csr_matrix]:
         """Draw counts that the model holds for possible: z from q(z | x), then x from p(x | z).
 
         Parameters
         ----------
-        data, cells, batch_size, seed
+        data, cells, batch_size, seed, **reading
             See `Answers`.
         transform_batch
             Draw as if every cell were of this batch; one only, since the mean of counts from
@@ -136,7 +140,7 @@ class PosteriorAnswers(LatentAnswers):
                 f"transform_batch must be one batch, not {len(codes)}: the mean of counts drawn "
                 "from several is no count; ask for each in turn"
             )
-        draws, store, rows, columns = self._question(data, cells, n_samples, genes)
+        draws, store, rows, columns = self._question(data, cells, n_samples, genes, reading)
         batches = self._minibatches(store, rows, batch_size)
         parts: list[list[sp.csr_matrix]] = [[] for _ in range(draws)]
         with evaluating(self.module, seed=0):
@@ -157,6 +161,7 @@ class PosteriorAnswers(LatentAnswers):
         *,
         genes: Any = None,
         seed: int | None = 0,
+        **reading: Unpack[Reading],
     ) -> pd.DataFrame:
         """Correlate genes over cells and draws of their denoised expression.
 
@@ -167,7 +172,7 @@ class PosteriorAnswers(LatentAnswers):
 
         Parameters
         ----------
-        data, cells, batch_size, seed
+        data, cells, batch_size, seed, **reading
             See `Answers`.
         n_samples
             Draws per cell.
@@ -197,7 +202,7 @@ class PosteriorAnswers(LatentAnswers):
             )
         size = real_number("rna_size_factor", rna_size_factor, above=0.0)
         codes = batch_codes(transform_batch, self._setup.batch_categories, self._setup.batch_key)
-        draws, store, rows, columns = self._question(data, cells, n_samples, genes)
+        draws, store, rows, columns = self._question(data, cells, n_samples, genes, reading)
         names = store.gene_names[columns]
         needed = (
             8 * len(names) * (3 * len(names) + (3 * KNOTS if correlation_type[0] == "s" else 0))
@@ -227,11 +232,11 @@ class PosteriorAnswers(LatentAnswers):
         return pd.DataFrame(found / len(codes), index=labels, columns=labels)
 
     def _question(
-        self, data: Any, cells: Any, n_samples: Any, genes: Any
+        self, data: Any, cells: Any, n_samples: Any, genes: Any, reading: Reading
     ) -> tuple[int, Store, np.ndarray, Any]:
         """Number of draws, store, rows, and the columns of the genes as an index."""
         draws = whole_number("n_samples", n_samples, minimum=1)
         columns = gene_columns(genes, self._setup.gene_names)
-        store = self._store_for(data)
+        store = self._store_for(data, reading)
         rows = cell_rows(cells, store.n_cells)
         return draws, store, rows, slice(None) if columns is None else columns

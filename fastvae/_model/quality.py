@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..train.settings import whole_number
 from . import inference
 from .latents import EVALUATION_BATCH
+from .reading import Reading
 from .select import cell_rows
 from .state import State
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class QualityAnswers(State):
@@ -24,6 +28,7 @@ class QualityAnswers(State):
         return_mean: bool = True,
         *,
         seed: int | None = 0,
+        **reading: Unpack[Reading],
     ) -> float | np.ndarray:
         """Return the evidence lower bound of a cell, higher is better, as scvi-tools does.
 
@@ -33,7 +38,7 @@ class QualityAnswers(State):
 
         Parameters
         ----------
-        data, cells, batch_size, seed
+        data, cells, batch_size, seed, **reading
             See `Answers`.
         return_mean
             The mean over cells; otherwise one value per cell.
@@ -43,7 +48,7 @@ class QualityAnswers(State):
         float or ndarray
             (N,) float64 with ``return_mean=False``.
         """
-        losses, divergences = self._losses(data, cells, batch_size, seed)
+        losses, divergences = self._losses(data, cells, batch_size, seed, reading)
         elbo = -(losses + divergences)
         return float(elbo.mean()) if return_mean else elbo
 
@@ -55,6 +60,7 @@ class QualityAnswers(State):
         return_mean: bool = True,
         *,
         seed: int | None = 0,
+        **reading: Unpack[Reading],
     ) -> float | np.ndarray:
         """Return ``-log p(x | z, l)`` at one draw, lower is better.
 
@@ -62,7 +68,7 @@ class QualityAnswers(State):
 
         Parameters
         ----------
-        data, cells, batch_size, return_mean, seed
+        data, cells, batch_size, return_mean, seed, **reading
             As in `get_elbo`.
 
         Returns
@@ -70,7 +76,7 @@ class QualityAnswers(State):
         float or ndarray
             (N,) float64 with ``return_mean=False``.
         """
-        losses, _ = self._losses(data, cells, batch_size, seed)
+        losses, _ = self._losses(data, cells, batch_size, seed, reading)
         return float(losses.mean()) if return_mean else losses
 
     def get_marginal_ll(
@@ -82,6 +88,7 @@ class QualityAnswers(State):
         return_mean: bool = True,
         *,
         seed: int | None = 0,
+        **reading: Unpack[Reading],
     ) -> float | np.ndarray:
         """Return an estimate of log p(x), higher is better.
 
@@ -90,7 +97,7 @@ class QualityAnswers(State):
 
         Parameters
         ----------
-        data, cells, batch_size, return_mean, seed
+        data, cells, batch_size, return_mean, seed, **reading
             As in `get_elbo`.
         n_mc_samples
             Draws per cell.
@@ -101,7 +108,7 @@ class QualityAnswers(State):
             (N,) float64 with ``return_mean=False``.
         """
         n_samples = whole_number("n_mc_samples", n_mc_samples, minimum=1)
-        store = self._store_for(data)
+        store = self._store_for(data, reading)
         rows = cell_rows(cells, store.n_cells)
         values = inference.marginal_log_likelihood(
             self.module,
@@ -113,9 +120,9 @@ class QualityAnswers(State):
         return float(values.mean()) if return_mean else values
 
     def _losses(
-        self, data: Any, cells: Any, batch_size: int, seed: int | None
+        self, data: Any, cells: Any, batch_size: int, seed: int | None, reading: Reading
     ) -> tuple[np.ndarray, np.ndarray]:
-        store = self._store_for(data)
+        store = self._store_for(data, reading)
         rows = cell_rows(cells, store.n_cells)
         batches = self._minibatches(store, rows, batch_size)
         return inference.loss_of_cells(self.module, batches, len(rows), seed=seed)

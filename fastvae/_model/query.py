@@ -23,7 +23,8 @@ from ..train.settings import real_number
 from .query_freeze import check_mode
 from .query_report import MISSING_WARNING, genes_report, missing_text
 from .query_widen import extended_setup, widened
-from .setup import Setup, Slot
+from .reading import Reading, fitting, slot_of
+from .setup import Setup
 from .state import State
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Querying(State):
         residence: str = "auto",
         memory_limit: int | str | None = None,
         batch_per_file: str | None = None,
+        allow_fractional: bool | None = None,
     ) -> Self:
         """Make a model of `data` with the weights of a trained reference, wider by new batches.
 
@@ -75,8 +77,10 @@ class Querying(State):
             the encoders are trained too, so that the query moves to where the reference's decoder
             explains it; embed the reference's cells with the reference. "encoder": all of the
             decoder is trained, and of the encoders only new columns. False: everything is trained.
-        layer, use_raw, genome
-            Where the counts are in `data`; where the reference had them if none is given.
+        layer, use_raw, genome, allow_fractional
+            Where the counts are in `data`, and whether they may be other than whole numbers; as
+            the reference had them if none is given. Data with a single matrix may have it
+            elsewhere.
         min_genes
             Refuse data with a smaller share of the reference's genes.
         batch_key_of, batch_per_file, residence, memory_limit
@@ -116,14 +120,13 @@ class Querying(State):
         if batch_per_file is not None:
             known_names = setup.batch_categories
             file_batches = FileBatches(known_names, setup.file_tail, strict=True)
-        slot = setup.slot
-        if layer is not None or use_raw or genome is not None:
-            slot = Slot(layer, bool(use_raw), genome)
+        reading = Reading(
+            layer=layer, use_raw=use_raw, genome=genome, allow_fractional=allow_fractional
+        )
+        slot = slot_of(setup.slot, reading)
         labelled = setup.options.dispersion == "gene-label"
         wanted = Wanted(
-            layer=slot.layer,
-            use_raw=slot.use_raw,
-            genome=slot.genome_for(data),
+            slot=fitting(slot, data),
             batch_key=key,
             labels_key=setup.labels_key if labelled else None,
             batch_key_of=dict(batch_key_of or {}),
@@ -135,7 +138,7 @@ class Querying(State):
         store, frames = open_data(data, wanted, Source(residence, memory_limit))
         known_names = as_known(store.batch_categories, setup.batch_categories)
         store = replace(store, batch_categories=known_names)
-        wide = extended_setup(setup, store, key, slot)
+        wide = extended_setup(setup, store, key, replace(slot, asked_for=True))
         new = [name for name in store.batch_categories if name not in setup.batch_categories]
         if freeze is True and not new:
             raise InputError(
@@ -184,6 +187,7 @@ class Querying(State):
         residence: str = "auto",
         memory_limit: int | str | None = None,
         batch_per_file: str | None = None,
+        allow_fractional: bool | None = None,
         **fit: Any,
     ) -> Self:
         """Map `data` onto this model and train what is new: `load_query`, then `fit`.
@@ -191,7 +195,7 @@ class Querying(State):
         Parameters
         ----------
         data, batch_key, freeze, layer, use_raw, genome, min_genes, batch_key_of, residence, \
-memory_limit, device, batch_per_file
+memory_limit, device, batch_per_file, allow_fractional
             As in `load_query`.
         **fit
             As in `fit`, except that the KL divergence has its full weight from the beginning
@@ -221,9 +225,10 @@ memory_limit, device, batch_per_file
             residence=residence,
             memory_limit=memory_limit,
             batch_per_file=batch_per_file,
+            allow_fractional=allow_fractional,
         )
-        fitting: Any = model
-        result: Self = fitting.fit(**{"n_epochs_kl_warmup": None, "device": device, **fit})
+        trainable: Any = model
+        result: Self = trainable.fit(**{"n_epochs_kl_warmup": None, "device": device, **fit})
         return result
 
 

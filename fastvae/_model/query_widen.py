@@ -8,9 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..data._slots import Slot
 from ..data.store import Store
 from ..errors import InputError
-from .setup import Setup, Slot
+from .setup import Setup
 
 UNNAMED = "reference"
 """The batch of the cells of a reference that had no batch key."""

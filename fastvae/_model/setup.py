@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..data._slots import Slot
 from ..data.file_names import FileBatches
 from ..data.genes import MayLack
 from ..data.joint import Wanted
@@ -18,6 +18,7 @@ from ..data.store import Store
 from ..errors import InputError
 from ..train.settings import real_number, whole_number
 from ..vae import VAE
+from .reading import fitting, slot_of
 
 
 @dataclass(frozen=True)
@@ -64,27 +65,6 @@ class Options:
                 f"dispersion={self.dispersion!r} needs {name}, the column of obs with one "
                 f"dispersion per category; give {name} or use dispersion='gene'"
             )
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where in the data the counts are; at most one of `layer` and `use_raw`."""
-
-    layer: str | None = None
-    use_raw: bool = False
-    genome: str | None = None
-
-    def genome_for(self, data: Any) -> str | None:
-        """Return `genome` where the data can have several: in files that are not .h5ad."""
-        paths = data if isinstance(data, (list, tuple)) else [data]
-        files = [Path(path) for path in paths if isinstance(path, (str, os.PathLike))]
-        several = any(path.suffix not in (".h5ad", ".zarr") for path in files)
-        return self.genome if several else None
-
-    def __str__(self) -> str:
-        name = "raw" if self.use_raw else "X"
-        name = name if self.layer is None else f"layers[{self.layer!r}]"
-        return name if self.genome is None else f"{name}, genome {self.genome}"
 
 
 @dataclass(frozen=True)
@@ -147,11 +127,13 @@ class Setup:
             **asdict(self.options),
         )
 
-    def store_of(self, data: Any, source: Source | None = None) -> tuple[Store, Frames]:
+    def store_of(
+        self, data: Any, source: Source | None = None, reading: Mapping[str, Any] | None = None
+    ) -> tuple[Store, Frames]:
         """Read `data` and bring its genes and categories into the model's order.
 
         Labels are asked for only where the model uses them. Library statistics are those of the
-        data that the model was made for.
+        data that the model was made for. `reading` says how the data are read: see `Reading`.
 
         Returns
         -------
@@ -160,9 +142,7 @@ class Setup:
         """
         labelled = self.options.dispersion == "gene-label"
         wanted = Wanted(
-            layer=self.slot.layer,
-            use_raw=self.slot.use_raw,
-            genome=self.slot.genome_for(data),
+            slot=fitting(slot_of(self.slot, reading or {}), data),
             batch_key=self.batch_key,
             labels_key=self.labels_key if labelled else None,
             file_batches=self.file_batches(),
@@ -183,7 +163,7 @@ class Setup:
     def to_config(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         data = {name: getattr(self, name) for name in _DATA_FIELDS}
-        return {"options": asdict(self.options), "slot": asdict(self.slot), "data": data}
+        return {"options": asdict(self.options), "slot": self.slot.to_config(), "data": data}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Setup:

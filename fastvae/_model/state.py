@@ -17,6 +17,7 @@ from ..train.settings import whole_number
 from ..train.step import device_of, seeded
 from ..vae import VAE
 from .draws import whole_blocks
+from .reading import check_reading
 from .setup import Setup
 
 if TYPE_CHECKING:
@@ -116,5 +117,14 @@ class State:
             )
         return self._store
 
-    def _store_for(self, data: Any) -> Store:
-        return self._own_store() if data is None else self._setup.store_of(data)[0]
+    def _store_for(self, data: Any, reading: Mapping[str, Any]) -> Store:
+        return self._opened(data, reading)[0]
+
+    def _opened(self, data: Any, reading: Mapping[str, Any]) -> tuple[Store, Frames]:
+        """Return `data` as the model reads it, or the model's own where that is None."""
+        check_reading(data, reading)
+        if data is not None:
+            return self._setup.store_of(data, reading=reading)
+        store, frames = self._own_store(), self._frames
+        assert frames is not None
+        return store, frames

@@ -15,7 +15,7 @@ from ._arrays import StoredArray, fast_zarr, hdf5_array, zarr_array
 from ._h5 import kind_of, opened, reporting_damage
 from ._matrix import open_arrays, read_transposed, stored_layout
 from ._memory import size_text
-from ._slots import Slots
+from ._slots import RAW, Slot, Slots
 from ._watch import Watch
 from .folder_layout import is_mtx
 from .h5ad import read_element, read_frame
@@ -204,17 +204,15 @@ class _LateNames:
         return str(self._names()[at])
 
 
-def open_count_file(
-    path: Path, *, layer: str | None, use_raw: bool, genome: str | None, memory: int
-) -> CountFile:
+def open_count_file(path: Path, slot: Slot, memory: int) -> CountFile:
     """Open an input without reading its counts, where its kind allows that.
 
     Parameters
     ----------
     path
         .h5ad or AnnData zarr; any other kind that `read` takes is read into memory.
-    layer, use_raw, genome
-        As for `read`.
+    slot
+        Where its counts are.
     memory
         Bytes that a matrix stored by gene may take, which has to be turned in memory.
 
@@ -228,7 +226,7 @@ def open_count_file(
     InputError
         As `read`, or a matrix stored by gene that is too large.
     """
-    from .formats import ACCEPTED, read
+    from .formats import ACCEPTED, read_slot
 
     if not path.exists():
         raise InputError(f"{path} does not exist; expected {ACCEPTED}")
@@ -236,13 +234,13 @@ def open_count_file(
     if is_zarr(path):
         with reporting_damage(path), fast_zarr():
             group = _open_zarr(path)
-            return _stored(group, path, layer, use_raw, memory, _zarr_wrapper(path, watch))
+            return _stored(group, path, slot, memory, _zarr_wrapper(path, watch))
     stored = False
     if path.is_file() and not is_mtx(path):
         with opened(path) as file, reporting_damage(path):
             stored = kind_of(file) == "h5ad" and not hasattr(file["obs"], "dtype")
     if not stored:
-        return MemoryFile(str(path), read(path, layer=layer, use_raw=use_raw, genome=genome))
+        return MemoryFile(str(path), read_slot(path, slot))
     import h5py
 
     if importlib.util.find_spec("hdf5plugin"):
@@ -254,7 +252,7 @@ def open_count_file(
         def wrap(array: Any, where: str) -> StoredArray:
             return hdf5_array(array, where, watch, path)
 
-        return _stored(file, path, layer, use_raw, memory, wrap)
+        return _stored(file, path, slot, memory, wrap)
 
 
 def _open_zarr(path: Path) -> Any:
@@ -278,8 +276,7 @@ def _zarr_wrapper(path: Path, watch: Watch) -> Callable[[Any, str], StoredArray]
 def _stored(
     group: Any,
     path: Path,
-    layer: str | None,
-    use_raw: bool,
+    wanted: Slot,
     memory: int,
     wrap: Callable[[Any, str], StoredArray],
 ) -> CountFile:
@@ -291,9 +288,9 @@ def _stored(
         layers=group.get("layers", {}),
         raw=None if raw is None else lambda: raw,
     )
-    slot, matrix = slots.choose(layer, use_raw)
+    slot, matrix = slots.choose(wanted)
     where = f"{slot} of {source}"
-    var_key = "raw/var" if use_raw else "var"
+    var_key = "raw/var" if slot == RAW else "var"
     file = CountFile(source, group, _rows(matrix, where, memory, wrap), var_key, slots, slot)
     n_obs = file.length_of("obs")
     if file.rows.shape != (n_obs, len(file.var_names)):

@@ -115,8 +115,7 @@ def choose_genome(names: list[str], wanted: str | None, source: str) -> str:
         return wanted
     if len(names) > 1:
         raise InputError(
-            f"{source} has {len(names)} genomes; {those_there(names)}; pass genome= (--genome) to "
-            "choose one"
+            f"{source} has {len(names)} genomes; {those_there(names)}; pass genome= to choose one"
         )
     return names[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,13 @@ import numpy as np
 
 from ..errors import InputError
 from ._h5 import kind_of, opened, reporting_damage
+from ._slots import Slot
 from .countfile import is_zarr
 from .folder_layout import is_mtx
 from .h5ad import assemble, from_object, joined, read_h5ad
 from .mtx_folder import read_mtx_folder
 from .tenx import read_tenx_h5
+from .validate import Origin
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,6 +34,7 @@ def read(
     layer: str | None = None,
     use_raw: bool = False,
     genome: str | None = None,
+    allow_fractional: bool = False,
 ) -> AnnData:
     """Read counts of any supported kind, check them, and return them in one form.
 
@@ -44,11 +48,14 @@ def read(
         matrix of any format, a 2-D ndarray. It is never modified, and the result shares no memory
         with it.
     layer
-        Take this layer instead of X.
+        Take this layer instead of X; "X" is X itself.
     use_raw
         Take ``.raw`` (its matrix and its genes) instead of X.
     genome
         Which genome of a 10x file or folder that holds several.
+    allow_fractional
+        Take counts corrected for ambient RNA (CellBender, SoupX, DecontX), which are no longer
+        whole numbers.
 
     Returns
     -------
@@ -63,7 +70,8 @@ def read(
     InputError
         Not found, not readable, an option that does not fit, too large for the memory that is
         available, duplicate genes, fewer than two cells or genes, or values that are not counts
-        (negative, NaN, infinite, log-normalised). The message says where and what to do.
+        (negative, NaN, infinite, log-normalised unless `allow_fractional`). The message says
+        where and what to do.
 
     Notes
     -----
@@ -71,38 +79,41 @@ def read(
     ``UserWarning`` and is used as it is. Matrices on disk are read in blocks: a dense one never
     exists densely in memory.
     """
+    return read_slot(source, Slot(layer, bool(use_raw), genome, bool(allow_fractional)))
+
+
+def read_slot(source: Any, slot: Slot) -> AnnData:
+    """Read counts from where `slot` says; see `read`."""
     from anndata import AnnData
 
-    if layer is not None and use_raw:
-        raise InputError("layer= and use_raw=True exclude each other; pass one of them")
     if isinstance(source, (str, os.PathLike)):
-        return _read_path(Path(source).expanduser(), layer, use_raw, genome)
-    if genome is not None:
+        return _read_path(Path(source).expanduser(), slot)
+    if slot.genome is not None:
         raise InputError("genome= is for 10x files and folders; leave it out")
     if isinstance(source, AnnData):
-        return from_object(source, "the AnnData object", layer, use_raw)
-    _refuse_slots("a bare matrix", layer, use_raw)
-    return _read_matrix(source)
+        return from_object(source, "the AnnData object", slot)
+    slot.refuse_choice("a bare matrix")
+    return _read_matrix(source, slot.allow_fractional)
 
 
-def _read_path(path: Path, layer: str | None, use_raw: bool, genome: str | None) -> AnnData:
+def _read_path(path: Path, slot: Slot) -> AnnData:
     if not path.exists():
         raise InputError(f"{path} does not exist; expected {ACCEPTED}")
     if is_zarr(path):
-        return _read_zarr(path, layer, use_raw)
+        return _read_zarr(path, slot)
     if path.is_dir() or is_mtx(path):
-        _refuse_slots("a 10x folder", layer, use_raw)
-        return read_mtx_folder(path, genome)
+        slot.refuse_choice("a 10x folder")
+        return read_mtx_folder(path, slot.genome, slot.allow_fractional)
     with opened(path) as file:
         with reporting_damage(path):
             kind = kind_of(file)
         if kind == "h5ad":
-            if genome is not None:
+            if slot.genome is not None:
                 raise InputError(f"{path} is an .h5ad file; genome= is for 10x files, leave it out")
-            return read_h5ad(file, path, layer, use_raw)
+            return read_h5ad(file, path, slot)
         if kind.startswith("10x"):
-            _refuse_slots("a 10x file", layer, use_raw)
-            return read_tenx_h5(file, path, kind, genome)
+            slot.refuse_choice("a 10x file")
+            return read_tenx_h5(file, path, kind, slot.genome, slot.allow_fractional)
     hints = {
         "loom": "a loom file; read it with anndata.io.read_loom and pass the object",
         "h5mu": "a MuData file; pass the AnnData of its RNA modality",
@@ -112,17 +123,17 @@ def _read_path(path: Path, layer: str | None, use_raw: bool, genome: str | None)
     )
 
 
-def _read_zarr(path: Path, layer: str | None, use_raw: bool) -> AnnData:
+def _read_zarr(path: Path, slot: Slot) -> AnnData:
     from .joint import Wanted, open_files, stream
     from .opening import load
 
-    wanted = Wanted(layer=layer, use_raw=use_raw)
+    wanted = Wanted(slot=replace(slot, genome=None))
     (file,) = open_files([path], wanted, 1 << 62)
     counts = load(stream([file], wanted, 1 << 62)).counts
     return joined(counts, file.obs(), file.var())
 
 
-def _read_matrix(matrix: Any) -> AnnData:
+def _read_matrix(matrix: Any, allow_fractional: bool) -> AnnData:
     import pandas as pd
     import scipy.sparse as sp
 
@@ -134,10 +145,4 @@ def _read_matrix(matrix: Any) -> AnnData:
     obs = pd.DataFrame(index=pd.Index([f"cell_{i}" for i in range(n_cells)], dtype=object))
     var = pd.DataFrame(index=pd.Index([f"gene_{i}" for i in range(n_genes)], dtype=object))
     name = "the sparse matrix" if sp.issparse(matrix) else "the array"
-    return assemble(matrix, obs, var, name, "")
-
-
-def _refuse_slots(kind: str, layer: str | None, use_raw: bool) -> None:
-    if layer is not None or use_raw:
-        option = "use_raw=True" if layer is None else f"layer={layer!r}"
-        raise InputError(f"{kind} has one matrix only; leave out {option}")
+    return assemble(matrix, obs, var, Origin(name, "", obs.index, var.index), allow_fractional)

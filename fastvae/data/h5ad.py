@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from ..errors import InputError
 from ._h5 import reporting_damage
 from ._matrix import to_csr
 from ._memory import require_memory
-from ._slots import Slots
+from ._slots import RAW, Slot, Slots
 from .validate import Origin, canonicalise, check_axes, check_counts
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def read_h5ad(file: Any, path: Path, layer: str | None, use_raw: bool) -> AnnData:
+def read_h5ad(file: Any, path: Path, wanted: Slot) -> AnnData:
     """Read one matrix, ``obs`` and ``var`` of an open .h5ad file; nothing else is loaded.
 
     Parameters
@@ -28,7 +29,7 @@ def read_h5ad(file: Any, path: Path, layer: str | None, use_raw: bool) -> AnnDat
         Open ``h5py.File``.
     path
         Its name, for messages.
-    layer, use_raw
+    wanted
         Which matrix.
 
     Returns
@@ -48,7 +49,7 @@ def read_h5ad(file: Any, path: Path, layer: str | None, use_raw: bool) -> AnnDat
         import anndata
 
         with reporting_damage(path):
-            return from_object(anndata.read_h5ad(path), str(path), layer, use_raw)
+            return from_object(anndata.read_h5ad(path), str(path), wanted)
     raw = "raw/X" if "raw/X" in file else None
     slots = Slots(
         source=str(path),
@@ -56,14 +57,15 @@ def read_h5ad(file: Any, path: Path, layer: str | None, use_raw: bool) -> AnnDat
         layers=file.get("layers", {}),
         raw=None if raw is None else lambda: file[raw],
     )
-    slot, matrix = slots.choose(layer, use_raw)
+    slot, matrix = slots.choose(wanted)
     obs = read_frame(file, "obs", str(path))
-    var = read_frame(file, "raw/var" if use_raw else "var", str(path))
+    var = read_frame(file, "raw/var" if slot == RAW else "var", str(path))
+    origin = Origin(str(path), slot, obs.index, var.index, partial(slots.count_like, slot))
     with reporting_damage(path):
-        return assemble(matrix, obs, var, str(path), slot, lambda: slots.count_like(slot))
+        return assemble(matrix, obs, var, origin, wanted.allow_fractional)
 
 
-def from_object(adata: AnnData, source: str, layer: str | None, use_raw: bool) -> AnnData:
+def from_object(adata: AnnData, source: str, wanted: Slot) -> AnnData:
     """Copy one matrix, ``obs`` and ``var`` out of an AnnData, backed or not.
 
     Parameters
@@ -72,7 +74,7 @@ def from_object(adata: AnnData, source: str, layer: str | None, use_raw: bool) -
         Not modified; the result shares no memory with it.
     source
         What messages call it.
-    layer, use_raw
+    wanted
         Which matrix.
 
     Returns
@@ -93,20 +95,14 @@ def from_object(adata: AnnData, source: str, layer: str | None, use_raw: bool) -
     slots = Slots(
         source=source, x=x, layers=adata.layers, raw=raw if adata.raw is not None else None
     )
-    slot, matrix = slots.choose(layer, use_raw)
-    var = adata.raw.var if use_raw else adata.var
-    return assemble(
-        matrix, adata.obs.copy(), var.copy(), source, slot, lambda: slots.count_like(slot)
-    )
+    slot, matrix = slots.choose(wanted)
+    obs, var = adata.obs.copy(), (adata.raw.var if slot == RAW else adata.var).copy()
+    origin = Origin(source, slot, obs.index, var.index, partial(slots.count_like, slot))
+    return assemble(matrix, obs, var, origin, wanted.allow_fractional)
 
 
 def assemble(
-    matrix: Any,
-    obs: pd.DataFrame,
-    var: pd.DataFrame,
-    source: str,
-    slot: str,
-    candidates: Callable[[], list[str]] = list,
+    matrix: Any, obs: pd.DataFrame, var: pd.DataFrame, origin: Origin, allow_fractional: bool
 ) -> AnnData:
     """Check names, read the matrix, check the counts, and join the three.
 
@@ -115,12 +111,18 @@ def assemble(
     InputError
         As `check_axes`, `to_csr` and `check_counts`.
     """
-    origin = Origin(source, slot, obs.index, var.index, candidates)
     check_axes(origin)
-    return checked(to_csr(matrix, origin.shape, origin.where), obs, var, origin)
+    counts = to_csr(matrix, origin.shape, origin.where)
+    return checked(counts, obs, var, origin, allow_fractional)
 
 
-def checked(counts: sp.csr_matrix, obs: pd.DataFrame, var: pd.DataFrame, origin: Origin) -> AnnData:
+def checked(
+    counts: sp.csr_matrix,
+    obs: pd.DataFrame,
+    var: pd.DataFrame,
+    origin: Origin,
+    allow_fractional: bool,
+) -> AnnData:
     """Bring `counts` (owned by the caller) to canonical form, check them, wrap them.
 
     Raises
@@ -129,7 +131,7 @@ def checked(counts: sp.csr_matrix, obs: pd.DataFrame, var: pd.DataFrame, origin:
         As `check_counts`.
     """
     canonicalise(counts)
-    check_counts(counts, origin)
+    check_counts(counts, origin, allow_fractional=allow_fractional)
     return joined(counts, obs, var)
 
 

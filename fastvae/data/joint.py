@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from ..errors import InputError
 from ._memory import size_text
 from ._names import a_few
+from ._slots import Slot
 from .categories import encode
 from .countfile import CountFile, open_count_file
 from .disk import DiskStore, as_float32
@@ -40,8 +41,8 @@ class Wanted:
 
     Attributes
     ----------
-    layer, use_raw, genome
-        As for `read`.
+    slot
+        Where the counts are in each of them.
     batch_key, labels_key
         Columns of obs.
     batch_key_of
@@ -54,9 +55,7 @@ class Wanted:
         Which of `gene_names` may be missing.
     """
 
-    layer: str | None = None
-    use_raw: bool = False
-    genome: str | None = None
+    slot: Slot = field(default_factory=Slot)
     batch_key: str | None = None
     labels_key: str | None = None
     batch_key_of: Mapping[str, str] = field(default_factory=dict)
@@ -84,8 +83,7 @@ def open_files(paths: Sequence[Path], wanted: Wanted, memory: int) -> list[Count
         seen.add(path.resolve())
     names = distinct_names(paths)
     batch_keys = by_file(wanted.batch_key_of, paths, names)
-    options = {"layer": wanted.layer, "use_raw": wanted.use_raw, "genome": wanted.genome}
-    files = [open_count_file(path, **options, memory=memory) for path in paths]  # type: ignore[arg-type]
+    files = [open_count_file(path, wanted.slot, memory) for path in paths]
     for file, name, batch_key in zip(files, names, batch_keys, strict=True):
         file.name, file.batch_key = name, batch_key or wanted.batch_key
     _name_batches(files, paths, wanted)
@@ -136,7 +134,7 @@ def stream(
     genes, gene_maps = match_genes(files, wanted.gene_names, wanted.may_lack)
     batch_codes, batches = _categories(files, wanted, "batch")
     label_codes, labels = _categories(files, wanted, "label")
-    lengths, totals = _check(files, gene_maps)
+    lengths, totals = _check(files, gene_maps, wanted.slot.allow_fractional)
     mean, variance = library_statistics(totals, batch_codes, max(len(batches), 1))
     pool, block = _pool(files, lengths, memory)
     return DiskStore(
@@ -231,7 +229,7 @@ def _categories(
 
 
 def _check(
-    files: Sequence[CountFile], gene_maps: Sequence[np.ndarray | None]
+    files: Sequence[CountFile], gene_maps: Sequence[np.ndarray | None], allow_fractional: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read everything once: nonzero counts (int32) and total count (float64) of each cell."""
     lengths, totals = [], []
@@ -261,7 +259,7 @@ def _check(
         file.clean = clean
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            check.finish()
+            check.finish(allow_fractional=allow_fractional)
         for warning in caught:
             warnings.warn(warning.message, stacklevel=2)
     return np.concatenate(lengths), np.concatenate(totals)

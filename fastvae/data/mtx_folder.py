@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def read_mtx_folder(path: Path, genome: str | None) -> AnnData:
+def read_mtx_folder(path: Path, genome: str | None, allow_fractional: bool) -> AnnData:
     """Read a matrix-market file and the names of its cells and genes, each plain or compressed.
 
     Parameters
@@ -26,6 +26,8 @@ def read_mtx_folder(path: Path, genome: str | None) -> AnnData:
         .mtx file itself, which chooses among several with prefixes in one folder.
     genome
         Which genome, where Cell Ranger 2 wrote a folder for each (``filtered_gene_bc_matrices``).
+    allow_fractional
+        Whether values may be other than whole numbers.
 
     Returns
     -------
@@ -56,7 +58,7 @@ def read_mtx_folder(path: Path, genome: str | None) -> AnnData:
         )
     counts = read_counts(files.matrix, header, cells_in_rows=cells_in_rows)
     chosen = genome if "genome" in genes else None
-    return assembled(counts, cells, genes, files.matrix, chosen)
+    return assembled(counts, cells, genes, files.matrix, chosen, allow_fractional)
 
 
 def _oriented(

@@ -17,7 +17,7 @@ from ._memory import available_memory, parse_size, require_memory
 from .countfile import CountFile, MemoryFile, constant, is_zarr
 from .disk import DiskStore, distinct_cells
 from .file_names import common_tail
-from .formats import read
+from .formats import read_slot
 from .joint import FILE, Wanted, open_files, stream
 from .obs import joined_obs
 from .residence import RESIDENCES
@@ -272,7 +272,7 @@ def _estimate(files: Sequence[CountFile]) -> int:
 
 
 def _in_memory(data: Any, wanted: Wanted) -> tuple[Store, Frames]:
-    adata = read(data, layer=wanted.layer, use_raw=wanted.use_raw, genome=wanted.genome)
+    adata = read_slot(data, wanted.slot)
     store = CountStore.from_anndata(
         adata,
         batch_key=wanted.batch_key,
@@ -281,5 +281,6 @@ def _in_memory(data: Any, wanted: Wanted) -> tuple[Store, Frames]:
         label_categories=wanted.label_categories,
         gene_names=wanted.gene_names,
         may_lack=wanted.may_lack,
+        allow_fractional=wanted.slot.allow_fractional,
     )
     return store, adata

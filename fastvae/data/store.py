@@ -164,6 +164,7 @@ class CountStore(Store):
         label_categories: Sequence[str] | None = None,
         gene_names: Sequence[str] | None = None,
         may_lack: MayLack = STRICT,
+        allow_fractional: bool = False,
     ) -> CountStore:
         """Build the store from what `read` returns.
 
@@ -179,6 +180,8 @@ class CountStore(Store):
             left out.
         may_lack
             Which of `gene_names` may be missing; they get zero counts.
+        allow_fractional
+            Whether counts may be other than whole numbers.
 
         Returns
         -------
@@ -201,7 +204,7 @@ class CountStore(Store):
         if not _is_canonical(counts):
             counts = to_csr(counts, origin.shape, origin.where)
             canonicalise(counts)
-        check_counts(counts, origin, warn=False)
+        check_counts(counts, origin, warn=False, allow_fractional=allow_fractional)
         genes = np.asarray(adata.var_names, dtype=object)
         if gene_names is not None:
             counts = select_genes(counts, genes, gene_names, adata.var, may_lack)

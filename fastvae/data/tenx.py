@@ -26,7 +26,9 @@ _MANY_BARCODES = 20_000
 _GENES_OF_A_CELL = 10
 
 
-def read_tenx_h5(file: Any, path: Path, kind: str, genome: str | None) -> AnnData:
+def read_tenx_h5(
+    file: Any, path: Path, kind: str, genome: str | None, allow_fractional: bool
+) -> AnnData:
     """Read an open Cell Ranger .h5 file.
 
     Parameters
@@ -39,6 +41,8 @@ def read_tenx_h5(file: Any, path: Path, kind: str, genome: str | None) -> AnnDat
         ``"10x v2"`` (one group per genome) or ``"10x v3"`` (group ``matrix``).
     genome
         Which genome; needed only where a v2 file has several. In a v3 file it selects genes.
+    allow_fractional
+        Whether values may be other than whole numbers.
 
     Returns
     -------
@@ -70,7 +74,7 @@ def read_tenx_h5(file: Any, path: Path, kind: str, genome: str | None) -> AnnDat
         counts = read_compressed(group, (n_barcodes, n_features), where)
         if kind == "10x v2":
             genome = None
-        return _assemble(counts, barcodes, symbols, columns, str(path), genome)
+        return _assemble(counts, barcodes, symbols, columns, str(path), genome, allow_fractional)
 
 
 def _assemble(
@@ -80,16 +84,22 @@ def _assemble(
     columns: dict[str, np.ndarray],
     source: str,
     genome: str | None,
+    allow_fractional: bool,
 ) -> AnnData:
     import pandas as pd
 
     var = pd.DataFrame(columns, index=pd.Index(list(symbols), dtype=object))
     obs = pd.DataFrame(index=pd.Index(list(barcodes), dtype=object))
-    return assembled(counts, obs, var, Path(source), genome)
+    return assembled(counts, obs, var, Path(source), genome, allow_fractional)
 
 
 def assembled(
-    counts: sp.csr_matrix, obs: pd.DataFrame, var: pd.DataFrame, path: Path, genome: str | None
+    counts: sp.csr_matrix,
+    obs: pd.DataFrame,
+    var: pd.DataFrame,
+    path: Path,
+    genome: str | None,
+    allow_fractional: bool,
 ) -> AnnData:
     """Join counts and names as they stand in the file, and check them.
 
@@ -103,6 +113,8 @@ def assembled(
         The file, for messages.
     genome
         Keep its genes alone: those with that name in ``var["genome"]``.
+    allow_fractional
+        Whether values may be other than whole numbers.
 
     Raises
     ------
@@ -118,7 +130,7 @@ def assembled(
     var.index = pd.Index(make_unique(var.index.tolist()), dtype=object)
     origin = Origin(str(path), "", obs.index, var.index)
     check_axes(origin)
-    adata = checked(counts, obs, var, origin)
+    adata = checked(counts, obs, var, origin, allow_fractional)
     _warn_of_empty_droplets(adata.X, path)
     return adata
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 22
 # log1p of counts per million stays below 14, log2 of them below 20.
 _LARGEST_LOG = 20.0
+_CORRECTED = (
+    ". If they are counts that were corrected for ambient RNA (CellBender, SoupX, DecontX), pass "
+    "allow_fractional=True"
+)
 
 
 def _no_candidates() -> list[str]:
@@ -106,7 +110,9 @@ def canonicalise(counts: sp.csr_matrix) -> None:
     counts.eliminate_zeros()
 
 
-def check_counts(counts: sp.csr_matrix, origin: Origin, *, warn: bool = True) -> None:
+def check_counts(
+    counts: sp.csr_matrix, origin: Origin, *, warn: bool = True, allow_fractional: bool = False
+) -> None:
     """Check values, in chunks; cells without any count are allowed.
 
     Parameters
@@ -117,6 +123,8 @@ def check_counts(counts: sp.csr_matrix, origin: Origin, *, warn: bool = True) ->
         For the messages.
     warn
         Whether a few values that are not whole numbers give a ``UserWarning``.
+    allow_fractional
+        Whether values may be other than whole numbers, few or many.
 
     Raises
     ------
@@ -127,7 +135,7 @@ def check_counts(counts: sp.csr_matrix, origin: Origin, *, warn: bool = True) ->
     """
     check = CountCheck(origin)
     check.add(counts)
-    check.finish(warn=warn)
+    check.finish(warn=warn, allow_fractional=allow_fractional)
 
 
 class CountCheck:
@@ -177,12 +185,12 @@ class CountCheck:
             self._largest_total = max(self._largest_total, float(totals.max()))
             self._sum_of_totals += float(totals.sum())
 
-    def finish(self, *, warn: bool = True) -> None:
+    def finish(self, *, warn: bool = True, allow_fractional: bool = False) -> None:
         """Judge the whole: raise InputError if these are not counts, warn if a few are not."""
         origin = self._origin
         if self._stored == 0:
             raise InputError(f"{origin.where} holds nothing but zeros. {origin.advice()}")
-        if self._fractional == 0:
+        if self._fractional == 0 or allow_fractional:
             return
         share = self._fractional / self._stored
         if share > 0.5:
@@ -202,13 +210,13 @@ class CountCheck:
         if self._largest < _LARGEST_LOG:
             raise InputError(
                 f"{origin.where} looks log-normalised: {described} and the largest is "
-                f"{self._largest:.4g}. {origin.advice()}"
+                f"{self._largest:.4g}. {origin.advice()}{_CORRECTED}"
             )
         mean = self._sum_of_totals / max(self._filled, 1)
         if self._filled > 1 and self._largest_total - self._least_total < 1e-3 * mean:
             raise InputError(
                 f"{origin.where} looks normalised: {described} and every cell sums to "
-                f"{mean:.6g}. {origin.advice()}"
+                f"{mean:.6g}. {origin.advice()}{_CORRECTED}"
             )
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._model.setup import Setup, Slot
+from .._model.reading import Reading, check_reading
+from .._model.setup import Setup
+from ..data._slots import Slot
 from ..data.categories import encode
 from ..data.opening import Source
 from ..data.store import CountStore
@@ -21,6 +23,7 @@ from .convert_saved import Described, describe_model, read_folder
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from typing_extensions import Unpack
 
 __all__ = ["from_scvi_tools", "to_scvi_tools"]
 
@@ -88,7 +91,7 @@ def to_scvi_tools(model: Model, adata: AnnData, *, model_class: Any = None) -> A
             registries[field] = {"state_registry": state}
     model_class.setup_anndata(
         adata,
-        layer=setup.slot.layer,
+        layer=setup.slot.layer if setup.slot.in_layer else None,
         batch_key=setup.batch_key,
         labels_key=setup.labels_key,
         source_registry={"field_registries": registries} if registries else None,
@@ -109,7 +112,13 @@ def to_scvi_tools(model: Model, adata: AnnData, *, model_class: Any = None) -> A
     return converted
 
 
-def from_scvi_tools(source: Any, data: Any = None, *, device: str | torch.device = "cpu") -> Model:
+def from_scvi_tools(
+    source: Any,
+    data: Any = None,
+    *,
+    device: str | torch.device = "cpu",
+    **reading: Unpack[Reading],
+) -> Model:
     """Make a `fastvae.Model` with the weights of a ``scvi.model.SCVI``.
 
     Parameters
@@ -123,6 +132,9 @@ def from_scvi_tools(source: Any, data: Any = None, *, device: str | torch.device
         scvi-tools model if it has their counts; else every question has to bring its own.
     device
         Where the network goes.
+    **reading
+        How `data` are read: ``layer``, ``use_raw``, ``genome`` and ``allow_fractional``, as in
+        the methods of `Model` that answer for new data.
 
     Returns
     -------
@@ -135,6 +147,7 @@ def from_scvi_tools(source: Any, data: Any = None, *, device: str | torch.device
         Options that fastvae does not have - the message names the option -, a folder that cannot
         be read safely, or data that do not fit.
     """
+    check_reading(data, reading)
     if isinstance(source, (str, os.PathLike)):
         described = read_folder(source)
     else:
@@ -144,7 +157,7 @@ def from_scvi_tools(source: Any, data: Any = None, *, device: str | torch.device
     model = Model._with_weights(setup, state, device=device, is_trained=described.is_trained)
     model.origin = {"converted_from": f"scvi-tools {described.version}"}
     if data is not None:
-        model._attach(*setup.store_of(data, Source()))
+        model._attach(*setup.store_of(data, Source(), reading))
     return model
 
 

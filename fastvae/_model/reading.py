@@ -1,0 +1,74 @@
+"""`Reading`: how new data are read where they are not like the data of the model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+from ..data._slots import Slot
+from ..errors import InputError
+
+
+class Reading(TypedDict, total=False):
+    """Keyword arguments of every method that takes new data.
+
+    Attributes
+    ----------
+    layer, use_raw
+        The counts are in this layer ("X" for ``X`` itself), or in ``raw``. By default they are
+        looked for where the model had them; data with a single matrix may have them there.
+    genome
+        Which genome of a 10x file that holds several.
+    allow_fractional
+        Take corrected counts, which are no longer whole numbers; by default if the model did.
+    """
+
+    layer: str | None
+    use_raw: bool
+    genome: str | None
+    allow_fractional: bool | None
+
+
+def check_reading(data: Any, reading: Mapping[str, Any]) -> None:
+    """Refuse keywords that are not of `Reading`, and those of new data where there are none.
+
+    Raises
+    ------
+    TypeError
+        No such keyword.
+    InputError
+        `data` is None.
+    """
+    for name in reading:
+        if name not in Reading.__annotations__:
+            raise TypeError(f"unexpected keyword argument {name!r}")
+    given = [name for name, value in reading.items() if value is not None and value is not False]
+    if data is None and given:
+        raise InputError(
+            f"{given[0]}= says how new data are read, and this call has none: give data=, or leave "
+            f"out {given[0]}="
+        )
+
+
+def slot_of(model: Slot, reading: Mapping[str, Any]) -> Slot:
+    """Return where the counts of new data are: where `reading` says, else as those of the model."""
+    allowed = reading.get("allow_fractional")
+    allowed = model.allow_fractional if allowed is None else bool(allowed)
+    layer, genome = reading.get("layer"), reading.get("genome")
+    use_raw = bool(reading.get("use_raw"))
+    if layer is None and genome is None and not use_raw:
+        return replace(model, allow_fractional=allowed, asked_for=False)
+    if layer is None and not use_raw:
+        return replace(model, genome=genome, allow_fractional=allowed, asked_for=False)
+    return Slot(layer, use_raw, genome or model.genome, allowed)
+
+
+def fitting(slot: Slot, data: Any) -> Slot:
+    """Return `slot` without the genome where `data` cannot have several: in .h5ad and objects."""
+    paths = data if isinstance(data, (list, tuple)) else [data]
+    files = [Path(path) for path in paths if isinstance(path, (str, os.PathLike))]
+    several = any(path.suffix not in (".h5ad", ".zarr") for path in files)
+    return slot if several else replace(slot, genome=None)
