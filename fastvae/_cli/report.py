@@ -12,6 +12,7 @@ from .._model.setup import Setup
 from ..data._slots import Slot
 from ..data.categories import category_name
 from ..data.formats import read_slot
+from ..data.h5ad import read_outline
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def describe(path: Path, slot: Slot) -> str:
         It is neither, or it cannot be read.
     """
     if path.is_dir() and any((path / name).exists() for name in (CONFIG, WEIGHTS)):
-        if slot != Slot():
+        if slot != Slot(allow_links=slot.allow_links):
             raise InputError(f"{path} is a trained model; {slot} can be asked for of data only")
         return _describe_run(path)
     return _describe_data(path, slot)
@@ -53,7 +54,7 @@ def _describe_data(path: Path, slot: Slot) -> str:
             raise
         problem, counts = error, None
     if path.suffix == ".h5ad":
-        obs, all_genes, extra = _other_parts(path, problem)
+        obs, all_genes, extra = _other_parts(path, problem, slot)
         var = all_genes if counts is None else var
     rows = [("file", str(path)), ("cells", f"{len(obs):,}"), ("genes", f"{len(var):,}")]
     if counts is not None:
@@ -66,23 +67,18 @@ def _describe_data(path: Path, slot: Slot) -> str:
 
 
 def _other_parts(
-    path: Path, problem: InputError | None
+    path: Path, problem: InputError | None, slot: Slot
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[tuple[str, str]]]:
     """Return obs, var and what else an .h5ad has, without reading a matrix."""
-    import anndata
-
     try:
-        adata = anndata.read_h5ad(path, backed="r")
-    except Exception as error:
-        # A file that anndata cannot open either: what `read` said about it is clearer.
+        outline = read_outline(path, slot)
+    except InputError as error:
+        # What `read` said of such a file comes first.
         raise (problem or error) from None
-    try:
-        layers = [str(name) for name in adata.layers if name is not None]
-        extra = [("layers", ", ".join(layers) or "none")]
-        extra.append(("raw", f"{adata.raw.shape[1]:,} genes" if adata.raw is not None else "none"))
-        return adata.obs.copy(), adata.var.copy(), extra
-    finally:
-        adata.file.close()
+    n_raw = outline.n_raw_genes
+    extra = [("layers", ", ".join(outline.layers) or "none")]
+    extra.append(("raw", "none" if n_raw is None else f"{n_raw:,} genes"))
+    return outline.obs, outline.var, extra
 
 
 def _describe_counts(counts: Any, slot: str) -> list[tuple[str, str]]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from .hdf5_nodes import Hdf5Node, check_regular
+from .structure import Node
 
 # What h5py, gzip and scipy's matrix-market reader raise on damaged files.
 _READ_FAULTS = (OSError, KeyError, RuntimeError, EOFError, ValueError, zlib.error)
@@ -68,39 +70,43 @@ def reporting_damage(path: Path) -> Iterator[None]:
 
 
 def check_file(path: Path) -> None:
-    """Check that `path` can be opened and is not empty.
+    """Check that `path` is a file or a folder, can be opened and is not empty.
 
     Raises
     ------
     InputError
         Says which it is.
     """
+    check_regular(path)
     if not os.access(path, os.R_OK):
         raise InputError(f"{path} cannot be opened: no permission to read it")
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes); copy or download it again")
 
 
-def kind_of(file: Any) -> str:
-    """Return ``h5ad``, ``10x v3``, ``10x v2``, ``loom``, ``h5mu`` or ``unknown``."""
-    import h5py
+def hdf5_root(file: Any, path: Path, allow_links: bool) -> Node:
+    """Return the root of an open file as a node."""
+    return Hdf5Node(file, str(path), "", allow_links)
 
-    top = set(file)
+
+def kind_of(root: Node) -> str:
+    """Return ``h5ad``, ``10x v3``, ``10x v2``, ``loom``, ``h5mu`` or ``unknown``."""
+    top = set(root.names())
     if "mod" in top and "obs" in top:
         return "h5mu"
     if "obs" in top and "var" in top:
         return "h5ad"
     if "matrix" in top:
-        return "10x v3" if isinstance(file["matrix"], h5py.Group) else "loom"
-    return "10x v2" if genomes_v2(file) else "unknown"
+        matrix = root.child("matrix")
+        return "loom" if matrix is None or matrix.is_array else "10x v3"
+    return "10x v2" if genomes_v2(root) else "unknown"
 
 
-def genomes_v2(file: Any) -> list[str]:
+def genomes_v2(root: Node) -> list[str]:
     """Names of the groups of a 10x v2 file that hold a matrix."""
-    import h5py
-
+    groups = ((name, root.child(name)) for name in root.names())
     return [
         name
-        for name, group in file.items()
-        if isinstance(group, h5py.Group) and {"data", "indptr", "barcodes"} <= set(group)
+        for name, group in groups
+        if group is not None and {"data", "indptr", "barcodes"} <= set(group.names())
     ]

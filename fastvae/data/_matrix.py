@@ -195,9 +195,12 @@ def open_arrays(group: Any, n_major: int, where: str) -> tuple[np.ndarray, Any, 
         raise InputError(f"{where} is damaged: it has no {missing[0]!r}; write the file again")
     data, indices = group["data"], group["indices"]
     _check_kind(data.dtype, where)
-    indptr = np.asarray(group["indptr"][:], dtype=np.int64)
+    stored = group["indptr"]
+    # Its length first: nothing is allocated that is merely declared.
+    fitting = stored.shape == (n_major + 1,)
+    indptr = np.asarray(stored[:] if fitting else [], dtype=np.int64)
     if (
-        len(indptr) != n_major + 1
+        not fitting
         or indptr[0] != 0
         or np.any(np.diff(indptr) < 0)
         or not indptr[-1] == data.shape[0] == indices.shape[0]

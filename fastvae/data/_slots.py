@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import InputError
 from ._matrix import sample
 from ._names import those_there
+from .structure import CheckedMatrices, Node
 
 X = "X"
 """What `layer` is called to mean ``X`` itself."""
@@ -35,6 +36,8 @@ class Slot:
         Which genome of a 10x file that holds several.
     allow_fractional
         Take corrected counts, which are no longer whole numbers.
+    allow_links
+        Also read what a file stores in other files, to which it leads.
     asked_for
         False where this is only where the counts of other data were: data with a single matrix
         need not have it there.
@@ -50,6 +53,7 @@ class Slot:
     genome: str | None = None
     allow_fractional: bool = False
     asked_for: bool = True
+    allow_links: bool = False
 
     def __post_init__(self) -> None:
         if self.layer is not None and self.use_raw:
@@ -69,7 +73,7 @@ class Slot:
     def to_config(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         values = asdict(self)
-        del values["asked_for"]
+        del values["asked_for"], values["allow_links"]
         return values
 
     def refuse_choice(self, kind: str) -> None:
@@ -103,14 +107,14 @@ class Slots:
     ----------
     source
         Name for messages.
-    x, layers
-        ``X`` (None where there is none) and the layers by name.
-    raw
-        Returns the matrix of ``.raw``, or is None where there is none.
+    x, raw
+        Return ``X`` and the matrix of ``.raw``; None where there is none.
+    layers
+        The layers by name.
     """
 
     source: str
-    x: Any
+    x: Callable[[], Any] | None
     layers: Mapping[str, Any]
     raw: Callable[[], Any] | None
 
@@ -151,13 +155,13 @@ class Slots:
         return [
             f"{matrix.words} looks like counts: pass {matrix.option}"
             for matrix in self._there()
-            if matrix.name != chosen and _looks_like_counts(matrix.get())
+            if matrix.name != chosen and _looks_like_counts(matrix.get)
         ]
 
     def _there(self) -> list[_Matrix]:
         there = []
         if self.x is not None:
-            there.append(_Matrix(X, X, "layer='X'", lambda: self.x))
+            there.append(_Matrix(X, X, "layer='X'", self.x))
         for name in self.layer_names():
             get = partial(self.layers.__getitem__, name)
             there.append(_Matrix(f"layers[{name!r}]", f"layer {name!r}", f"layer={name!r}", get))
@@ -191,10 +195,43 @@ def _is_meant(matrix: _Matrix, slot: Slot) -> bool:
     return matrix.option == f"layer={slot.layer!r}"
 
 
-def _looks_like_counts(matrix: Any) -> bool:
+def stored_slots(group: Any, root: Node, wanted: Slot) -> Slots:
+    """Return the matrices of a file, each checked when it is taken.
+
+    Parameters
+    ----------
+    group
+        What h5py or zarr call the root of the file.
+    root
+        The same as a node.
+    wanted
+        What will be asked for.
+
+    Raises
+    ------
+    InputError
+        What is asked for lies in another file.
+    """
+    matrices = CheckedMatrices(group, root)
+    if wanted.in_layer:
+        root.child("layers")
     try:
-        values = sample(matrix).astype(np.float64)
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError):
+        raw = root.child("raw") if "raw" in root.names() else None
+        has_raw = raw is not None and "X" in raw.names()
+    except InputError:  # said when it is asked for
+        has_raw = True
+    return Slots(
+        source=root.source,
+        x=partial(matrices.__getitem__, "X") if "X" in root.names() else None,
+        layers=CheckedMatrices(group, root, "layers"),
+        raw=partial(matrices.__getitem__, "raw/X") if has_raw else None,
+    )
+
+
+def _looks_like_counts(matrix: Callable[[], Any]) -> bool:
+    try:
+        values = sample(matrix()).astype(np.float64)
+    except (InputError, OSError, KeyError, TypeError, ValueError, AttributeError, IndexError):
         return False
     return bool(len(values) and values.min() >= 0 and values.max() > 0) and bool(
         np.array_equal(values, np.rint(values))

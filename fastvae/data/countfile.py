@@ -12,15 +12,17 @@ import numpy as np
 
 from ..errors import InputError
 from ._arrays import StoredArray, fast_zarr, hdf5_array, zarr_array
-from ._h5 import kind_of, opened, reporting_damage
+from ._h5 import hdf5_root, kind_of, opened, reporting_damage
 from ._matrix import open_arrays, read_transposed, stored_layout
 from ._memory import size_text
-from ._slots import RAW, Slot, Slots
+from ._slots import RAW, Slot, Slots, stored_slots
 from ._watch import Watch
 from .folder_layout import is_mtx
 from .h5ad import read_element, read_frame
 from .rows import CompressedRows, DenseRows, MemoryRows, Rows
+from .structure import Node, check_anndata, is_old_layout
 from .validate import Origin, check_axes
+from .zarr_nodes import ZarrNode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -233,12 +235,14 @@ def open_count_file(path: Path, slot: Slot, memory: int) -> CountFile:
     watch = Watch(str(path))
     if is_zarr(path):
         with reporting_damage(path), fast_zarr():
-            group = _open_zarr(path)
-            return _stored(group, path, slot, memory, _zarr_wrapper(path, watch))
+            store = ZarrNode.open(path, slot.allow_links)
+            group = _open_zarr(path, store)
+            return _stored(group, store, slot, memory, _zarr_wrapper(path, watch))
     stored = False
     if path.is_file() and not is_mtx(path):
         with opened(path) as file, reporting_damage(path):
-            stored = kind_of(file) == "h5ad" and not hasattr(file["obs"], "dtype")
+            root = hdf5_root(file, path, slot.allow_links)
+            stored = kind_of(root) == "h5ad" and not is_old_layout(root)
     if not stored:
         return MemoryFile(str(path), read_slot(path, slot))
     import h5py
@@ -252,16 +256,24 @@ def open_count_file(path: Path, slot: Slot, memory: int) -> CountFile:
         def wrap(array: Any, where: str) -> StoredArray:
             return hdf5_array(array, where, watch, path)
 
-        return _stored(file, path, slot, memory, wrap)
+        root = hdf5_root(file, path, slot.allow_links)
+        try:
+            return _stored(file, root, slot, memory, wrap)
+        except BaseException:
+            file.close()
+            raise
 
 
-def _open_zarr(path: Path) -> Any:
+def _open_zarr(path: Path, root: ZarrNode) -> Any:
     import zarr
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        group = zarr.open_group(path, mode="r")
-    if "obs" not in group or "var" not in group:
+        # Not the copy of all metadata at its root: what was checked is each array's own.
+        group = zarr.open_group(
+            path, mode="r", zarr_format=root.zarr_format, use_consolidated=False
+        )
+    if not {"obs", "var"} <= set(root.names()):
         raise InputError(
             f"{path} is a zarr store without obs and var; expected what AnnData.write_zarr or "
             "fastvae convert writes"
@@ -275,40 +287,38 @@ def _zarr_wrapper(path: Path, watch: Watch) -> Callable[[Any, str], StoredArray]
 
 def _stored(
     group: Any,
-    path: Path,
+    root: Node,
     wanted: Slot,
     memory: int,
     wrap: Callable[[Any, str], StoredArray],
 ) -> CountFile:
-    source = str(path)
-    raw = group["raw/X"] if "raw" in group and "X" in group["raw"] else None
-    slots = Slots(
-        source=source,
-        x=group.get("X"),
-        layers=group.get("layers", {}),
-        raw=None if raw is None else lambda: raw,
-    )
+    slots = stored_slots(group, root, wanted)
     slot, matrix = slots.choose(wanted)
-    where = f"{slot} of {source}"
+    where = f"{slot} of {root.source}"
     var_key = "raw/var" if slot == RAW else "var"
-    file = CountFile(source, group, _rows(matrix, where, memory, wrap), var_key, slots, slot)
-    n_obs = file.length_of("obs")
-    if file.rows.shape != (n_obs, len(file.var_names)):
-        raise InputError(
-            f"{where} is {file.rows.shape[0]} x {file.rows.shape[1]}, but there are {n_obs} cell "
-            f"names and {len(file.var_names)} gene names; the file is inconsistent, write it again"
-        )
+    shape = check_anndata(root, use_raw=slot == RAW)
+    rows = _rows(matrix, where, shape, memory, wrap)
+    file = CountFile(root.source, group, rows, var_key, slots, slot)
     check_axes(file.origin())
     return file
 
 
-def _rows(matrix: Any, where: str, memory: int, wrap: Callable[[Any, str], StoredArray]) -> Rows:
-    if not hasattr(matrix, "keys"):
-        array = wrap(matrix, where)
-        if len(array.shape) != 2:
-            raise InputError(f"{where} has shape {array.shape}; expected cells x genes")
-        return DenseRows(where, (array.shape[0], array.shape[1]), array)
-    layout, shape = stored_layout(matrix, where)
+def _rows(
+    matrix: Any,
+    where: str,
+    shape: tuple[int, int],
+    memory: int,
+    wrap: Callable[[Any, str], StoredArray],
+) -> Rows:
+    dense = not hasattr(matrix, "keys")
+    layout, found = ("", tuple(matrix.shape)) if dense else stored_layout(matrix, where)
+    if found != shape:
+        raise InputError(
+            f"{where} is {found[0]} x {found[1]}, but there are {shape[0]} cell names and "
+            f"{shape[1]} gene names; the file is inconsistent, write it again"
+        )
+    if dense:
+        return DenseRows(where, shape, wrap(matrix, where))
     if layout == "csr":
         indptr, data, indices = open_arrays(matrix, shape[0], where)
         return CompressedRows(

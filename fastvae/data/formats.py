@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
-from ._h5 import kind_of, opened, reporting_damage
+from ._h5 import hdf5_root, kind_of, opened, reporting_damage
 from ._slots import Slot
 from .countfile import is_zarr
 from .folder_layout import is_mtx
@@ -35,6 +35,7 @@ def read(
     use_raw: bool = False,
     genome: str | None = None,
     allow_fractional: bool = False,
+    allow_links: bool = False,
 ) -> AnnData:
     """Read counts of any supported kind, check them, and return them in one form.
 
@@ -56,6 +57,10 @@ def read(
     allow_fractional
         Take counts corrected for ambient RNA (CellBender, SoupX, DecontX), which are no longer
         whole numbers.
+    allow_links
+        Also read what a file stores in other files: external links, external storage and virtual
+        data sets of HDF5, symbolic links out of a zarr store. Only for files that you trust: such a
+        link can lead to any file of yours.
 
     Returns
     -------
@@ -79,7 +84,8 @@ def read(
     ``UserWarning`` and is used as it is. Matrices on disk are read in blocks: a dense one never
     exists densely in memory.
     """
-    return read_slot(source, Slot(layer, bool(use_raw), genome, bool(allow_fractional)))
+    slot = Slot(layer, bool(use_raw), genome, bool(allow_fractional), allow_links=bool(allow_links))
+    return read_slot(source, slot)
 
 
 def read_slot(source: Any, slot: Slot) -> AnnData:
@@ -106,14 +112,14 @@ def _read_path(path: Path, slot: Slot) -> AnnData:
         return read_mtx_folder(path, slot.genome, slot.allow_fractional)
     with opened(path) as file:
         with reporting_damage(path):
-            kind = kind_of(file)
+            kind = kind_of(hdf5_root(file, path, slot.allow_links))
         if kind == "h5ad":
             if slot.genome is not None:
                 raise InputError(f"{path} is an .h5ad file; genome= is for 10x files, leave it out")
             return read_h5ad(file, path, slot)
         if kind.startswith("10x"):
             slot.refuse_choice("a 10x file")
-            return read_tenx_h5(file, path, kind, slot.genome, slot.allow_fractional)
+            return read_tenx_h5(file, path, kind, slot)
     hints = {
         "loom": "a loom file; read it with anndata.io.read_loom and pass the object",
         "h5mu": "a MuData file; pass the AnnData of its RNA modality",

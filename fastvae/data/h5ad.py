@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ._h5 import reporting_damage
+from ._h5 import hdf5_root, opened, reporting_damage
 from ._matrix import to_csr
 from ._memory import require_memory
-from ._slots import RAW, Slot, Slots
+from ._slots import RAW, Slot, Slots, stored_slots
+from .structure import Node, check_anndata, check_everything, check_frame, is_old_layout
 from .validate import Origin, canonicalise, check_axes, check_counts
 
 if TYPE_CHECKING:
@@ -40,29 +42,78 @@ def read_h5ad(file: Any, path: Path, wanted: Slot) -> AnnData:
     Raises
     ------
     InputError
-        The matrix is not there, damaged, or not counts.
+        The matrix is not there, damaged, or not counts; something that is needed is not of the
+        structure that anndata writes.
     """
-    import h5py
-
-    if isinstance(file["obs"], h5py.Dataset):
-        # Written by anndata before 0.7: the library itself knows that layout.
-        import anndata
-
-        with reporting_damage(path):
-            return from_object(anndata.read_h5ad(path), str(path), wanted)
-    raw = "raw/X" if "raw/X" in file else None
-    slots = Slots(
-        source=str(path),
-        x=file.get("X"),
-        layers=file.get("layers", {}),
-        raw=None if raw is None else lambda: file[raw],
-    )
+    root = hdf5_root(file, path, wanted.allow_links)
+    if is_old_layout(root):
+        return from_object(_read_old(root, path), str(path), wanted)
+    slots = stored_slots(file, root, wanted)
     slot, matrix = slots.choose(wanted)
+    check_anndata(root, use_raw=slot == RAW)
     obs = read_frame(file, "obs", str(path))
     var = read_frame(file, "raw/var" if slot == RAW else "var", str(path))
     origin = Origin(str(path), slot, obs.index, var.index, partial(slots.count_like, slot))
     with reporting_damage(path):
         return assemble(matrix, obs, var, origin, wanted.allow_fractional)
+
+
+def read_outline(path: Path, wanted: Slot) -> Outline:
+    """Read what an .h5ad has beside its matrices.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    """
+    with opened(path) as file, reporting_damage(path):
+        root = hdf5_root(file, path, wanted.allow_links)
+        if is_old_layout(root):
+            old = _read_old(root, path)
+            n_raw = None if old.raw is None else int(old.raw.shape[1])
+            return Outline(old.obs, old.var, [str(name) for name in old.layers if name], n_raw)
+        check_anndata(root, use_raw=False)
+        slots = stored_slots(file, root, wanted)
+        return Outline(
+            read_frame(file, "obs", str(path)),
+            read_frame(file, "var", str(path)),
+            slots.layer_names(),
+            None if slots.raw is None else check_frame(root, "raw/var"),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """What an .h5ad has beside its matrices.
+
+    Attributes
+    ----------
+    obs, var
+        Their frames.
+    layers
+        Names.
+    n_raw_genes
+        Genes of ``raw``, None where there is none.
+    """
+
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    layers: list[str]
+    n_raw_genes: int | None
+
+
+def _read_old(root: Node, path: Path) -> AnnData:
+    """Read a file of anndata before 0.7, of which the library itself knows the layout."""
+    import anndata
+
+    check_everything(root)
+    try:
+        return anndata.read_h5ad(path)
+    except Exception as error:  # it makes no promise of which
+        raise InputError(
+            f"{path} cannot be read: it is damaged or incomplete ({error}); "
+            "copy or download it again"
+        ) from error
 
 
 def from_object(adata: AnnData, source: str, wanted: Slot) -> AnnData:
@@ -93,7 +144,10 @@ def from_object(adata: AnnData, source: str, wanted: Slot) -> AnnData:
 
     x = _stored(adata, "X", lambda: adata.X)
     slots = Slots(
-        source=source, x=x, layers=adata.layers, raw=raw if adata.raw is not None else None
+        source=source,
+        x=None if x is None else lambda: x,
+        layers=adata.layers,
+        raw=raw if adata.raw is not None else None,
     )
     slot, matrix = slots.choose(wanted)
     obs, var = adata.obs.copy(), (adata.raw.var if slot == RAW else adata.var).copy()

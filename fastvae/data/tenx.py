@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
-from ._h5 import genomes_v2, reporting_damage
+from ._h5 import genomes_v2, hdf5_root, reporting_damage
 from ._matrix import read_compressed
 from ._names import make_unique, those_there
+from ._slots import Slot
 from .folder_layout import choose_genome, filtered_twin
 from .h5ad import checked
+from .structure import check_tenx_v2, check_tenx_v3
 from .validate import Origin, check_axes
 
 if TYPE_CHECKING:
@@ -26,9 +28,7 @@ _MANY_BARCODES = 20_000
 _GENES_OF_A_CELL = 10
 
 
-def read_tenx_h5(
-    file: Any, path: Path, kind: str, genome: str | None, allow_fractional: bool
-) -> AnnData:
+def read_tenx_h5(file: Any, path: Path, kind: str, slot: Slot) -> AnnData:
     """Read an open Cell Ranger .h5 file.
 
     Parameters
@@ -39,10 +39,8 @@ def read_tenx_h5(
         Its name, for messages.
     kind
         ``"10x v2"`` (one group per genome) or ``"10x v3"`` (group ``matrix``).
-    genome
+    slot
         Which genome; needed only where a v2 file has several. In a v3 file it selects genes.
-    allow_fractional
-        Whether values may be other than whole numbers.
 
     Returns
     -------
@@ -54,14 +52,17 @@ def read_tenx_h5(
     InputError
         Several genomes and none chosen, an unknown one, a damaged file, or not counts.
     """
+    genome = slot.genome
     with reporting_damage(path):
+        root = hdf5_root(file, path, slot.allow_links)
         if kind == "10x v2":
-            group = file[choose_genome(genomes_v2(file), genome, str(path))]
+            chosen = choose_genome(genomes_v2(root), genome, str(path))
+            check_tenx_v2(root, chosen)
+            group = file[chosen]
             names, columns = group["gene_names"], {"gene_ids": _strings(group["genes"])}
         else:
+            check_tenx_v3(root)
             group = file["matrix"]
-            if "features" not in group:
-                raise InputError(f"{path} is damaged: matrix has no features; download it again")
             features = group["features"]
             names, columns = features["name"], {"gene_ids": _strings(features["id"])}
             for column, field in (("feature_types", "feature_type"), ("genome", "genome")):
@@ -74,7 +75,9 @@ def read_tenx_h5(
         counts = read_compressed(group, (n_barcodes, n_features), where)
         if kind == "10x v2":
             genome = None
-        return _assemble(counts, barcodes, symbols, columns, str(path), genome, allow_fractional)
+        return _assemble(
+            counts, barcodes, symbols, columns, str(path), genome, slot.allow_fractional
+        )
 
 
 def _assemble(
