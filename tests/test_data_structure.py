@@ -29,15 +29,34 @@ SMALL = {"n_latent": 2, "n_hidden": 4}
 Change = Callable[[h5py.File], Any]
 
 
-def write_h5ad(folder: Path, counts: Any = None) -> Path:
-    adata = annotated(counts)
+@pytest.fixture(name="h5ad", scope="module")
+def fixture_h5ad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    adata = annotated()
     adata.obs["depth"] = np.arange(adata.n_obs, dtype=np.float32)
     adata.layers["other"] = adata.X.copy()
     adata.raw = adata
     adata.uns["note"] = "x"
     adata.obsm["X_pca"] = np.zeros((adata.n_obs, 2))
-    adata.write_h5ad(folder / "cells.h5ad")
-    return folder / "cells.h5ad"
+    path = tmp_path_factory.mktemp("h5ad") / "cells.h5ad"
+    adata.write_h5ad(path)
+    return path
+
+
+@pytest.fixture(name="path")
+def fixture_path(h5ad: Path, tmp_path: Path) -> Path:
+    """A copy of a file, to be changed."""
+    return Path(shutil.copy(h5ad, tmp_path))
+
+
+@pytest.fixture(name="stores", scope="module")
+def fixture_stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    return {n: write_zarr(tmp_path_factory.mktemp("zarr"), n) for n in (2, 3)}
+
+
+@pytest.fixture(name="store", params=[2, 3])
+def fixture_store(stores: dict[int, Path], tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A copy of a store of each format, to be changed."""
+    return Path(shutil.copytree(stores[request.param], tmp_path / "cells.zarr"))
 
 
 def write_zarr(folder: Path, zarr_format: int) -> Path:
@@ -198,8 +217,7 @@ H5AD: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("case", H5AD)
-def test_h5ad(tmp_path: Path, case: str) -> None:
-    path = write_h5ad(tmp_path)
+def test_h5ad(path: Path, case: str) -> None:
     change, message = H5AD[case]
     with h5py.File(path, "r+") as file:
         change(file)
@@ -207,8 +225,7 @@ def test_h5ad(tmp_path: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["uns/note", "obsm/X_pca", "layers/other", "raw/X/indices"])
-def test_what_is_not_needed_is_not_read(tmp_path: Path, name: str) -> None:
-    path = write_h5ad(tmp_path)
+def test_what_is_not_needed_is_not_read(path: Path, name: str) -> None:
     with h5py.File(path, "r+") as file:
         file["uns"].attrs["encoding-type"] = 7
         file["obsm"].attrs["encoding-version"] = "none"
@@ -280,11 +297,10 @@ def linked(file: h5py.File, name: str, how: str, other: Path) -> None:
 @pytest.mark.parametrize("how", ["external link", "external storage", "virtual"])
 @pytest.mark.parametrize("name", ["obs/depth", "X/data", "obs/batch/codes", "var/gene_ids"])
 def test_links_out_of_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, name: str
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, name: str
 ) -> None:
     if how != "external link" and name == "var/gene_ids":
         pytest.skip("texts lie in the file itself")
-    path = write_h5ad(tmp_path)
     monkeypatch.chdir(tmp_path)
     wanted = read(path)
     with h5py.File(path, "r+") as file:
@@ -296,8 +312,7 @@ def test_links_out_of_a_file(
 
 
 @pytest.mark.parametrize("group", ["obs", "X", "layers"])
-def test_groups_in_other_files(tmp_path: Path, group: str) -> None:
-    path = write_h5ad(tmp_path)
+def test_groups_in_other_files(path: Path, tmp_path: Path, group: str) -> None:
     shutil.copy(path, tmp_path / "other.h5ad")
     with h5py.File(path, "r+") as file:
         del file[group]
@@ -308,8 +323,7 @@ def test_groups_in_other_files(tmp_path: Path, group: str) -> None:
     assert read(path, layer=layer, allow_links=True).n_obs == 40
 
 
-def test_soft_links(tmp_path: Path) -> None:
-    path = write_h5ad(tmp_path)
+def test_soft_links(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file.move("X", "kept")
         file["X"] = h5py.SoftLink("/kept")  # within the file: nothing to say against it
@@ -324,8 +338,7 @@ def test_soft_links(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["obs/depth", "obs/batch/codes", "obs", "X", "layers", "raw"])
-def test_groups_in_a_circle(tmp_path: Path, place: str) -> None:
-    path = write_h5ad(tmp_path)
+def test_groups_in_a_circle(path: Path, place: str) -> None:
     with h5py.File(path, "r+") as file:
         if place in ("layers", "raw"):
             file[place]["again"] = file["/"]
@@ -334,7 +347,7 @@ def test_groups_in_a_circle(tmp_path: Path, place: str) -> None:
             del file[place]
             file[place] = file["/"]
     result = info(path)
-    assert result.exit_code == (0 if place in ("layers", "raw") else 2), result.output
+    assert result.exit_code == (2 if "obs" in place else 0), result.output
     assert "Traceback" not in result.output
 
 
@@ -345,7 +358,8 @@ def test_no_regular_file(tmp_path: Path, kind: str) -> None:
         os.mkfifo(path)
     elif kind == "socket":
         os.chdir(tmp_path)
-        socket.socket(socket.AF_UNIX).bind(path.name)
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
     else:
         path = Path("/dev/zero")
     with pytest.raises(InputError, match=f"is a {kind}, not a file; write the data to a file"):
@@ -371,21 +385,19 @@ def array_json(store: Path, name: str) -> tuple[Path, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("where", ["own", "root", "both"])
-@pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.parametrize("name", ["X/data", "obs/cell_type/categories", "obs/_index"])
-@pytest.mark.parametrize("codec", ["pickle", "json2", "msgpack2", "unknown"])
+@pytest.mark.parametrize("codec", ["pickle", "msgpack2", "unknown"])
 def test_codecs(
+    store: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     codec: str,
     name: str,
-    zarr_format: int,
     where: str,
 ) -> None:
-    store = write_zarr(tmp_path, zarr_format)
     monkeypatch.setenv("FASTVAE_PICKLED", str(tmp_path / "pickled"))
     path, metadata = array_json(store, name)
-    if zarr_format == 2:
+    if path.name == ".zarray":
         metadata |= {"filters": [{"id": codec}], "compressor": None, "dtype": "|O"}
         copy, entries = store / ".zmetadata", ("metadata", f"{name}/.zarray")
     else:
@@ -405,24 +417,21 @@ def test_codecs(
         path.write_text(json.dumps(metadata))
         refused(store, rf"{name} of .*is stored with the codec '.*{codec}', which is not read")
     else:
-        refused(store, r"cells\.zarr")  # the chunks are no chunks of what the array says itself
+        with pytest.raises(InputError, match=r"cells\.zarr"):  # the array's own codecs decode
+            read(store)
     assert not (tmp_path / "pickled").exists()
 
 
-@pytest.mark.parametrize("zarr_format", [2, 3])
-def test_metadata_at_the_root_are_not_believed(tmp_path: Path, zarr_format: int) -> None:
-    store = write_zarr(tmp_path, zarr_format)
-    name = ".zmetadata" if zarr_format == 2 else "zarr.json"
+def test_metadata_at_the_root_are_not_believed(store: Path) -> None:
+    name = ".zmetadata" if (store / ".zmetadata").exists() else "zarr.json"
     text = (store / name).read_text()
     (store / name).write_text(text.replace("175", "17"))
     assert text.count("175") >= 2
     np.testing.assert_array_equal(read(store).X.toarray(), dense_counts())
 
 
-@pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.parametrize("what", ["chunk", "folder", "metadata"])
-def test_links_out_of_a_store(tmp_path: Path, zarr_format: int, what: str) -> None:
-    store = write_zarr(tmp_path, zarr_format)
+def test_links_out_of_a_store(store: Path, tmp_path: Path, what: str) -> None:
     own = array_json(store, "obs/batch/codes")[0]
     chunk = next(p for p in own.parent.rglob("[0-9]*") if p.is_file())
     target = {"chunk": chunk, "folder": own.parent, "metadata": own}[what]
@@ -432,20 +441,17 @@ def test_links_out_of_a_store(tmp_path: Path, zarr_format: int, what: str) -> No
     assert read(store, allow_links=True).obs["batch"].iloc[1] == "b1"
 
 
-@pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.parametrize("what", ["chunk", "metadata", "root"])
-def test_pipes_in_a_store(tmp_path: Path, zarr_format: int, what: str) -> None:
-    store = write_zarr(tmp_path, zarr_format)
+def test_pipes_in_a_store(store: Path, what: str) -> None:
     own = array_json(store, "obs/batch/codes")[0]
     chunk = next(p for p in own.parent.rglob("[0-9]*") if p.is_file())
-    root = store / ("zarr.json" if zarr_format == 3 else ".zgroup")
+    root = next(p for p in (store / "zarr.json", store / ".zgroup") if p.exists())
     target = {"chunk": chunk, "metadata": own, "root": root}[what]
     target.unlink()
     os.mkfifo(target)
     refused(store, r"is a pipe, not a file")
 
 
-@pytest.mark.parametrize("zarr_format", [2, 3])
 @pytest.mark.parametrize(
     ("name", "entries", "message"),
     [
@@ -459,19 +465,14 @@ def test_pipes_in_a_store(tmp_path: Path, zarr_format: int, what: str) -> None:
         ("obs/batch/codes", {"dtype": "<f8", "data_type": "float64"}, r"not whole numbers"),
     ],
 )
-def test_metadata_of_a_store(
-    tmp_path: Path, zarr_format: int, name: str, entries: dict[str, Any], message: str
-) -> None:
-    store = write_zarr(tmp_path, zarr_format)
+def test_metadata_of_a_store(store: Path, name: str, entries: dict[str, Any], message: str) -> None:
     path, metadata = array_json(store, name)
     path.write_text(json.dumps(metadata | entries))
     refused(store, message)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"zarr_format": 9}', "[" * 10**5, "\0" * 9])
-@pytest.mark.parametrize("zarr_format", [2, 3])
-def test_metadata_that_are_none(tmp_path: Path, zarr_format: int, text: str) -> None:
-    store = write_zarr(tmp_path, zarr_format)
+def test_metadata_that_are_none(store: Path, text: str) -> None:
     array_json(store, "X/data")[0].write_text(text)
     refused(store, r"X/data/\.?z\w+(\.json)? cannot be read: it is damaged or incomplete")
 

@@ -146,8 +146,7 @@ class ZarrNode:
         """See `Node`."""
         if self.is_array:
             return []
-        found = sorted(entry.name for entry in os.scandir(self._folder) if entry.is_dir())
-        return [name for name in found if self._has(name)]
+        return [name for name in sorted(os.listdir(self._folder)) if self._has(name)]
 
     def _has(self, name: str) -> bool:
         marks = ("zarr.json",) if self._format == 3 else (".zarray", ".zgroup")
@@ -305,15 +304,16 @@ class ZarrNode:
     def _size_of(self, folder: Path) -> int:
         """Add up the chunks; refuse links out of the store and whatever is no regular file."""
         total = 0
-        for entry in os.scandir(folder):
-            path = Path(entry.path)
-            self._check_inside(path)
-            if entry.is_dir():
-                total += self._size_of(path)
-                continue
-            check_regular(path)
-            if entry.name not in _METADATA:
-                total += entry.stat().st_size
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                self._check_inside(path)
+                if entry.is_dir():
+                    total += self._size_of(path)
+                    continue
+                check_regular(path)
+                if entry.name not in _METADATA:
+                    total += entry.stat().st_size
         return total
 
     @property
