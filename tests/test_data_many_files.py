@@ -115,7 +115,12 @@ def test_files_with_other_genes_altogether(files: list[Path]) -> None:
     adata.var_names = adata.var["gene_ids"]
     path = files[0].with_name("ids.h5ad")
     adata.write_h5ad(path)
-    with pytest.raises(InputError, match=r"ids\.h5ad has 0 genes in common.*'ENSG0000'"):
+    store, _ = open_data([*files, path], WANTED, Source())  # by the ids that all have in var
+    assert list(store.gene_names) == ["G0", "G1", "G2", "G3", "G4", "G6", "G8", "G10"]
+    del adata.var["gene_ids"]
+    path = files[0].with_name("only_ids.h5ad")
+    adata.write_h5ad(path)
+    with pytest.raises(InputError, match=r"only_ids\.h5ad has 0 genes in common.*'ENSG0000'"):
         open_data([*files, path], WANTED, Source())
 
 

@@ -26,7 +26,7 @@ def describe_joint(paths: Sequence[Path], slot: Slot) -> str:
     genes, _ = match_genes(files, None)
     obs = FileFrames(tuple(files), wanted).obs
     rows = [("together", f"{len(files)} files")]
-    rows += [("cells", f"{len(obs):,}"), ("genes", f"{len(genes):,} in common")]
+    rows += [("cells", f"{len(obs):,}"), ("genes", f"{len(genes.names):,} in common")]
     rows += [("", f"{file.name}: {file.n_cells:,} cells") for file in files]
     if any(file.cell_names()[0] != obs.index[0] for file in files[:1]):
         rows.append(("cell names", f"in several files; joined they are such as {obs.index[0]!r}"))

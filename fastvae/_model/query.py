@@ -14,7 +14,7 @@ import torch
 
 from ..data.categories import as_known
 from ..data.file_names import FileBatches, key_of_files
-from ..data.genes import MayLack
+from ..data.genes import Genes, MayLack
 from ..data.joint import Wanted
 from ..data.opening import FileFrames, Source, open_data
 from ..data.store import Store
@@ -133,6 +133,7 @@ class Querying(State):
             file_batches=file_batches,
             label_categories=setup.label_categories if labelled else None,
             gene_names=setup.gene_names,
+            gene_ids=setup.gene_ids,
             may_lack=MayLack(setup.gene_names, max(2, int(np.ceil(share * len(setup.gene_names))))),
         )
         store, frames = open_data(data, wanted, Source(residence, memory_limit))
@@ -153,7 +154,7 @@ class Querying(State):
             )
         if isinstance(frames, FileFrames) and frames.batch_per_file:
             wide = replace(wide, batch_per_file=True, file_tail=setup.file_tail or frames.tail)
-        genes = genes_report(frames, setup.gene_names)
+        genes = genes_report(frames, Genes.of_model(setup.gene_names, setup.gene_ids))
         wide = replace(wide, may_lack=genes.missing)
         if len(genes.missing) > MISSING_WARNING * len(setup.gene_names):
             warnings.warn(missing_text(genes, len(setup.gene_names)), UserWarning, stacklevel=2)

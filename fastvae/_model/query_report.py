@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..data._names import a_few
+from ..data.genes import Genes, columns_of
 from ..data.opening import FileFrames, Frames
 
 MISSING_WARNING = 0.2
@@ -25,15 +28,21 @@ class GenesReport:
         return {"missing_genes": len(self.missing), "unused_genes": self.n_unused}
 
 
-def genes_report(frames: Frames, reference: Sequence[str]) -> GenesReport:
+def genes_report(frames: Frames, reference: Genes) -> GenesReport:
     """Compare the genes of what was opened with those of the reference."""
     if isinstance(frames, FileFrames):
-        each = [set(map(str, file.var_names)) for file in frames.files]
+        each = [file.genes for file in frames.files]
     else:
-        each = [set(map(str, frames.var.index))]
-    there = set.intersection(*each)
-    missing = tuple(name for name in reference if name not in there)
-    return GenesReport(missing, len(set.union(*each) - set(reference)))
+        each = [Genes.of(frames.var)]
+    lost = np.zeros(len(reference.names), dtype=bool)
+    unused: set[str] = set()
+    for genes in each:
+        found = columns_of(reference, genes)
+        lost |= found < 0
+        used = set(found.tolist())
+        unused.update(name for column, name in enumerate(genes.names) if column not in used)
+    missing = tuple(name for name, is_lost in zip(reference.names, lost, strict=True) if is_lost)
+    return GenesReport(missing, len(unused))
 
 
 def missing_text(genes: GenesReport, n_genes: int) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from ..data._slots import Slot
 from ..data.file_names import FileBatches
-from ..data.genes import MayLack
+from ..data.genes import MayLack, ids_of
 from ..data.joint import Wanted
 from ..data.opening import FileFrames, Frames, Source, open_data
 from ..data.store import Store
@@ -82,6 +82,8 @@ class Setup:
     log_library_var: tuple[float, ...]
     may_lack: tuple[str, ...] = ()
     """Genes that data need not have: those that a query mapped onto a reference did not have."""
+    gene_ids: tuple[str, ...] = ()
+    """Stable ids of the genes, "" where there is none; none of models saved before they were."""
     batch_per_file: bool = False
     """Whether files without the column `batch_key` are a batch each, by name."""
     file_tail: tuple[str, ...] = ()
@@ -109,6 +111,7 @@ class Setup:
             labels_key=labels_key,
             slot=slot,
             gene_names=tuple(map(str, store.gene_names)),
+            gene_ids=ids_of(frames.var, store.gene_names),
             batch_categories=tuple(store.batch_categories),
             label_categories=tuple(store.label_categories),
             log_library_mean=tuple(map(float, np.ravel(store.log_library_mean))),
@@ -149,6 +152,7 @@ class Setup:
             batch_categories=self.batch_categories if self.batch_key is not None else None,
             label_categories=self.label_categories if labelled else None,
             gene_names=self.gene_names,
+            gene_ids=self.gene_ids,
             may_lack=MayLack(self.may_lack),
         )
         store, frames = open_data(data, wanted, source or Source())

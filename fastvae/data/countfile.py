@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from ._memory import size_text
 from ._slots import RAW, Slot, Slots, stored_slots
 from ._watch import Watch
 from .folder_layout import is_mtx
+from .genes import Genes
 from .h5ad import read_element, read_frame
 from .rows import CompressedRows, DenseRows, MemoryRows, Rows
 from .structure import Node, check_anndata, is_old_layout
@@ -134,6 +136,11 @@ class CountFile:
     def var(self) -> pd.DataFrame:
         """Read var."""
         return read_frame(self._group, self._var_key, self.source)
+
+    @cached_property
+    def genes(self) -> Genes:
+        """Names and ids of the genes."""
+        return Genes.of(self.var())
 
     def index_of(self, key: str) -> Any:
         """Return the array of names of ``obs`` or ``var``, unread: an array, or values and mask."""

@@ -19,13 +19,15 @@ from .categories import encode
 from .countfile import CountFile, open_count_file
 from .disk import DiskStore, as_float32
 from .file_names import FileBatches, by_file, distinct_names
-from .genes import STRICT, MayLack, refusal
+from .genes import STRICT, Genes, MayLack, columns_of, hint, refusal
 from .store import library_statistics
 from .validate import CountCheck, canonicalise
 
 FILE = "file"
 """The column of joined obs with the name of the file that each cell is from."""
 
+_FEW_COMMON = 0.5
+"""A smaller share of the genes of a file in common with the others is warned of."""
 _CHECK_BYTES = 24 << 20
 _LARGEST_POOL = 1 << 16
 _LEAST_POOL = 1 << 10
@@ -51,6 +53,8 @@ class Wanted:
         Each file is a batch, where it has no column `batch_key`.
     batch_categories, label_categories, gene_names
         Those of a saved model, or None.
+    gene_ids
+        Their ids, of a saved model; none where it does not know them.
     may_lack
         Which of `gene_names` may be missing.
     """
@@ -63,7 +67,13 @@ class Wanted:
     batch_categories: Sequence[str] | None = None
     label_categories: Sequence[str] | None = None
     gene_names: Sequence[str] | None = None
+    gene_ids: Sequence[str] | None = None
     may_lack: MayLack = STRICT
+
+    @property
+    def genes(self) -> Genes | None:
+        """The genes wanted, None for all."""
+        return None if self.gene_names is None else Genes.of_model(self.gene_names, self.gene_ids)
 
 
 def open_files(paths: Sequence[Path], wanted: Wanted, memory: int) -> list[CountFile]:
@@ -131,14 +141,14 @@ def stream(
         Genes or categories that do not fit, values that are not counts, a damaged file, or too
         little memory.
     """
-    genes, gene_maps = match_genes(files, wanted.gene_names, wanted.may_lack)
+    genes, gene_maps = match_genes(files, wanted.genes, wanted.may_lack)
     batch_codes, batches = _categories(files, wanted, "batch")
     label_codes, labels = _categories(files, wanted, "label")
     lengths, totals = _check(files, gene_maps, wanted.slot.allow_fractional)
     mean, variance = library_statistics(totals, batch_codes, max(len(batches), 1))
     pool, block = _pool(files, lengths, memory)
     return DiskStore(
-        gene_names=genes,
+        gene_names=np.array(genes.names, dtype=object),
         batch_codes=batch_codes,
         batch_categories=batches,
         label_codes=label_codes,
@@ -155,11 +165,27 @@ def stream(
 
 
 def match_genes(
-    files: Sequence[CountFile], wanted: Sequence[str] | None, may_lack: MayLack = STRICT
-) -> tuple[np.ndarray, tuple[np.ndarray | None, ...]]:
+    files: Sequence[CountFile],
+    wanted: Genes | None,
+    may_lack: MayLack = STRICT,
+    *,
+    warn: bool = True,
+) -> tuple[Genes, tuple[np.ndarray | None, ...]]:
     """Return the genes of the store, and for each file the column of each of its genes or -1.
 
-    Without `wanted` they are those that all files have, in the order of the first file.
+    Without `wanted` they are those that all files have, in the order of the first file. The column
+    is None where the genes of a file are those of the store, in their order.
+
+    Parameters
+    ----------
+    files
+        One or several.
+    wanted
+        Their names, and their ids where these are known; else the ids are those of the first file.
+    may_lack
+        Which of them may be missing.
+    warn
+        As in `columns_of`.
 
     Raises
     ------
@@ -167,43 +193,70 @@ def match_genes(
         Genes that are wanted and missing, or fewer than two in common.
     """
     if wanted is None:
-        common = set(files[0].var_names)
-        for file in files[1:]:
-            before, common = common, common.intersection(file.var_names)
-            if len(common) < 2:
-                raise InputError(
-                    f"{file.source} has {len(common)} genes in common with the files before it "
-                    f"(its own begin with {a_few(file.var_names, 3)}, theirs with "
-                    f"{a_few(sorted(before), 3)}); give all files the same kind of gene names"
-                )
-        names = [name for name in files[0].var_names if name in common]
+        genes, columns = _common(files, warn)
     else:
-        names = [str(name) for name in wanted]
-        if len(set(names)) < len(names) or len(names) < 2:
+        if len(set(wanted.names)) < len(wanted.names) or len(wanted.names) < 2:
             raise InputError(
-                f"{len(set(names))} different genes are asked for by {len(names)} names; name at "
-                "least two genes, each once"
+                f"{len(set(wanted.names))} different genes are asked for by {len(wanted.names)} "
+                "names; name at least two genes, each once"
             )
-    position = {name: column for column, name in enumerate(names)}
+        given = bool(wanted.ids)
+        genes, columns = wanted.with_ids_of(files[0].genes), []
+        for number, file in enumerate(files):
+            compare = warn and (given or number > 0)
+            columns.append(columns_of(genes, file.genes, file.source, warn=compare))
+            _check_missing(file, genes, columns[-1], may_lack)
     maps: list[np.ndarray | None] = []
-    for file in files:
-        found = np.array([position.get(name, -1) for name in file.var_names], dtype=np.int32)
-        missing: list[str] = []
-        if wanted is not None and np.count_nonzero(found >= 0) < len(names):
-            there = set(file.var_names)
-            missing = [name for name in names if name not in there]
-            if may_lack.too_few(missing, len(names)):
-                genes, var = file.var_names, file.var()
-                raise InputError(refusal(file.source, genes, missing, names, var, may_lack))
-            missing = [name for name in missing if name not in may_lack.genes]
-        if wanted is not None and missing:
-            raise InputError(
-                f"{file.source} lacks {len(missing)} of the {len(names)} genes wanted: "
-                f"{a_few(missing)}; leave the file or the genes out"
-            )
-        same = len(found) == len(names) and np.array_equal(found, np.arange(len(names)))
-        maps.append(None if same else found)
-    return np.array(names, dtype=object), tuple(maps)
+    for file, of_file in zip(files, columns, strict=True):
+        place = np.full(len(file.var_names), -1, dtype=np.int32)
+        there = np.flatnonzero(of_file >= 0)
+        place[of_file[there]] = there
+        same = len(place) == len(genes.names) and np.array_equal(place, np.arange(len(place)))
+        maps.append(None if same else place)
+    return genes, tuple(maps)
+
+
+def _common(files: Sequence[CountFile], warn: bool) -> tuple[Genes, list[np.ndarray]]:
+    """Genes that all files have, and their columns in each."""
+    first = files[0].genes
+    columns = [np.arange(len(first.names))]
+    kept = np.ones(len(first.names), dtype=bool)
+    for file in files[1:]:
+        columns.append(columns_of(first, file.genes, file.source, warn=warn))
+        before, kept = kept, kept & (columns[-1] >= 0)
+        n_common = int(np.count_nonzero(kept))
+        fewest = min(int(np.count_nonzero(before)), len(file.var_names))
+        if n_common >= max(2, _FEW_COMMON * fewest) or (not warn and n_common > 1):
+            continue
+        theirs = [name for name, there in zip(first.names, before, strict=True) if there]
+        lost = [name for name, there in zip(first.names, kept, strict=True) if not there]
+        reason = hint(file.source, file.genes, lost, first, file.var())
+        begin = (
+            f"its own begin with {a_few(file.var_names, 3)}, theirs with {a_few(sorted(theirs), 3)}"
+        )
+        text = f"{file.source} has {n_common} genes in common with the files before it ({begin})"
+        if n_common < 2:
+            raise InputError(f"{text}{reason or '; give all files the same kind of gene names'}")
+        warnings.warn(f"{text}; the others are left out{reason}", UserWarning, stacklevel=3)
+    rows = np.flatnonzero(kept).tolist()
+    ids = [first.ids[row] for row in rows] if first.ids else ()
+    return Genes([first.names[row] for row in rows], ids), [each[rows] for each in columns]
+
+
+def _check_missing(file: CountFile, genes: Genes, found: np.ndarray, may_lack: MayLack) -> None:
+    missing = [name for name, column in zip(genes.names, found, strict=True) if column < 0]
+    if not missing:
+        return
+    var = file.var()
+    if may_lack.too_few(missing, len(genes.names)):
+        raise InputError(refusal(file.source, file.genes, missing, genes, var, may_lack))
+    missing = [name for name in missing if name not in may_lack.genes]
+    if missing:
+        reason = hint(file.source, file.genes, missing, genes, var)
+        raise InputError(
+            f"{file.source} lacks {len(missing)} of the {len(genes.names)} genes wanted: "
+            f"{a_few(missing)}{reason or '; leave the file or the genes out'}"
+        )
 
 
 def _categories(

@@ -18,7 +18,7 @@ from .countfile import CountFile, MemoryFile, constant, is_zarr
 from .disk import DiskStore, distinct_cells
 from .file_names import common_tail
 from .formats import read_slot
-from .joint import FILE, Wanted, open_files, stream
+from .joint import FILE, Wanted, match_genes, open_files, stream
 from .obs import joined_obs
 from .residence import RESIDENCES
 from .store import CountStore, Store, log_library_statistics
@@ -242,14 +242,20 @@ class FileFrames:
 
     @cached_property
     def var(self) -> pd.DataFrame:
-        """One row per gene of the first file that the model uses."""
+        """One row per gene of the first file that the model uses, named as the model does."""
+        import pandas as pd
+
+        genes, (place, *_) = match_genes(
+            self.files, self.wanted.genes, self.wanted.may_lack, warn=False
+        )
         frame = self.files[0].var()
-        names = self.wanted.gene_names
-        if names is None:
-            for file in self.files[1:]:
-                frame = frame[frame.index.isin(file.var_names)]
+        if place is None:
             return frame
-        return frame.loc[[name for name in names if name in frame.index]]
+        columns = np.flatnonzero(place >= 0)
+        columns = columns[np.argsort(place[columns])]
+        frame = frame.iloc[columns].copy()
+        frame.index = pd.Index([genes.names[number] for number in place[columns]], dtype=object)
+        return frame
 
 
 def _paths(data: Any) -> list[Path] | None:
@@ -280,6 +286,7 @@ def _in_memory(data: Any, wanted: Wanted) -> tuple[Store, Frames]:
         batch_categories=wanted.batch_categories,
         label_categories=wanted.label_categories,
         gene_names=wanted.gene_names,
+        gene_ids=wanted.gene_ids,
         may_lack=wanted.may_lack,
         allow_fractional=wanted.slot.allow_fractional,
     )

@@ -13,7 +13,7 @@ import torch
 from ..errors import InputError
 from ._matrix import to_csr
 from .categories import encode
-from .genes import STRICT, MayLack, select_genes
+from .genes import STRICT, Genes, MayLack, select_genes
 from .parts import HostPart, Part, SpareMemory, gather_rows
 from .validate import Origin, canonicalise, check_axes, check_counts
 
@@ -163,6 +163,7 @@ class CountStore(Store):
         batch_categories: Sequence[str] | None = None,
         label_categories: Sequence[str] | None = None,
         gene_names: Sequence[str] | None = None,
+        gene_ids: Sequence[str] | None = None,
         may_lack: MayLack = STRICT,
         allow_fractional: bool = False,
     ) -> CountStore:
@@ -178,6 +179,8 @@ class CountStore(Store):
         batch_categories, label_categories, gene_names
             Those of a saved model: codes and the order of genes follow it, other genes are
             left out.
+        gene_ids
+            Ids of `gene_names`, of a saved model; none where it does not know them.
         may_lack
             Which of `gene_names` may be missing; they get zero counts.
         allow_fractional
@@ -207,7 +210,9 @@ class CountStore(Store):
         check_counts(counts, origin, warn=False, allow_fractional=allow_fractional)
         genes = np.asarray(adata.var_names, dtype=object)
         if gene_names is not None:
-            counts = select_genes(counts, genes, gene_names, adata.var, may_lack)
+            wanted, saved = Genes.of_model(gene_names, gene_ids), gene_ids is not None
+            have = Genes.of(adata.var)
+            counts = select_genes(counts, have, wanted, adata.var, may_lack, warn=saved)
             genes = np.asarray(gene_names, dtype=object)
         mean, variance = log_library_statistics(counts, batch_codes, max(len(batches), 1))
         return cls(
