@@ -25,6 +25,7 @@ from .data._slots import Slot
 from .data.file_names import FileBatches, key_of_files
 from .data.joint import Wanted
 from .data.opening import FileFrames, Source, narrowed, open_data
+from .data.store import warn_of_small_batches
 from .errors import InputError
 from .train import read_history, resolve_device, write_history
 from .train.settings import whole_number
@@ -156,6 +157,7 @@ class Model(Fitting, Answers, Differential, Querying):
         if n_top_genes is not None:
             number = whole_number("n_top_genes", n_top_genes, minimum=2)
             store, frames = narrowed(store, frames, wanted, source, number)
+        warn_of_small_batches(store, batch_key)
         super().__init__(Setup.of(options, store, batch_key, labels_key, slot, frames))
         if isinstance(frames, FileFrames) and len(frames.files) > 1 and batch_key is None:
             warnings.warn(

@@ -132,7 +132,7 @@ def test_the_column_file_is_the_batch(samples: list[Path], options: dict[str, st
     )
     elsewhere = write_mtx_folder(samples[0].parents[1] / "C" / TENX, dense_counts())
     with pytest.raises(InputError, match=r"not trained with: 'C'"):
-        model.get_latent_representation(elsewhere)
+        model.get_elbo(elsewhere)
 
 
 def test_a_single_file_is_a_batch_that_others_are_mapped_onto(

@@ -221,7 +221,7 @@ class Answers(PosteriorAnswers, QualityAnswers):
         path
             The file; it is written whole or not at all.
         data, **reading
-            See the class.
+            See the class, and of batches `get_latent_representation`.
         overwrite
             Replace a file that is there.
 
@@ -231,7 +231,7 @@ class Answers(PosteriorAnswers, QualityAnswers):
             The latent space, (N, n_latent) float32.
         """
         target = check_new_file(path, overwrite=overwrite)
-        store, frames = self._opened(data, reading)
+        store, frames = self._opened_to_encode(data, reading)
         rows = cell_rows(None, store.n_cells)
         batches = self._minibatches(store, rows, EVALUATION_BATCH)
         latent = inference.latent(self.module, batches, len(rows), give_mean=True, seed=0)

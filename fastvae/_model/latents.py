@@ -39,7 +39,8 @@ class LatentAnswers(State):
         Parameters
         ----------
         data, cells, batch_size, seed, **reading
-            See `Answers`.
+            See `Answers`. Batches that the model does not know are no obstacle here, unless its
+            encoder is told the batch (``encode_covariates``).
         give_mean
             The mean of the posterior q(z | x); otherwise one draw of it.
         mc_samples
@@ -55,7 +56,7 @@ class LatentAnswers(State):
             (N, n_latent) float32, or two of them.
         """
         n_draws = whole_number("mc_samples", mc_samples, minimum=1)
-        store = self._store_for(data, reading)
+        store, _ = self._opened_to_encode(data, reading)
         rows = cell_rows(cells, store.n_cells)
         batches = self._minibatches(store, rows, batch_size)
         if return_dist:

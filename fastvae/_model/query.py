@@ -17,7 +17,7 @@ from ..data.file_names import FileBatches, key_of_files
 from ..data.genes import Genes, MayLack
 from ..data.joint import Wanted
 from ..data.opening import FileFrames, Source, open_data
-from ..data.store import Store
+from ..data.store import Store, warn_of_small_batches
 from ..errors import InputError
 from ..train.settings import real_number
 from .query_freeze import check_mode
@@ -137,6 +137,7 @@ class Querying(State):
             may_lack=MayLack(setup.gene_names, max(2, int(np.ceil(share * len(setup.gene_names))))),
         )
         store, frames = open_data(data, wanted, Source(residence, memory_limit))
+        warn_of_small_batches(store, key)
         known_names = as_known(store.batch_categories, setup.batch_categories)
         store = replace(store, batch_categories=known_names)
         wide = extended_setup(setup, store, key, replace(slot, asked_for=True))

@@ -131,12 +131,18 @@ class Setup:
         )
 
     def store_of(
-        self, data: Any, source: Source | None = None, reading: Mapping[str, Any] | None = None
+        self,
+        data: Any,
+        source: Source | None = None,
+        reading: Mapping[str, Any] | None = None,
+        *,
+        by_counts: bool = False,
     ) -> tuple[Store, Frames]:
         """Read `data` and bring its genes and categories into the model's order.
 
         Labels are asked for only where the model uses them. Library statistics are those of the
-        data that the model was made for. `reading` says how the data are read: see `Reading`.
+        data that the model was made for. `reading` says how the data are read: see `Reading`. With
+        `by_counts` batches and labels may be unknown or missing: for what needs the counts alone.
 
         Returns
         -------
@@ -154,8 +160,11 @@ class Setup:
             gene_names=self.gene_names,
             gene_ids=self.gene_ids,
             may_lack=MayLack(self.may_lack),
+            by_counts=by_counts,
         )
         store, frames = open_data(data, wanted, source or Source())
+        if by_counts:
+            return store, frames
         mean = np.asarray(self.log_library_mean, dtype=np.float32)
         var = np.asarray(self.log_library_var, dtype=np.float32)
         shape = np.shape(store.log_library_mean)

@@ -120,11 +120,18 @@ class State:
     def _store_for(self, data: Any, reading: Mapping[str, Any]) -> Store:
         return self._opened(data, reading)[0]
 
-    def _opened(self, data: Any, reading: Mapping[str, Any]) -> tuple[Store, Frames]:
+    def _opened_to_encode(self, data: Any, reading: Mapping[str, Any]) -> tuple[Store, Frames]:
+        """Return `data` to find latent positions of: by the counts, if the encoder sees no more."""
+        by_counts = not self._setup.options.encode_covariates
+        return self._opened(data, reading, by_counts=by_counts)
+
+    def _opened(
+        self, data: Any, reading: Mapping[str, Any], *, by_counts: bool = False
+    ) -> tuple[Store, Frames]:
         """Return `data` as the model reads it, or the model's own where that is None."""
         check_reading(data, reading)
         if data is not None:
-            return self._setup.store_of(data, reading=reading)
+            return self._setup.store_of(data, reading=reading, by_counts=by_counts)
         store, frames = self._own_store(), self._frames
         assert frames is not None
         return store, frames

@@ -137,10 +137,11 @@ def encode(
     lookup = {name: code for code, name in enumerate(known)}
     unknown = [name for name in categories if name not in lookup]
     if unknown:
+        remedy = "map these data onto the model (Model.map_query)"
         raise InputError(
             f"obs[{key!r}] has {what} categories that the model was not trained with: "
             f"{a_few(unknown)}; it knows {a_few(known, 30)}. Rename them, drop these cells, "
-            "or train a model on both"
+            f"or {remedy if what == 'batch' else 'train a model on both'}"
         )
     table = np.array([lookup[name] for name in categories], dtype=np.int64)
     return table[codes], tuple(known)

@@ -121,7 +121,7 @@ class CountFile:
         frame = self.obs().copy()
         if key is not None and self.batch is not None:
             frame[key] = constant(self.batch, self.n_cells)
-        elif key is not None and self.batch_key is not None:
+        elif key is not None and self.batch_key in frame.columns:
             frame[key] = frame[self.batch_key]
         return frame
 

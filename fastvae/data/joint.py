@@ -57,6 +57,8 @@ class Wanted:
         Their ids, of a saved model; none where it does not know them.
     may_lack
         Which of `gene_names` may be missing.
+    by_counts
+        Take the counts alone: batches and labels may be unknown or missing, and all codes are 0.
     """
 
     slot: Slot = field(default_factory=Slot)
@@ -69,6 +71,19 @@ class Wanted:
     gene_names: Sequence[str] | None = None
     gene_ids: Sequence[str] | None = None
     may_lack: MayLack = STRICT
+    by_counts: bool = False
+
+    def key_of(self, what: str) -> str | None:
+        """Return the column with the codes of the cells: of "batch" or "label"."""
+        if self.by_counts:
+            return None
+        return self.batch_key if what == "batch" else self.labels_key
+
+    def known(self, what: str) -> Sequence[str] | None:
+        """Return the categories of a saved model that cells are to be coded by."""
+        if self.by_counts:
+            return None
+        return self.batch_categories if what == "batch" else self.label_categories
 
     @property
     def genes(self) -> Genes | None:
@@ -263,9 +278,9 @@ def _categories(
     files: Sequence[CountFile], wanted: Wanted, what: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Codes of all cells; categories in the order in which the files bring them."""
-    batch = what == "batch"
-    key = wanted.batch_key if batch else wanted.labels_key
-    known = wanted.batch_categories if batch else wanted.label_categories
+    batch, key, known = what == "batch", wanted.key_of(what), wanted.known(what)
+    if key is None and not known:
+        return np.zeros(sum(file.n_cells for file in files), dtype=np.int64), ()
     codes, names = [], dict.fromkeys(known or ())
     for file in files:
         own = file.batch_key if batch and file.batch is None else key

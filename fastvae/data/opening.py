@@ -281,10 +281,10 @@ def _in_memory(data: Any, wanted: Wanted) -> tuple[Store, Frames]:
     adata = read_slot(data, wanted.slot)
     store = CountStore.from_anndata(
         adata,
-        batch_key=wanted.batch_key,
-        labels_key=wanted.labels_key,
-        batch_categories=wanted.batch_categories,
-        label_categories=wanted.label_categories,
+        batch_key=wanted.key_of("batch"),
+        labels_key=wanted.key_of("label"),
+        batch_categories=wanted.known("batch"),
+        label_categories=wanted.known("label"),
         gene_names=wanted.gene_names,
         gene_ids=wanted.gene_ids,
         may_lack=wanted.may_lack,

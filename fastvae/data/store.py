@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 # The local encoder cannot express less (its variance head adds this much), and a batch whose
 # cells all have one depth would otherwise give an infinite KL divergence.
 _MIN_VARIANCE = 1e-4
+
+_SHOWN = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,6 +248,30 @@ class CountStore(Store):
     def rows(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See `Store`."""
         return gather_rows(self.counts, cells)
+
+
+FEW_CELLS = 3
+"""What is particular to a batch of fewer cells cannot be learned."""
+
+
+def warn_of_small_batches(store: Store, key: str | None) -> None:
+    """Warn once of batches with fewer than three cells, by name and size."""
+    sizes = np.bincount(store.batch_codes, minlength=store.n_batch)
+    small = [code for code in range(store.n_batch) if 0 < sizes[code] < FEW_CELLS]
+    if not small:
+        return
+    shown = ", ".join(
+        f"{store.batch_categories[code]!r} ({sizes[code]} cell{'s' if sizes[code] > 1 else ''})"
+        for code in small[:_SHOWN]
+    )
+    more = f" and {len(small) - _SHOWN} more" if len(small) > _SHOWN else ""
+    warnings.warn(
+        f"batches of obs[{key!r}] with fewer than {FEW_CELLS} cells: {shown}{more}; what is "
+        "particular to a batch cannot be learned from so few: join them to others, or leave these "
+        "cells out",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def log_library_statistics(
