@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, file_path
 from ._h5 import hdf5_root, kind_of, opened, reporting_damage
 from ._slots import Slot
 from .countfile import is_zarr
@@ -84,7 +84,7 @@ def read(
     ``UserWarning`` and is used as it is. Matrices on disk are read in blocks: a dense one never
     exists densely in memory.
     """
-    slot = Slot(layer, bool(use_raw), genome, bool(allow_fractional), allow_links=bool(allow_links))
+    slot = Slot(layer, use_raw, genome, allow_fractional, allow_links=allow_links)
     return read_slot(source, slot)
 
 
@@ -93,7 +93,7 @@ def read_slot(source: Any, slot: Slot) -> AnnData:
     from anndata import AnnData
 
     if isinstance(source, (str, os.PathLike)):
-        return _read_path(Path(source).expanduser(), slot)
+        return _read_path(file_path("source", source), slot)
     if slot.genome is not None:
         raise InputError("genome= is for 10x files and folders; leave it out")
     if isinstance(source, AnnData):
