@@ -16,6 +16,7 @@ from ._cli import reference_commands
 from ._cli.de_command import de
 from ._cli.options import (
     AllowFractional,
+    AllowLinks,
     BatchKey,
     BatchKeyOf,
     BatchPerFile,
@@ -87,6 +88,7 @@ def embed(
     use_raw: NewUseRaw = False,
     genome: Genome = None,
     allow_fractional: NewAllowFractional = None,
+    allow_links: AllowLinks = False,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
@@ -104,6 +106,7 @@ def embed(
             use_raw=use_raw,
             genome=genome,
             allow_fractional=allow_fractional,
+            allow_links=allow_links,
         )
         typer.echo(f'{output}: {latent.shape[0]:,} cells, obsm["{KEY}"] {latent.shape}')
 
@@ -120,6 +123,7 @@ def convert(
     use_raw: UseRaw = False,
     genome: Genome = None,
     allow_fractional: AllowFractional = False,
+    allow_links: AllowLinks = False,
     genes: Genes = None,
     batch_key: BatchKey = None,
     batch_key_of: BatchKeyOf = None,
@@ -141,7 +145,7 @@ def convert(
         from .data.joint import Wanted
 
         wanted = Wanted(
-            slot=Slot(layer, use_raw, genome, allow_fractional),
+            slot=Slot(layer, use_raw, genome, allow_fractional, allow_links=allow_links),
             gene_names=gene_list(genes),
             batch_key=key_of_files(data, batch_key, batch_per_file),
             batch_key_of=assignments(batch_key_of, "--batch-key-of"),
@@ -170,13 +174,14 @@ def info(
     use_raw: UseRaw = False,
     genome: Genome = None,
     allow_fractional: AllowFractional = False,
+    allow_links: AllowLinks = False,
 ) -> None:
     """Say what is in a data set or a trained model, and in several data sets together."""
     with user_errors():
         from ._cli.report import describe
         from .data._slots import Slot
 
-        slot = Slot(layer, use_raw, genome, allow_fractional)
+        slot = Slot(layer, use_raw, genome, allow_fractional, allow_links=allow_links)
         for path in paths:
             typer.echo(as_options(describe(path, slot)))
             if len(paths) > 1:

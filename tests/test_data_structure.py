@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from command_line import RUNNER
+from command_line import RUNNER, run
 from count_data import annotated, dense_counts, write_v3_h5
 
 from fastvae import Model
@@ -321,6 +321,50 @@ def test_groups_in_other_files(path: Path, tmp_path: Path, group: str) -> None:
     with pytest.raises(InputError, match=rf"{group}.* is a link to another file \(other\.h5ad\)"):
         read(path, layer=layer)
     assert read(path, layer=layer, allow_links=True).n_obs == 40
+
+
+def test_links_are_followed_on_request(path: Path, tmp_path: Path) -> None:
+    """By every way in that takes data; a model keeps no such leave."""
+    shutil.copy(path, tmp_path / "other.h5ad")
+    sound = tmp_path / "other.h5ad"
+    with h5py.File(path, "r+") as file:
+        del file["X"]
+        file["X"] = h5py.ExternalLink("other.h5ad", "/X")
+    model = Model(path, allow_links=True, batch_key="batch", **SMALL)
+    model.fit(1, seed=0, progress=False, device="cpu").save(tmp_path / "run")
+    wanted = model.get_latent_representation(sound)
+    np.testing.assert_array_equal(model.get_latent_representation(path, allow_links=True), wanted)
+    model = Model.load(tmp_path / "run")
+    for ask in (model.get_latent_representation, model.map_query):
+        with pytest.raises(InputError, match=r"link to another file .* pass allow_links=True"):
+            ask(path)
+    query = model.map_query(
+        path, allow_links=True, freeze="decoder", max_epochs=1, progress=False, device="cpu"
+    )
+    assert query.get_latent_representation().shape == wanted.shape
+    made = tmp_path / "made"
+    commands: dict[str, list[Any]] = {
+        "train": [path, "-o", made / "run", "--max-epochs", 1, "-q"],
+        "embed": [tmp_path / "run", path, "-o", made / "latent.h5ad"],
+        "map": [
+            tmp_path / "run",
+            path,
+            "-o",
+            made / "query",
+            *("--freeze", "decoder", "--max-epochs", 1, "-q"),
+        ],
+        "de": [tmp_path / "run", path, "--groupby", "cell_type", "-o", made / "de.csv"],
+        "convert": [path, "-o", made / "atlas.zarr"],
+        "info": [path],
+    }
+    made.mkdir()
+    for command, arguments in commands.items():
+        if command != "info":  # it says what else there is
+            shown = run(command, *arguments, code=2).output
+            assert "link to another file" in shown
+            assert "pass --allow-links" in shown
+        if command not in ("map", "de"):
+            assert "not read" not in run(command, *arguments, "--allow-links").output
 
 
 def test_soft_links(path: Path) -> None:

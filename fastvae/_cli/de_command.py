@@ -10,6 +10,7 @@ import typer
 from .._files import atomic_path, check_new_file
 from ..errors import InputError
 from .options import (
+    AllowLinks,
     Device,
     Genome,
     MemoryLimit,
@@ -73,6 +74,7 @@ def de(
     use_raw: NewUseRaw = False,
     genome: Genome = None,
     allow_fractional: NewAllowFractional = None,
+    allow_links: AllowLinks = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Find the genes that tell groups of cells apart."""
@@ -90,6 +92,7 @@ def de(
                 "use_raw": use_raw,
                 "genome": genome,
                 "allow_fractional": allow_fractional,
+                "allow_links": allow_links,
             },
             groupby=groupby,
             group1=group1 or None,

@@ -41,6 +41,13 @@ AllowFractional = Annotated[
         help="Take corrected counts, no longer whole numbers (CellBender, SoupX, DecontX).",
     ),
 ]
+AllowLinks = Annotated[
+    bool,
+    typer.Option(
+        "--allow-links",
+        help="Also read what files store in other files; only for files that you trust.",
+    ),
+]
 NewAllowFractional = Annotated[
     bool | None,
     typer.Option(

@@ -11,6 +11,7 @@ import typer
 
 from .options import (
     AllowFractional,
+    AllowLinks,
     BatchKey,
     BatchKeyOf,
     BatchPerFile,
@@ -68,6 +69,7 @@ def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[
         use_raw: NewUseRaw = False,
         genome: Genome = None,
         allow_fractional: NewAllowFractional = None,
+        allow_links: AllowLinks = False,
         min_genes: Annotated[
             float, typer.Option(help="Refuse a smaller share of the reference's genes.")
         ] = 0.1,
@@ -117,6 +119,7 @@ def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[
                     use_raw=use_raw,
                     genome=genome,
                     allow_fractional=allow_fractional,
+                    allow_links=allow_links,
                     min_genes=min_genes,
                     device=device,
                     residence=residence,
@@ -167,6 +170,7 @@ def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[
         use_raw: UseRaw = False,
         genome: Genome = None,
         allow_fractional: AllowFractional = False,
+        allow_links: AllowLinks = False,
         dispersion: Annotated[
             str | None, typer.Option(help="Of a scvi 0.6 model whose weights leave it open.")
         ] = None,
@@ -192,6 +196,7 @@ def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[
                 "use_raw": use_raw,
                 "genome": genome,
                 "allow_fractional": allow_fractional,
+                "allow_links": allow_links,
             }
             with run_folder(output, overwrite=overwrite) as folder:
                 if checkpoint.is_dir() and list(checkpoint.glob("*model.pt")):

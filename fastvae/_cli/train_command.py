@@ -9,6 +9,7 @@ import typer
 
 from .options import (
     AllowFractional,
+    AllowLinks,
     BatchKey,
     BatchKeyOf,
     BatchPerFile,
@@ -64,6 +65,7 @@ def train(
     use_raw: UseRaw = False,
     genome: Genome = None,
     allow_fractional: AllowFractional = False,
+    allow_links: AllowLinks = False,
     max_epochs: Annotated[
         int | None, typer.Option(help="Passes over the cells.  [default: by the number of cells]")
     ] = None,
@@ -134,6 +136,7 @@ def train(
                 use_raw=use_raw,
                 genome=genome,
                 allow_fractional=allow_fractional,
+                allow_links=allow_links,
                 n_latent=n_latent,
                 n_hidden=n_hidden,
                 n_layers=n_layers,

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data._names import a_few, those_there
-from ..data.categories import CategoryNames, factorise
-from ..errors import InputError, listed, shortened, shown
-from .select import is_name, name_of, row_array
+from ..data.categories import CategoryNames, category_name, factorise
+from ..errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +98,7 @@ def by_groups(
         No such column or group, a single group, one compared with itself, or too few cells.
     """
     codes, names = _groups(groupby, obs)
-    wanted = _names("group1", group1, names)
+    wanted = _names(group1, names)
     if wanted is None and len(names) > MOST_GROUPS:
         raise InputError(
             f"obs[{groupby!r}] has {len(names):,} different values; name those to compare "
@@ -107,16 +106,14 @@ def by_groups(
         )
     if wanted == []:
         raise InputError("group1 is empty; name at least one group, or leave it out for all")
-    against = _names("group2", group2, names)
+    against = _names(group2, names)
     if against is not None and len(against) != 1:
-        raise InputError(
-            f"group2 must be one group, or left out for all other cells; not {shown(group2)}"
-        )
+        raise InputError(f"group2 must be one group, or left out for all other cells; not {group2}")
     for option, asked in (("group1", wanted), ("group2", against)):
         for name in asked or ():
             if name not in names:
                 raise InputError(
-                    f"{option} {shown(name)} is not in obs[{groupby!r}]; {those_there(names, name)}"
+                    f"{option} {name!r} is not in obs[{groupby!r}]; {those_there(names, name)}"
                 )
     sizes = np.bincount(codes[codes >= 0], minlength=len(names))
     if wanted is None:
@@ -154,17 +151,14 @@ def by_groups(
 
 def _groups(groupby: Any, obs: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
     """Codes (N,), -1 where the value is missing, and the names of the groups that have cells."""
-    import pandas as pd
-
     if groupby is None:
         raise InputError(
             "nothing to compare: give groupby (a column of obs), or the cells of idx1 (and idx2)"
         )
     columns = [str(name) for name in obs.columns]
-    if not pd.api.types.is_hashable(groupby) or groupby not in obs.columns:
-        meant = groupby if isinstance(groupby, str) else None
+    if groupby not in obs.columns:
         raise InputError(
-            f"groupby {shown(groupby)} is not a column of obs; {those_there(columns, meant)}"
+            f"groupby {groupby!r} is not a column of obs; {those_there(columns, str(groupby))}"
         )
     codes, found = factorise(obs[groupby], f"obs[{groupby!r}] (groupby)")
     names = list(found)
@@ -176,15 +170,15 @@ def _groups(groupby: Any, obs: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
     return codes, names
 
 
-def _names(option: str, given: Any, known: list[str]) -> list[str] | None:
+def _names(given: Any, known: list[str]) -> list[str] | None:
     """Names of the groups asked for, written as in `known` where they are there."""
     if given is None:
         return None
+    several = hasattr(given, "__iter__") and not isinstance(given, str)
     groups, names = CategoryNames(known), []
-    for value in [given] if is_name(given) else listed(option, given, "names of groups"):
-        name = name_of(option, value)
-        code = groups.code(name)
-        names.append(name if code is None else known[code])
+    for value in given if several else [given]:
+        code = groups.code(value)
+        names.append(category_name(value) if code is None else known[code])
     return list(dict.fromkeys(names))
 
 
@@ -224,15 +218,15 @@ def _mask(name: str, given: Any, obs: pd.DataFrame) -> np.ndarray:
         except Exception as error:
             # pandas raises whatever the expression runs into
             raise InputError(
-                f"{name}={shown(given)} cannot be evaluated on obs ({shortened(str(error))}); "
+                f"{name}={given!r} cannot be evaluated on obs ({' '.join(str(error).split())}); "
                 f"there are the columns {a_few(obs.columns, 30)}"
             ) from error
         if rows.dtype != bool:
             raise InputError(
-                f"{name}={shown(given)} is not a condition; compare a column, as in 'a > 1'"
+                f"{name}={given!r} is not a condition; compare a column, as in 'a > 1'"
             )
     else:
-        rows = row_array(name, given).ravel()
+        rows = np.asarray(given).ravel()
     if rows.dtype == bool:
         if rows.shape != (n_cells,):
             raise InputError(f"{name} is a mask of {rows.size} values for {n_cells} cells")

@@ -18,12 +18,13 @@ from ..data.genes import Genes, MayLack
 from ..data.joint import Wanted
 from ..data.opening import FileFrames, Source, open_data
 from ..data.store import Store, warn_of_small_batches
-from ..errors import InputError, file_path, real_number
+from ..errors import InputError
+from ..train.settings import real_number
 from .query_freeze import check_mode
 from .query_report import MISSING_WARNING, genes_report, missing_text
 from .query_widen import extended_setup, widened
 from .reading import Reading, fitting, slot_of
-from .setup import Setup, batch_keys, column_key
+from .setup import Setup
 from .state import State
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Querying(State):
         memory_limit: int | str | None = None,
         batch_per_file: str | None = None,
         allow_fractional: bool | None = None,
+        allow_links: bool = False,
     ) -> Self:
         """Make a model of `data` with the weights of a trained reference, wider by new batches.
 
@@ -76,7 +78,7 @@ class Querying(State):
             the encoders are trained too, so that the query moves to where the reference's decoder
             explains it; embed the reference's cells with the reference. "encoder": all of the
             decoder is trained, and of the encoders only new columns. False: everything is trained.
-        layer, use_raw, genome, allow_fractional
+        layer, use_raw, genome, allow_fractional, allow_links
             Where the counts are in `data`, and whether they may be other than whole numbers; as
             the reference had them if none is given. Data with a single matrix may have it
             elsewhere.
@@ -111,17 +113,20 @@ class Querying(State):
         freeze = check_mode(freeze)
         share = real_number("min_genes", min_genes)
         if share > 1:
-            raise InputError(f"min_genes is a share of the genes, at most 1, not {share:g}")
+            raise InputError(f"min_genes is a share of the genes, at most 1, not {min_genes!r}")
         known, name = _reference(cls, reference, device)
         setup = known._setup
-        column_key("batch_key", batch_key)
         key = key_of_files(data, batch_key, batch_per_file) or setup.batch_key
         file_batches = setup.file_batches() if key == setup.batch_key else None
         if batch_per_file is not None:
             known_names = setup.batch_categories
             file_batches = FileBatches(known_names, setup.file_tail, strict=True)
         reading = Reading(
-            layer=layer, use_raw=use_raw, genome=genome, allow_fractional=allow_fractional
+            layer=layer,
+            use_raw=use_raw,
+            genome=genome,
+            allow_fractional=allow_fractional,
+            allow_links=allow_links,
         )
         slot = slot_of(setup.slot, reading)
         labelled = setup.options.dispersion == "gene-label"
@@ -129,7 +134,7 @@ class Querying(State):
             slot=fitting(slot, data),
             batch_key=key,
             labels_key=setup.labels_key if labelled else None,
-            batch_key_of=batch_keys(batch_key_of),
+            batch_key_of=dict(batch_key_of or {}),
             file_batches=file_batches,
             label_categories=setup.label_categories if labelled else None,
             gene_names=setup.gene_names,
@@ -190,6 +195,7 @@ class Querying(State):
         memory_limit: int | str | None = None,
         batch_per_file: str | None = None,
         allow_fractional: bool | None = None,
+        allow_links: bool = False,
         **fit: Any,
     ) -> Self:
         """Map `data` onto this model and train what is new: `load_query`, then `fit`.
@@ -197,7 +203,7 @@ class Querying(State):
         Parameters
         ----------
         data, batch_key, freeze, layer, use_raw, genome, min_genes, batch_key_of, residence, \
-memory_limit, device, batch_per_file, allow_fractional
+memory_limit, device, batch_per_file, allow_fractional, allow_links
             As in `load_query`.
         **fit
             As in `fit`, except that the KL divergence has its full weight from the beginning
@@ -228,6 +234,7 @@ memory_limit, device, batch_per_file, allow_fractional
             memory_limit=memory_limit,
             batch_per_file=batch_per_file,
             allow_fractional=allow_fractional,
+            allow_links=allow_links,
         )
         trainable: Any = model
         result: Self = trainable.fit(**{"n_epochs_kl_warmup": None, "device": device, **fit})
@@ -236,12 +243,8 @@ memory_limit, device, batch_per_file, allow_fractional
 
 def _reference(cls: Any, reference: Any, device: Any) -> tuple[Any, str]:
     if isinstance(reference, (str, os.PathLike)):
-        reference = file_path("reference", reference)
         name = str(reference)
-        try:
-            reference = cls.load(reference, device="cpu")
-        except InputError as error:
-            raise InputError(f"reference: {error}") from error
+        reference = cls.load(reference, device="cpu")
     elif isinstance(reference, State):
         name = "a model in memory"
     else:

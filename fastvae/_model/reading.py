@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypedDict
 
 from ..data._slots import Slot
-from ..errors import InputError, file_path, true_or_false
+from ..errors import InputError
 
 
 class Reading(TypedDict, total=False):
@@ -23,12 +24,15 @@ class Reading(TypedDict, total=False):
         Which genome of a 10x file that holds several.
     allow_fractional
         Take corrected counts, which are no longer whole numbers; by default if the model did.
+    allow_links
+        Also read what files store in other files; only for files that you trust.
     """
 
     layer: str | None
     use_raw: bool
     genome: str | None
     allow_fractional: bool | None
+    allow_links: bool
 
 
 def check_reading(data: Any, reading: Mapping[str, Any]) -> None:
@@ -55,21 +59,20 @@ def check_reading(data: Any, reading: Mapping[str, Any]) -> None:
 def slot_of(model: Slot, reading: Mapping[str, Any]) -> Slot:
     """Return where the counts of new data are: where `reading` says, else as those of the model."""
     allowed = reading.get("allow_fractional")
-    allowed = (
-        model.allow_fractional if allowed is None else true_or_false("allow_fractional", allowed)
-    )
+    allowed = model.allow_fractional if allowed is None else bool(allowed)
     layer, genome = reading.get("layer"), reading.get("genome")
-    use_raw = true_or_false("use_raw", reading.get("use_raw", False))
-    if layer is None and genome is None and not use_raw:
-        return replace(model, allow_fractional=allowed, asked_for=False)
+    use_raw, links = bool(reading.get("use_raw")), bool(reading.get("allow_links"))
+    genome = genome or model.genome
     if layer is None and not use_raw:
-        return replace(model, genome=genome, allow_fractional=allowed, asked_for=False)
-    return Slot(layer, use_raw, genome or model.genome, allowed)
+        layer, use_raw, asked_for = model.layer, model.use_raw, False
+    else:
+        asked_for = True
+    return Slot(layer, use_raw, genome, allowed, asked_for, allow_links=links)
 
 
 def fitting(slot: Slot, data: Any) -> Slot:
     """Return `slot` without the genome where `data` cannot have several: in .h5ad and objects."""
     paths = data if isinstance(data, (list, tuple)) else [data]
-    files = [file_path("data", path) for path in paths if isinstance(path, (str, os.PathLike))]
+    files = [Path(path) for path in paths if isinstance(path, (str, os.PathLike))]
     several = any(path.suffix not in (".h5ad", ".zarr") for path in files)
     return slot if several else replace(slot, genome=None)

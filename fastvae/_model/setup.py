@@ -15,44 +15,10 @@ from ..data.genes import MayLack, ids_of
 from ..data.joint import Wanted
 from ..data.opening import FileFrames, Frames, Source, open_data
 from ..data.store import Store
-from ..errors import InputError, real_number, shown, text, true_or_false, whole_number
+from ..errors import InputError
+from ..train.settings import real_number, whole_number
 from ..vae import VAE
 from .reading import fitting, slot_of
-
-WIDEST, DEEPEST = 100_000, 100
-"""Of hidden layers: more than anyone trains, and few enough to lay out."""
-
-
-def column_key(name: str, value: Any) -> None:
-    """Refuse what cannot be the name of a column of obs.
-
-    Raises
-    ------
-    InputError
-        Names the argument.
-    """
-    if value is not None:
-        text(name, value, "the name of a column of obs")
-
-
-def batch_keys(given: Any) -> dict[str, str]:
-    """Return ``batch_key_of``: file names to columns.
-
-    Raises
-    ------
-    InputError
-        It is no dictionary, or holds something else.
-    """
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise InputError(
-            f"batch_key_of must be a dictionary from file names to columns, not {shown(given)}"
-        )
-    for file, column in given.items():
-        text("batch_key_of", file, "a dictionary with the names of files as keys")
-        text(f"batch_key_of[{file!r}]", column, "the name of a column of obs")
-    return dict(given)
 
 
 @dataclass(frozen=True)
@@ -76,22 +42,17 @@ class Options:
     encode_covariates: bool = False
 
     def __post_init__(self) -> None:
-        for name, most in (("n_latent", WIDEST), ("n_hidden", WIDEST), ("n_layers", DEEPEST)):
-            number = whole_number(name, getattr(self, name), minimum=1, maximum=most)
-            object.__setattr__(self, name, number)
-        rate = real_number("dropout_rate", self.dropout_rate, below=1.0)
+        for name in ("n_latent", "n_hidden", "n_layers"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), minimum=1))
+        rate = real_number("dropout_rate", self.dropout_rate)
+        if rate >= 1:
+            raise InputError(f"dropout_rate must be below 1, not {self.dropout_rate!r}")
         object.__setattr__(self, "dropout_rate", rate)
-        for name in ("dispersion", "reconstruction_loss", "latent_distribution"):
-            text(name, getattr(self, name), "a word")  # which one is checked by the network
-        for name in ("use_observed_lib_size", "encode_covariates"):
-            object.__setattr__(self, name, true_or_false(name, getattr(self, name)))
         with torch.device("meta"):  # the words are checked where they are used
             VAE(2, n_batch=2, n_labels=2, check_counts=False, **asdict(self))
 
     def check_keys(self, batch_key: str | None, labels_key: str | None) -> None:
         """Refuse what is told a batch or a label without the column it needs."""
-        column_key("batch_key", batch_key)
-        column_key("labels_key", labels_key)
         if self.encode_covariates and batch_key is None:
             raise InputError(
                 "encode_covariates=True tells the encoders the batch, which needs batch_key, the "

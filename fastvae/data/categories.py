@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError, shown
+from ..errors import InputError
 from ._names import a_few, those_there
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ def encode(
     if key not in obs.columns:
         columns = [str(column) for column in obs.columns]
         raise InputError(
-            f"obs has no column {shown(key)} ({option}); "
-            f"{those_there(columns, str(key), 'no columns')}"
+            f"obs has no column {key!r} ({option}); {those_there(columns, str(key), 'no columns')}"
         )
     column = obs[key]
     if getattr(column, "ndim", 1) != 1:

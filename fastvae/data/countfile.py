@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError, size_text
+from ..errors import InputError
 from ._arrays import StoredArray, fast_zarr, hdf5_array, zarr_array
 from ._h5 import hdf5_root, kind_of, opened, reporting_damage
 from ._matrix import open_arrays, read_transposed, stored_layout
+from ._memory import size_text
 from ._slots import RAW, Slot, Slots, stored_slots
 from ._watch import Watch
 from .folder_layout import is_mtx
@@ -234,10 +235,10 @@ def open_count_file(path: Path, slot: Slot, memory: int) -> CountFile:
     InputError
         As `read`, or a matrix stored by gene that is too large.
     """
-    from .formats import no_such_file, read_slot
+    from .formats import ACCEPTED, read_slot
 
     if not path.exists():
-        raise no_such_file(path)
+        raise InputError(f"{path} does not exist; expected {ACCEPTED}")
     watch = Watch(str(path))
     if is_zarr(path):
         with reporting_damage(path), fast_zarr():

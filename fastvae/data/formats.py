@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError, file_path
+from ..errors import InputError
 from ._h5 import hdf5_root, kind_of, opened, reporting_damage
 from ._slots import Slot
 from .countfile import is_zarr
-from .folder_layout import is_mtx, matrix_with_prefix
+from .folder_layout import is_mtx
 from .h5ad import assemble, from_object, joined, read_h5ad
 from .mtx_folder import read_mtx_folder
 from .tenx import read_tenx_h5
@@ -84,7 +84,7 @@ def read(
     ``UserWarning`` and is used as it is. Matrices on disk are read in blocks: a dense one never
     exists densely in memory.
     """
-    slot = Slot(layer, use_raw, genome, allow_fractional, allow_links=allow_links)
+    slot = Slot(layer, bool(use_raw), genome, bool(allow_fractional), allow_links=bool(allow_links))
     return read_slot(source, slot)
 
 
@@ -93,7 +93,7 @@ def read_slot(source: Any, slot: Slot) -> AnnData:
     from anndata import AnnData
 
     if isinstance(source, (str, os.PathLike)):
-        return _read_path(file_path("source", source), slot)
+        return _read_path(Path(source).expanduser(), slot)
     if slot.genome is not None:
         raise InputError("genome= is for 10x files and folders; leave it out")
     if isinstance(source, AnnData):
@@ -102,16 +102,9 @@ def read_slot(source: Any, slot: Slot) -> AnnData:
     return _read_matrix(source, slot.allow_fractional)
 
 
-def no_such_file(path: Path) -> InputError:
-    """Return what to raise; a prefix of names in a folder, as other tools take it, gets a hint."""
-    matrix = matrix_with_prefix(path)
-    meant = f"; did you mean {matrix}?" if matrix else f"; expected {ACCEPTED}"
-    return InputError(f"{path} does not exist{meant}")
-
-
 def _read_path(path: Path, slot: Slot) -> AnnData:
     if not path.exists():
-        raise no_such_file(path)
+        raise InputError(f"{path} does not exist; expected {ACCEPTED}")
     if is_zarr(path):
         return _read_zarr(path, slot)
     if path.is_dir() or is_mtx(path):

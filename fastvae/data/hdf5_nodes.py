@@ -259,7 +259,7 @@ def _plain(value: Any) -> Any:
 def _linked(path: str, source: str, what: str) -> InputError:
     return InputError(
         f"{path} of {source} {what}, which is not read: a file from elsewhere could so reach any "
-        "file of yours. Copy the data into one file, or pass allow_links=True (--allow-links) if "
+        "file of yours. Copy the data into one file, or pass allow_links=True if "
         "you trust it"
     )
 

@@ -139,7 +139,7 @@ class ZarrNode:
             raise InputError(
                 f"{path} of {self.source} is a link to {target}, which is not read: a store from "
                 "elsewhere could so reach any file of yours. Copy the data into the store, or "
-                "pass allow_links=True (--allow-links) if you trust it"
+                "pass allow_links=True if you trust it"
             )
 
     def names(self) -> list[str]:
