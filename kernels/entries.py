@@ -168,10 +168,10 @@ def log_prob(x: Counts, p: Entries) -> Tensor:
     value = _log_p_zero(p)
     dense = _dense_under_compile(x)
     if dense is not None:
-        dense = dense.to(value.dtype)
+        dense = nm.bounded_count(dense.to(value.dtype))
         return torch.where(dense <= 0, value, _log_p_positive(dense, p))
     row, col, counts = x.positions(value.dtype)
-    value[row, col] = _log_p_positive(counts, p.at(row, col))
+    value[row, col] = _log_p_positive(nm.bounded_count(counts), p.at(row, col))
     return value
 
 
@@ -180,7 +180,7 @@ def log_prob_grads(x: Counts, p: Entries, want_theta: bool) -> EntryGrads:
     zero = _grads_zero(p, want_theta)
     dense = _dense_under_compile(x)
     if dense is not None:
-        dense = dense.to(p.pieces.log_mu.dtype)
+        dense = nm.bounded_count(dense.to(p.pieces.log_mu.dtype))
         positive = _grads_positive(dense, p, want_theta)
         d_theta, d_zi = (
             None if a is None or b is None else torch.where(dense <= 0, a, b)
@@ -188,7 +188,7 @@ def log_prob_grads(x: Counts, p: Entries, want_theta: bool) -> EntryGrads:
         )
         return EntryGrads(torch.where(dense <= 0, zero.log_mu, positive.log_mu), d_theta, d_zi)
     row, col, counts = x.positions(p.pieces.log_mu.dtype)
-    positive = _grads_positive(counts, p.at(row, col), want_theta)
+    positive = _grads_positive(nm.bounded_count(counts), p.at(row, col), want_theta)
     for whole, part in zip(zero, positive, strict=True):
         if whole is not None and part is not None:
             whole[row, col] = part

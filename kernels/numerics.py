@@ -15,7 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LOG_THETA_MAX = 87.0  # |log theta| beyond this is clamped: exp(+-87) is a normal float32
-LOG_MU_MAX = 80.0  # log mu above this is clamped; there is no lower bound
+LOG_MU_MAX = 60.0  # log mu above this is clamped; there is no lower bound
+COUNT_MAX = 1e30  # finite counts above this are clamped
+COUNT_MIN = 1e-30  # fractional counts below this are raised to it; log p is continuous at 0
+RESULT_MAX = 1e30  # results beyond this are clamped, so that sums of them stay finite
+VARIANCE_MIN, VARIANCE_MAX = 1e-30, 1e36  # variances outside are clamped where they are divided by
 SMALL_COUNT = 8  # whole counts up to here use a product, others the saddle-point form
 
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
@@ -33,6 +37,21 @@ class _Depth(NamedTuple):
 
 def _depth(dtype: torch.dtype) -> _Depth:
     return _Depth(17, 9, 16, 6) if dtype == torch.float64 else _Depth(8, 4, 4, 3)
+
+
+def saturate(t: Tensor) -> Tensor:
+    """A result within +-RESULT_MAX; NaN stays NaN."""
+    return t.clamp(-RESULT_MAX, RESULT_MAX)
+
+
+def bounded_count(x: Tensor) -> Tensor:
+    """A positive count within its bound; an infinite one is none and gives NaN."""
+    return torch.where(x == math.inf, math.nan, x.clamp(max=COUNT_MAX))
+
+
+def bounded_variance(v: Tensor) -> Tensor:
+    """A variance that can be divided by; a negative one gives NaN."""
+    return torch.where(v < 0, math.nan, v.clamp(VARIANCE_MIN, VARIANCE_MAX))
 
 
 def softplus(t: Tensor) -> Tensor:
@@ -55,11 +74,6 @@ def log1pmx_series(t: Tensor, *, quarter: bool = False) -> Tensor:
     y = s * s
     series = _horner(tuple(1 / (2 * k + 3) for k in range(terms)), y)
     return s * (2 * y * series - t)
-
-
-def log1pmx(t: Tensor) -> Tensor:
-    """log(1 + t) - t for any t > -1."""
-    return torch.where(t.abs() <= 0.5, log1pmx_series(t), torch.log1p(t) - t)
 
 
 def _log_shift(z: Tensor, log_z: Tensor, k: int) -> Tensor:
@@ -193,25 +207,31 @@ def _saddle_theta(x: Tensor, p: NBPieces) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _saddle_fit(
-    x: Tensor, fit: Tensor, p: PoissonPieces | NBPieces, ratio: Tensor, log_ratio: Tensor
+    x: Tensor, excess: Tensor, p: PoissonPieces | NBPieces, ratio: Tensor, log_ratio: Tensor
 ) -> Tensor:
-    """x [log(1 + fit) - fit] where 1 + fit = ratio mu / x is the fitted mean over x."""
+    """x [log(1 + fit) - fit] where fit = excess/x and 1 + fit = ratio mu/x, the fitted mean over x.
+
+    `excess` is the fitted mean less x.
+    """
     mu = p.mu
-    safe = (mu > 1e-30 * x) & (ratio < 1e30)
-    quotient = torch.log(torch.where(safe, (mu / x) * ratio, 1))
+    fit = excess / x  # infinite where x is tiny
+    quotient = (mu / x) * ratio
+    safe = (mu > 1e-30 * x) & (quotient > 1e-30) & (quotient < 1e30) & (ratio < 1e30)
+    quotient = torch.log(torch.where(safe, quotient, 1))
     log_fit = torch.where(safe, quotient, p.log_mu - torch.log(x) + log_ratio)
-    log_fit = torch.where(fit > -0.5, torch.log1p(fit), log_fit)
+    log_fit = torch.where((fit > -0.5) & (fit < 1e30), torch.log1p(fit), log_fit)
     near = log1pmx_series(fit.clamp(-0.5, 0.5))
-    return x * torch.where(fit.abs() <= 0.5, near, log_fit - fit)
+    return torch.where(fit.abs() <= 0.5, x * near, x * log_fit - excess)
 
 
 def nb_saddle(x: Tensor, p: NBPieces) -> Tensor:
     """log NB(x) for any x > 0 by Loader's saddle-point form."""
+    x = x.clamp(min=COUNT_MIN)
     n = x + p.theta
     log_n = torch.log(n)
     theta_term, *ratios = _saddle_theta(x, p)
     mu = p.mu
-    fit = (p.theta / (p.theta + mu)) * ((mu - x) / x)
+    excess = (p.theta / (p.theta + mu)) * (mu - x)
     log_n_over_theta = torch.where(
         p.theta > x, torch.log1p(x / p.theta.clamp(min=1e-30)), log_n - p.log_theta
     )
@@ -220,12 +240,13 @@ def nb_saddle(x: Tensor, p: NBPieces) -> Tensor:
         -0.5 * (torch.log(2 * math.pi * x) + log_n_over_theta)
         + (stirling - stirling_error(x, torch.log(x)))
         + theta_term
-        + _saddle_fit(x, fit, p, *ratios)
+        + _saddle_fit(x, excess, p, *ratios)
     )
 
 
 def nb_saddle_dispersion_grad(x: Tensor, p: NBPieces) -> Tensor:
     """-d log NB(x) / d log theta for any x > 0."""
+    x = x.clamp(min=COUNT_MIN)
     n = x + p.theta
     at_theta = z_digamma_minus_log(p.theta, p.log_theta)
     at_n = z_digamma_minus_log(n, torch.log(n))
@@ -239,8 +260,9 @@ def poisson_small(x: Tensor, p: PoissonPieces) -> Tensor:
 
 def poisson_saddle(x: Tensor, p: PoissonPieces) -> Tensor:
     """log Poisson(x) for any x > 0 by Loader's saddle-point form."""
+    x = x.clamp(min=COUNT_MIN)
     half = -0.5 * torch.log(2 * math.pi * x) - stirling_error(x, torch.log(x))
-    return half + _saddle_fit(x, (p.mu - x) / x, p, torch.ones_like(x), torch.zeros_like(x))
+    return half + _saddle_fit(x, p.mu - x, p, torch.ones_like(x), torch.zeros_like(x))
 
 
 def zero_inflate(log_p0: Tensor, zi_logits: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ The mathematics is derived in README.md beside this file.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def nll_forward(
     log_sum = (scale_logits - shift).exp_().sum(dim=1, keepdim=True).log()
     norm = torch.cat([shift, log_sum], dim=1)
     p = _from_logits(scale_logits, log_library, log_theta, zi_logits, theta_index, norm)
-    return -log_prob(x, p).sum(dim=1), norm
+    return nm.saturate(-log_prob(x, p).sum(dim=1)), norm
 
 
 def nll_backward(
@@ -97,13 +98,13 @@ def nll_backward(
     return d_scale, d_library if by_library else None, d_theta, d_zi
 
 
-def _from_mean(mu: Tensor, theta: Tensor | None, zi_logits: Tensor | None, eps: float) -> Entries:
+def _from_mean(
+    mu: Tensor, theta: Tensor | None, zi_logits: Tensor | None, eps: float, floor: float = 0.0
+) -> Entries:
     mu, theta, zi_logits = same_dtype(mu, theta, zi_logits)
     mu = mu + eps
-    if theta is None:
-        return make_entries(torch.log(mu), mu, None, None)
-    mu = mu.clamp(max=math.exp(nm.LOG_MU_MAX))
-    return make_entries(torch.log(mu), mu, torch.log(theta), zi_logits)
+    mu = torch.where(mu < 0, math.nan, mu.clamp(floor, math.exp(nm.LOG_MU_MAX)))
+    return make_entries(torch.log(mu), mu, None if theta is None else torch.log(theta), zi_logits)
 
 
 def log_prob_forward(
@@ -126,21 +127,43 @@ def log_prob_backward(
     want_theta: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Gradients by mu, theta and zi logits."""
-    p = _from_mean(mu, theta, zi_logits, eps)
+    # a mean of 0 has gradients as well: those of the smallest one
+    smallest = torch.finfo(torch.promote_types(mu.dtype, torch.float32)).tiny
+    p = _from_mean(mu, theta, zi_logits, eps, floor=smallest)
     grads = log_prob_grads(x, p, want_theta)
-    d_mu = -grad * (grads.log_mu / p.pieces.mu)
+    d_mu = -grad * nm.saturate(grads.log_mu / p.pieces.mu)
     d_theta = d_zi = None
     if grads.log_theta is not None and isinstance(p.pieces, nm.NBPieces):
-        d_theta = -grad * (grads.log_theta / p.pieces.theta)
+        d_theta = -grad * nm.saturate(grads.log_theta / p.pieces.theta)
     if grads.zi_logits is not None:
         d_zi = -grad * grads.zi_logits
     return d_mu, d_theta, d_zi
 
 
+class _Divergence(NamedTuple):
+    """What value and gradients of the KL share."""
+
+    q_var: Tensor
+    p_var: Tensor
+    difference: Tensor  # of the means
+    shift: Tensor  # difference / p_var
+    excess: Tensor  # (q_var - p_var) / p_var
+
+
+def _divergence(q_mean: Tensor, q_var: Tensor, p_mean: Tensor, p_var: Tensor) -> _Divergence:
+    q_var, p_var = nm.bounded_variance(q_var), nm.bounded_variance(p_var)
+    difference = q_mean - p_mean
+    excess = ((q_var - p_var) / p_var).clamp(max=nm.RESULT_MAX)
+    return _Divergence(q_var, p_var, difference, difference / p_var, excess)
+
+
 def kl_forward(q_mean: Tensor, q_var: Tensor, p_mean: Tensor, p_var: Tensor) -> Tensor:
     """KL(N(q_mean, q_var) || N(p_mean, p_var)), summed over the last dimension."""
-    excess = (q_var - p_var) / p_var
-    return 0.5 * ((q_mean - p_mean).square() / p_var - nm.log1pmx(excess)).sum(dim=-1)
+    d = _divergence(q_mean, q_var, p_mean, p_var)
+    near = nm.log1pmx_series(d.excess.clamp(-0.5, 0.5))
+    far = (torch.log(d.q_var) - torch.log(d.p_var)) - d.excess
+    by_variance = torch.where(d.excess.abs() <= 0.5, near, far)
+    return nm.saturate(0.5 * (d.difference * d.shift - by_variance).sum(dim=-1))
 
 
 def kl_backward(
@@ -148,10 +171,11 @@ def kl_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients by all four."""
     grad = grad.unsqueeze(-1)
-    shift = (q_mean - p_mean) / p_var
-    d_q_var = 0.5 * (q_var - p_var) / (q_var * p_var)
-    d_p_var = 0.5 * ((p_var - q_var) / p_var.square() - shift.square())
-    return grad * shift, grad * d_q_var, -grad * shift, grad * d_p_var
+    d = _divergence(q_mean, q_var, p_mean, p_var)
+    by_mean = grad * nm.saturate(d.shift)
+    by_q_var = grad * nm.saturate(0.5 * ((d.q_var - d.p_var) / d.q_var) / d.p_var)
+    by_p_var = -0.5 * (d.excess + d.difference * d.shift) / d.p_var
+    return by_mean, by_q_var, -by_mean, grad * nm.saturate(by_p_var)
 
 
 def _draw(
@@ -189,9 +213,12 @@ def sample_and_kl_backward(
     z, v, q_var = _draw(q_mean, q_log_var, noise, var_eps, softmax)
     if softmax:
         grad_z = z * (grad_z - (grad_z * z).sum(dim=-1, keepdim=True))
-    d_mean, d_var, d_p_mean, d_p_var = kl_backward(grad_kl, q_mean, q_var, p_mean, p_var)
-    d_var = d_var + grad_z * noise / (2 * q_var.sqrt()) + grad_q_var
-    return d_mean + grad_z, d_var * v, d_p_mean, d_p_var
+    d_mean, _, d_p_mean, d_p_var = kl_backward(grad_kl, q_mean, q_var, p_mean, p_var)
+    d = _divergence(q_mean, q_var, p_mean, p_var)
+    share = v / d.q_var  # at most 1: nothing overflows on the way
+    by_kl = grad_kl.unsqueeze(-1) * (0.5 * share * d.excess)
+    by_z = grad_z * (0.5 * share * (d.q_var.sqrt() * noise))
+    return d_mean + grad_z, by_kl + by_z + grad_q_var * v, d_p_mean, d_p_var
 
 
 dense_linear = F.linear
