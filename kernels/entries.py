@@ -93,7 +93,7 @@ class EntryGrads(NamedTuple):
 def make_entries(
     log_mu: Tensor, mu: Tensor | None, log_theta: Tensor | None, zi_logits: Tensor | None
 ) -> Entries:
-    """Join the parameters, log theta clamped to +-87; `mu` where it was the input."""
+    """Join the parameters, log theta clamped to +-60; `mu` where it was the input."""
     if log_theta is None:
         return Entries(nm.PoissonPieces(log_mu, torch.exp(log_mu) if mu is None else mu), None)
     log_theta = log_theta.clamp(-nm.LOG_THETA_MAX, nm.LOG_THETA_MAX)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LOG_THETA_MAX = 87.0  # |log theta| beyond this is clamped: exp(+-87) is a normal float32
+LOG_THETA_MAX = 60.0  # |log theta| beyond this is clamped: mu/theta keeps its digits in float32
 LOG_MU_MAX = 60.0  # log mu above this is clamped; there is no lower bound
 COUNT_MAX = 1e30  # finite counts above this are clamped
 COUNT_MIN = 1e-30  # fractional counts below this are raised to it; log p is continuous at 0
@@ -198,9 +198,10 @@ def _saddle_theta(x: Tensor, p: NBPieces) -> tuple[Tensor, Tensor, Tensor]:
     total = p.theta + mu
     d = (x - mu) / total
     ratio = (p.theta + x) / total
-    # 1 + d loses digits near d = -1, the quotient does not; both overflow where theta underflows.
+    # 1 + d loses digits near d = -1, the quotient does not; both may leave float32's range.
     log_ratio = torch.where(d > -0.5, torch.log1p(d), torch.log(ratio))
-    log_ratio = torch.where(d < 1e30, log_ratio, torch.log(p.theta + x) - torch.log(total))
+    apart = torch.log(p.theta + x) - torch.log(total)
+    log_ratio = torch.where((ratio > 1e-30) & (ratio < 1e30), log_ratio, apart)
     far = p.theta * log_ratio - (p.theta / total) * (x - mu)
     near = p.theta * log1pmx_series(d.clamp(-0.5, 0.5))
     return torch.where(d.abs() <= 0.5, near, far), ratio, log_ratio

@@ -34,10 +34,10 @@ struct Buffers {
 // One cell: where its inputs are and where its results go.
 struct Row {
     const float *scale, *zi, *r, *theta;
-    float shift, offset;  // log mu = min((scale - shift) + offset, LOG_MU_MAX)
+    float shift, offset;  // log mu = min(LOG_MU_MAX, (scale - shift) + offset)
     float *d_mu, *d_zi;
 
-    float log_mu(int64_t g) const { return min((scale[g] - shift) + offset, LOG_MU_MAX); }
+    float log_mu(int64_t g) const { return min(LOG_MU_MAX, (scale[g] - shift) + offset); }
 };
 
 // In 16 sums whatever the instruction set, each of at most PARTIAL / 16 numbers.
@@ -54,6 +54,7 @@ double sum(const float* values, int64_t n) {
     return total;
 }
 
+// Whether NaN are among them is not asked: they come back with the exponentials.
 float largest(const float* values, int64_t n) {
     float top = -__builtin_inff();
 #pragma omp simd reduction(max : top)
@@ -84,7 +85,7 @@ void find_positives(const float* x, int64_t begin, int64_t end, Positives& found
         found.at[count] = static_cast<int32_t>(g - begin);
         count += !(x[g] <= 0.0f);
     }
-    for (int64_t i = 0; i < count; ++i) found.x[i] = x[begin + found.at[i]];
+    for (int64_t i = 0; i < count; ++i) found.x[i] = bounded_count(x[begin + found.at[i]]);
     found.count = count;
 }
 
@@ -95,7 +96,7 @@ int64_t take_positives(const FastvaeCounts& counts, int64_t from, int64_t until,
     int64_t count = 0;
     while (from < until && static_cast<int64_t>(col[from]) < end) {
         found.at[count] = static_cast<int32_t>(static_cast<int64_t>(col[from]) - begin);
-        found.x[count] = counts.values[from];
+        found.x[count] = bounded_count(counts.values[from]);
         count += !(counts.values[from] <= 0.0f);
         ++from;
     }
@@ -216,7 +217,7 @@ void one_row(const FastvaeNll& call, int64_t n, Row row, float* exponential, flo
             for (int64_t i = 0; i < end - begin; ++i) d_theta[begin + i] += b.d_theta[i] * grad;
         }
     }
-    call.nll[n] = static_cast<float>(nll);
+    call.nll[n] = static_cast<float>(nll > RESULT_MAX ? RESULT_MAX : nll);  // NaN stays
     if (GRAD) {
         const float by_softmax = static_cast<float>(d_mu / total);
 #pragma omp simd
