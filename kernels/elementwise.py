@@ -8,6 +8,8 @@ the two axes are read where they lie.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -20,15 +22,30 @@ from .entry import (
     LOG_THETA_MAX,
     POISSON,
     ZINB,
+    bounded_count,
     entry_grads,
     entry_nll,
     family_of,
     is_large,
     saddle_dispersion_grad,
     saddle_nll,
+    saturate,
 )
 
 BLOCK = 512
+HIGHEST = tl.constexpr(math.exp(LOG_MU_MAX.value))  # of mean and theta alike
+LOWEST_THETA = tl.constexpr(math.exp(-LOG_THETA_MAX.value))
+SMALLEST = tl.constexpr(1e-37)  # mean that a mean of 0 has the gradients of
+LOG_SMALLEST = tl.constexpr(math.log(SMALLEST.value))
+
+
+@triton.jit
+def log_within(x, lowest, log_highest):
+    """Bounded log x, and bounded x; NaN where x is NaN or negative."""
+    bounded = tl.minimum(tl.maximum(x, lowest), HIGHEST)
+    valid = x >= 0.0
+    log_x = tl.minimum(sp.log(bounded), log_highest)
+    return tl.where(valid, log_x, float("nan")), tl.where(valid, bounded, float("nan"))
 
 
 @triton.jit
@@ -36,20 +53,19 @@ def load_entry(
     x_ptr, mu_ptr, theta_ptr, pi_ptr, row, col, inside, eps,
     x_row, x_col, mu_row, mu_col, theta_row, theta_col, pi_row, pi_col, FAMILY: tl.constexpr,
 ):  # fmt: skip
-    """x, mean, log mean, log theta, theta and pi of a block of one row."""
-    x = tl.load(x_ptr + row * x_row + col * x_col, mask=inside, other=0).to(tl.float32)
-    mu = tl.load(mu_ptr + row * mu_row + col * mu_col, mask=inside, other=1.0).to(tl.float32) + eps
-    log_mu = tl.minimum(sp.log(tl.maximum(mu, 1.2e-38)), LOG_MU_MAX)
-    log_mu = tl.where(mu < 1.2e-38, -float("inf"), log_mu)
+    """x as given and bounded, mean, log mean, log theta, theta and pi of a block of one row."""
+    given = tl.load(x_ptr + row * x_row + col * x_col, mask=inside, other=0)
+    given_mu = tl.load(mu_ptr + row * mu_row + col * mu_col, mask=inside, other=1.0)
+    given_mu = given_mu.to(tl.float32) + eps
+    log_mu, mu = log_within(given_mu, 1.2e-38, LOG_MU_MAX)
+    log_mu = tl.where(given_mu == 0.0, -float("inf"), log_mu)
     r, theta, pi = log_mu, log_mu, log_mu
     if FAMILY != POISSON:
         theta = tl.load(theta_ptr + row * theta_row + col * theta_col, mask=inside, other=1.0)
-        theta = tl.maximum(theta.to(tl.float32), 1.7e-38)
-        r = tl.minimum(sp.log(theta), LOG_THETA_MAX)
-        theta = tl.minimum(theta, 6.07e37)
+        r, theta = log_within(theta.to(tl.float32), LOWEST_THETA, LOG_THETA_MAX)
     if FAMILY == ZINB:
         pi = tl.load(pi_ptr + row * pi_row + col * pi_col, mask=inside, other=0.0).to(tl.float32)
-    return x, mu, log_mu, r, theta, pi
+    return given, bounded_count(given), mu, log_mu, r, theta, pi
 
 
 @triton.jit
@@ -62,14 +78,14 @@ def forward_kernel(
     row = tl.program_id(0).to(tl.int64)
     col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = col < G
-    x, _, log_mu, r, theta, pi = load_entry(
+    given, x, _, log_mu, r, theta, pi = load_entry(
         x_ptr, mu_ptr, theta_ptr, pi_ptr, row, col, inside, eps,
         x_row, x_col, mu_row, mu_col, theta_row, theta_col, pi_row, pi_col, FAMILY,
     )  # fmt: skip
     nll, _ = entry_nll(x, log_mu, r, theta, pi, FAMILY)
     large = is_large(x)
     if tl.max(large.to(tl.int32)) > 0:
-        nll = tl.where(large, saddle_nll(x, log_mu, r, theta, pi, FAMILY), nll)
+        nll = tl.where(large, saddle_nll(x, given, log_mu, r, theta, pi, FAMILY), nll)
     tl.store(out_ptr + row * G + col, -nll, mask=inside)
 
 
@@ -83,19 +99,21 @@ def backward_kernel(
     row = tl.program_id(0).to(tl.int64)
     col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = col < G
-    x, mu, log_mu, r, theta, pi = load_entry(
+    given, x, mu, log_mu, r, theta, pi = load_entry(
         x_ptr, mu_ptr, theta_ptr, pi_ptr, row, col, inside, eps,
         x_row, x_col, mu_row, mu_col, theta_row, theta_col, pi_row, pi_col, FAMILY,
     )  # fmt: skip
+    mu = tl.maximum(mu, SMALLEST)
+    log_mu = sp.at_least(log_mu, LOG_SMALLEST)
     at = row * G + col
     grad = -tl.load(grad_ptr + at, mask=inside, other=0.0).to(tl.float32)
     d_mu, d_theta, d_pi = entry_grads(x, log_mu, r, theta, pi, FAMILY, WANT_THETA)
-    tl.store(dmu_ptr + at, grad * d_mu / mu, mask=inside)
+    tl.store(dmu_ptr + at, grad * saturate(d_mu / mu), mask=inside)
     if WANT_THETA:
         large = is_large(x)
         if tl.max(large.to(tl.int32)) > 0:
-            d_theta = tl.where(large, saddle_dispersion_grad(x, log_mu, r, theta), d_theta)
-        tl.store(dtheta_ptr + at, grad * d_theta / theta, mask=inside)
+            d_theta = tl.where(large, saddle_dispersion_grad(x, given, log_mu, r, theta), d_theta)
+        tl.store(dtheta_ptr + at, grad * saturate(d_theta / theta), mask=inside)
     if FAMILY == ZINB:
         tl.store(dpi_ptr + at, grad * d_pi, mask=inside)
 

@@ -15,14 +15,32 @@ from . import special as sp
 POISSON = tl.constexpr(0)
 NB = tl.constexpr(1)
 ZINB = tl.constexpr(2)
-LOG_THETA_MAX = tl.constexpr(87.0)
-LOG_MU_MAX = tl.constexpr(80.0)
+LOG_THETA_MAX = tl.constexpr(60.0)
+LOG_MU_MAX = tl.constexpr(60.0)
+COUNT_MAX = tl.constexpr(1e30)
+COUNT_MIN = tl.constexpr(1e-30)
+RESULT_MAX = tl.constexpr(1e30)
 
 
 def family_of(theta: Tensor | None, zi_logits: Tensor | None) -> int:
     """Which family these parameters belong to."""
     family = POISSON if theta is None else NB if zi_logits is None else ZINB
     return int(family.value)
+
+
+@triton.jit
+def saturate(x):
+    """A result within its bounds; NaN stays."""
+    return sp.at_most(sp.at_least(x, -RESULT_MAX), RESULT_MAX)
+
+
+@triton.jit
+def bounded_count(x):
+    """A count within its bounds in float32: a negative one counts as zero. NaN stays."""
+    if x.dtype.is_floating():
+        return sp.at_most(sp.at_least(x.to(tl.float32), 0.0), COUNT_MAX)
+    x = x.to(tl.float32)
+    return tl.maximum(x, 0.0)  # no whole number is beyond the upper bound
 
 
 @triton.jit
@@ -57,24 +75,28 @@ def saddle_theta(x, mu, theta):
     inverse = sp.rcp_approx(total)
     d = (x - mu) * inverse
     ratio = (theta + x) * inverse
-    huge = d > 1e30
+    in_range = (ratio > 1e-30) & (ratio < 1e30)
     one_plus = tl.where(d > -0.5, 1.0 + d, ratio)
-    log_ratio = tl.where(
-        huge, sp.log(theta + x) - sp.log(total), sp.log(tl.where(huge, 1.0, one_plus))
-    )
+    log_ratio = tl.where(in_range, sp.log(one_plus), sp.log(theta + x) - sp.log(total))
     far = theta * log_ratio - theta * inverse * (x - mu)
-    near = theta * sp.log1pmx_near(tl.minimum(tl.maximum(d, -0.5), 0.5))
+    near = theta * sp.log1pmx_near(tl.minimum(tl.maximum(d, -0.5), 0.5))  # NaN takes the other
     return tl.where(tl.abs(d) <= 0.5, near, far), ratio, log_ratio
 
 
 @triton.jit
-def saddle_fit(x, fit, log_mu, mu, ratio, log_ratio):
-    """x [log(1 + fit) - fit] where 1 + fit = ratio mu / x is the fitted mean over x."""
-    safe = (mu > 1e-30 * x) & (ratio < 1e30)
-    quotient = sp.log(tl.where(safe, mu * sp.rcp_approx(x) * ratio, 1.0))
+def saddle_fit(x, excess, log_mu, mu, ratio, log_ratio):
+    """x [log(1 + fit) - fit] where fit = excess/x and 1 + fit = ratio mu/x, the fitted mean over x.
+
+    `excess` is the fitted mean less x.
+    """
+    inverse = sp.rcp_approx(x)
+    fit = excess * inverse  # infinite where x is tiny
+    one_plus = mu * inverse * ratio
+    safe = (mu > 1e-30 * x) & (one_plus > 1e-30) & (one_plus < 1e30) & (ratio < 1e30)
+    quotient = sp.log(tl.where(safe, one_plus, 1.0))
     log_fit = tl.where(safe, quotient, log_mu - sp.log(x) + log_ratio)
     near = sp.log1pmx_near(tl.minimum(tl.maximum(fit, -0.5), 0.5))
-    return x * tl.where(tl.abs(fit) <= 0.5, near, log_fit - fit)
+    return tl.where(tl.abs(fit) <= 0.5, x * near, x * log_fit - excess)
 
 
 @triton.jit
@@ -82,27 +104,38 @@ def saddle_log_prob(x, log_mu, mu, r, theta, FAMILY: tl.constexpr):
     """log p(x) for x > 0 by Loader's saddle-point form."""
     log_x = sp.log(x)
     half = -0.5 * (log_x + 1.8378770664093453) - sp.stirling_error(x, log_x)
-    inverse_x = sp.rcp_approx(x)
     if FAMILY == POISSON:
-        fit = (mu - x) * inverse_x
-        return half + saddle_fit(x, fit, log_mu, mu, 1.0 + 0.0 * x, 0.0 * x)
+        return half + saddle_fit(x, mu - x, log_mu, mu, 1.0 + 0.0 * x, 0.0 * x)
     n = x + theta
     log_n = sp.log(n)
     theta_term, ratio, log_ratio = saddle_theta(x, mu, theta)
-    fit = theta * sp.rcp_approx(theta + mu) * ((mu - x) * inverse_x)
+    excess = theta * sp.rcp_approx(theta + mu) * (mu - x)
     more = theta > x
     quotient = tl.where(more, x * sp.rcp_approx(tl.maximum(theta, 1e-30)), 0.0)
     log_n_over_theta = tl.where(more, sp.log1p_unit(quotient), log_n - r)
     stirling = sp.stirling_error(n, log_n) - sp.stirling_error(theta, r)
-    fitted = saddle_fit(x, fit, log_mu, mu, ratio, log_ratio)
+    fitted = saddle_fit(x, excess, log_mu, mu, ratio, log_ratio)
     return half - 0.5 * log_n_over_theta + stirling + theta_term + fitted
 
 
 @triton.jit
-def saddle_dispersion_grad(x, log_mu, r, theta):
-    """-d log NB(x) / d log theta where `is_large`; anything finite elsewhere."""
-    x = tl.where(is_large(x), x, 9.0)
-    mu = sp.exp_accurate(log_mu)
+def large_count(x, given):
+    """The count where `is_large`, 9 elsewhere; NaN where the one given is infinite or NaN."""
+    x = tl.where(is_large(x), sp.at_least(x, COUNT_MIN), 9.0)
+    return tl.where(tl.abs(given.to(tl.float32)) < float("inf"), x, float("nan"))
+
+
+@triton.jit
+def saddle_mean(log_mu):
+    """The mean, 0 where log mu is -inf."""
+    return sp.exp_accurate(sp.at_least(log_mu, -200.0))
+
+
+@triton.jit
+def saddle_dispersion_grad(x, given, log_mu, r, theta):
+    """-d log NB(x) / d log theta where `is_large`; anything elsewhere."""
+    x = large_count(x, given)
+    mu = saddle_mean(log_mu)
     n = x + theta
     at_theta = sp.z_digamma_minus_log(theta, r)
     at_n = sp.z_digamma_minus_log(n, sp.log(n))
@@ -111,18 +144,21 @@ def saddle_dispersion_grad(x, log_mu, r, theta):
 
 
 @triton.jit
-def saddle_nll(x, log_mu, r, theta, pi, FAMILY: tl.constexpr):
-    """-log p(x) where `is_large`; anything finite elsewhere."""
-    y = tl.where(is_large(x), x, 9.0)
-    nll = -saddle_log_prob(y, log_mu, sp.exp_accurate(log_mu), r, theta, FAMILY)
+def saddle_nll(x, given, log_mu, r, theta, pi, FAMILY: tl.constexpr):
+    """-log p(x) where `is_large`; anything elsewhere."""
+    y = large_count(x, given)
+    nll = -saddle_log_prob(y, log_mu, saddle_mean(log_mu), r, theta, FAMILY)
     if FAMILY == ZINB:
-        nll += tl.maximum(pi, 0.0) + sp.log1p_unit(sp.exp_minus(tl.abs(pi)))
+        nll += sp.at_least(pi, 0.0) + sp.log1p_unit(sp.exp_minus(tl.abs(pi)))
     return nll
 
 
 @triton.jit
 def entry_nll(x, log_mu, r, theta, pi, FAMILY: tl.constexpr):
-    """-log p(x) and its gradient by log mu; the former unfinished where `is_large`."""
+    """-log p(x) and its gradient by log mu; the former unfinished where `is_large`.
+
+    NaN in any parameter reaches both: through a tail where a maximum drops it.
+    """
     positive = x > 0.0
     if FAMILY == POISSON:
         mu = sp.exp(log_mu)
@@ -147,7 +183,7 @@ def entry_nll(x, log_mu, r, theta, pi, FAMILY: tl.constexpr):
     inverse = sp.rcp_approx(tl.where(positive, product, 1.0 + ec))
     w = tl.where(c < 0.0, 1.0, ec) * inverse
     d = tl.where(positive, d, w * d)
-    above = tl.maximum(pi, 0.0)
+    above = sp.at_least(pi, 0.0)
     linear = tl.where(positive, nll - shared + above, tl.where(c < 0.0, nll, above - pi))
     return linear + sp.log_short((1.0 + sp.exp_minus(tl.abs(pi))) * inverse), d
 
@@ -158,7 +194,7 @@ def entry_grads(x, log_mu, r, theta, pi, FAMILY: tl.constexpr, WANT_THETA: tl.co
     mu = sp.exp(log_mu)
     if FAMILY == POISSON:
         return mu - x, mu, mu
-    positive = x > 0.0
+    zero = x <= 0.0  # a NaN is none
     u = log_mu - r
     e = sp.exp_minus(tl.abs(u))
     inverse = sp.rcp_approx(1.0 + e)
@@ -180,5 +216,5 @@ def entry_grads(x, log_mu, r, theta, pi, FAMILY: tl.constexpr, WANT_THETA: tl.co
     inverse = sp.rcp_approx(1.0 + ep)
     no = tl.where(pi > 0.0, ep, 1.0) * inverse  # sigmoid(-pi)
     yes = tl.where(pi > 0.0, 1.0, ep) * inverse
-    scale = tl.where(positive, 1.0, w)
-    return scale * d_mu, scale * d_theta, tl.where(positive, yes, w - no)
+    scale = tl.where(zero, w, 1.0)
+    return scale * d_mu, scale * d_theta, tl.where(zero, w - no, yes)

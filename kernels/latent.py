@@ -16,8 +16,11 @@ import triton.language as tl
 from torch import Tensor
 
 from . import special as sp
+from .entry import RESULT_MAX, saturate
 
 LOG_VAR_MAX = tl.constexpr(80.0)
+VARIANCE_MIN = tl.constexpr(1e-30)
+VARIANCE_MAX = tl.constexpr(1e36)
 
 
 @triton.jit
@@ -25,7 +28,7 @@ def load_posterior(mean_ptr, h_ptr, offset, inside, eps):
     """q_m, exp(h) and q_v."""
     q_m = tl.load(mean_ptr + offset, mask=inside, other=0.0).to(tl.float32)
     h = tl.load(h_ptr + offset, mask=inside, other=0.0).to(tl.float32)
-    v = sp.exp_accurate(tl.minimum(h, LOG_VAR_MAX))
+    v = sp.exp_accurate(sp.at_most(sp.at_least(h, -200.0), LOG_VAR_MAX))
     return q_m, v, v + eps
 
 
@@ -40,17 +43,30 @@ def normal(seed, offset):
 
 @triton.jit
 def softmax_rows(z, inside):
-    """Softmax over the second axis."""
+    """Softmax over the second axis; a NaN comes back with the sum."""
     z = tl.where(inside, z, -float("inf"))
     e = sp.exp(z - tl.max(z, axis=1)[:, None])
     return e / tl.sum(e, axis=1)[:, None]
 
 
 @triton.jit
-def log1pmx(t):
-    """log(1 + t) - t for t > -1."""
+def bounded_variance(v):
+    """A variance that can be divided by; NaN where it is NaN or negative."""
+    return tl.where(v >= 0.0, tl.minimum(tl.maximum(v, VARIANCE_MIN), VARIANCE_MAX), float("nan"))
+
+
+@triton.jit
+def relative_excess(q_v, p_v):
+    """(q_v - p_v)/p_v of two bounded variances."""
+    return sp.at_most((q_v - p_v) / p_v, RESULT_MAX)
+
+
+@triton.jit
+def log_ratio_term(q_v, p_v):
+    """log(1 + t) - t for t = (q_v - p_v)/p_v, without cancellation near 0."""
+    t = relative_excess(q_v, p_v)
     near = sp.log1pmx_near(tl.minimum(tl.maximum(t, -0.5), 0.5))
-    return tl.where(tl.abs(t) <= 0.5, near, sp.log(1.0 + t) - t)
+    return tl.where(tl.abs(t) <= 0.5, near, (sp.log(q_v) - sp.log(p_v)) - t)  # also for NaN
 
 
 @triton.jit
@@ -71,9 +87,10 @@ def forward_kernel(
         z = softmax_rows(z, d < L)
     tl.store(z_ptr + offset, z, mask=inside)
     tl.store(var_ptr + offset, q_v, mask=inside)
-    shift = q_m - p_m
-    terms = shift * shift / p_v - log1pmx((q_v - p_v) / p_v)
-    kl = 0.5 * tl.sum(tl.where(inside, terms, 0.0), axis=1)
+    difference = q_m - p_m
+    q_v, p_v = bounded_variance(q_v), bounded_variance(p_v)
+    terms = difference * (difference / p_v) - log_ratio_term(q_v, p_v)
+    kl = saturate(0.5 * tl.sum(tl.where(inside, terms, 0.0), axis=1))
     cell = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     tl.store(kl_ptr + cell, kl, mask=cell < N)
 
@@ -91,22 +108,26 @@ def backward_kernel(
     offset = row * L + d
     q_m, v, q_v = load_posterior(mean_ptr, h_ptr, offset, inside, eps)
     p_m = tl.load(p_mean_ptr + offset, mask=inside, other=0.0).to(tl.float32)
-    p_v = tl.load(p_var_ptr + offset, mask=inside, other=1.0).to(tl.float32)
+    p_v = bounded_variance(tl.load(p_var_ptr + offset, mask=inside, other=1.0).to(tl.float32))
     noise = normal(tl.load(seed_ptr), offset.to(tl.int32))
     gz = tl.load(gz_ptr + offset, mask=inside, other=0.0).to(tl.float32)
     gv = tl.load(gv_ptr + offset, mask=inside, other=0.0).to(tl.float32)
     gkl = tl.load(gkl_ptr + row, mask=row < N, other=0.0).to(tl.float32)
-    sd = tl.sqrt(q_v)
     if SOFTMAX:
-        z = softmax_rows(q_m + sd * noise, d < L)
+        z = softmax_rows(q_m + tl.sqrt(q_v) * noise, d < L)
         gz = z * (gz - tl.sum(tl.where(inside, gz * z, 0.0), axis=1)[:, None])
-    shift = (q_m - p_m) / p_v
-    tl.store(dm_ptr + offset, gz + gkl * shift, mask=inside)
-    d_v = gz * noise / (2.0 * sd) + gv + gkl * 0.5 * ((q_v - p_v) / q_v) / p_v
-    tl.store(dh_ptr + offset, d_v * v, mask=inside)
-    tl.store(dpm_ptr + offset, -gkl * shift, mask=inside)
-    d_p_v = gkl * 0.5 * ((p_v - q_v) / p_v / p_v - shift * shift)
-    tl.store(dpv_ptr + offset, d_p_v, mask=inside)
+    q_v = bounded_variance(q_v)
+    difference = q_m - p_m
+    shift = difference / p_v
+    excess = relative_excess(q_v, p_v)
+    share = v / q_v  # at most 1: nothing overflows on the way
+    by_mean = gkl * saturate(shift)
+    tl.store(dm_ptr + offset, gz + by_mean, mask=inside)
+    d_h = gkl * (0.5 * share * excess) + gz * (0.5 * share * (tl.sqrt(q_v) * noise)) + gv * v
+    tl.store(dh_ptr + offset, d_h, mask=inside)
+    tl.store(dpm_ptr + offset, -by_mean, mask=inside)
+    d_p_v = saturate(-0.5 * (excess + difference * shift) / p_v)
+    tl.store(dpv_ptr + offset, gkl * d_p_v, mask=inside)
 
 
 def _grid(n: int, latent: int) -> tuple[tuple[int], dict[str, int]]:

@@ -25,12 +25,14 @@ from .entry import (
     LOG_THETA_MAX,
     POISSON,
     ZINB,
+    bounded_count,
     entry_grads,
     entry_nll,
     family_of,
     is_large,
     saddle_dispersion_grad,
     saddle_nll,
+    saturate,
 )
 from .sparse import densify
 
@@ -45,7 +47,7 @@ def load(pointer, g, inside):
 def load_theta(pointer, g, inside):
     """Log theta within its bounds, and theta."""
     r = tl.load(pointer + g, mask=inside, other=0.0).to(tl.float32)
-    r = tl.minimum(tl.maximum(r, -LOG_THETA_MAX), LOG_THETA_MAX)
+    r = sp.at_most(sp.at_least(r, -LOG_THETA_MAX), LOG_THETA_MAX)
     return r, sp.exp_accurate(r)
 
 
@@ -53,8 +55,8 @@ def load_theta(pointer, g, inside):
 def bounded(log_mu):
     """Log mu within its bound; -inf past the last gene, where every result comes out as 0."""
     if sp.INTERPRETED:  # 0 times -inf, in a branch not taken, is a warning there
-        log_mu = tl.maximum(log_mu, -1e30)
-    return tl.minimum(log_mu, LOG_MU_MAX)
+        log_mu = sp.at_least(log_mu, -1e37)
+    return sp.at_most(log_mu, LOG_MU_MAX)
 
 
 @triton.jit
@@ -77,7 +79,8 @@ def forward_kernel(
         g = start + lanes
         s = load(s_row, g, g < G)
         total += sp.exp(s - shift)
-    log_sum = sp.log(tl.sum(total))
+    total = tl.sum(total)
+    log_sum = tl.where(total == total, sp.log(total), total)
     offset = tl.load(l_ptr + row).to(tl.float32) - log_sum
 
     r_row = r_ptr
@@ -90,7 +93,8 @@ def forward_kernel(
     for start in range(0, G, BLOCK):
         g = start + lanes
         inside = g < G
-        x = tl.load(x_ptr + row * x_stride + g, mask=inside, other=0).to(tl.float32)
+        given = tl.load(x_ptr + row * x_stride + g, mask=inside, other=0)
+        x = bounded_count(given)
         s = load(s_row, g, inside)
         log_mu = bounded((s - shift) + offset)
         r, theta, pi = log_mu, log_mu, log_mu
@@ -101,13 +105,15 @@ def forward_kernel(
         value, d = entry_nll(x, log_mu, r, theta, pi, FAMILY)
         large = is_large(x)
         if tl.max(large.to(tl.int32)) > 0:
-            value = tl.where(large, saddle_nll(x, log_mu, r, theta, pi, FAMILY), value)
+            value = tl.where(large, saddle_nll(x, given, log_mu, r, theta, pi, FAMILY), value)
         nll += value  # both are 0 past the last gene, where log mu and pi are -inf
         slope += d
-    tl.store(nll_ptr + row, tl.sum(nll))
+    nll = saturate(tl.sum(nll))
+    tl.store(nll_ptr + row, nll)
     tl.store(stats_ptr + 3 * row, shift)
     tl.store(stats_ptr + 3 * row + 1, log_sum)
-    tl.store(stats_ptr + 3 * row + 2, tl.sum(slope))
+    # an infinite count is NaN in nll alone
+    tl.store(stats_ptr + 3 * row + 2, tl.where(nll == nll, tl.sum(slope), nll))
 
 
 @triton.jit
@@ -144,7 +150,8 @@ def backward_kernel(
         grad = tl.load(grad_ptr + row).to(tl.float32)
         log_sum = tl.load(stats_ptr + 3 * row + 1)
         offset = tl.load(l_ptr + row).to(tl.float32) - log_sum
-        x = tl.load(x_ptr + row * x_stride + g, mask=inside, other=0).to(tl.float32)
+        given = tl.load(x_ptr + row * x_stride + g, mask=inside, other=0)
+        x = bounded_count(given)
         s = load(s_ptr + row * s_stride, g, inside)
         below = s - tl.load(stats_ptr + 3 * row)
         log_mu = bounded(below + offset)
@@ -165,7 +172,7 @@ def backward_kernel(
         if WANT_THETA:
             large = is_large(x)
             if tl.max(large.to(tl.int32)) > 0:
-                exact = saddle_dispersion_grad(x, log_mu, r, theta)
+                exact = saddle_dispersion_grad(x, given, log_mu, r, theta)
                 d_theta = tl.where(large, exact, d_theta)
             if PER_CELL:
                 tl.store(dr_ptr + row * G + g, grad * d_theta, mask=inside)

@@ -21,6 +21,18 @@ LN2_LOW = tl.constexpr(1.428606765330187e-06)
 
 
 @triton.jit
+def at_most(x, bound):
+    """The smaller of the two; NaN stays: 1 instruction."""
+    return tl.minimum(x, bound, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def at_least(x, bound):
+    """The larger of the two; NaN stays: 1 instruction."""
+    return tl.maximum(x, bound, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def exp2_approx(x):
     """2^x, flushing subnormal results to 0."""
     if INTERPRETED:
@@ -64,7 +76,7 @@ def exp_minus(x):
 
 @triton.jit
 def exp_accurate(x):
-    """e^x with relative error 2e-7 + |x| 1.3e-8: 5 instructions."""
+    """e^x with relative error 2e-7 + |x| 1.3e-8, for finite x/ln 2: 5 instructions."""
     t = x * LOG2E
     if INTERPRETED:  # triton 3.6 rounds twice there, which leaves no rest
         rest = (x.to(tl.float64) * 1.4426950216293335 - t.to(tl.float64)).to(tl.float32)
@@ -105,7 +117,7 @@ def log1p_unit(e):
 
 @triton.jit
 def log(x):
-    """log x for normal x > 0: about 18 instructions."""
+    """log x for normal x > 0; anything finite elsewhere, also for NaN: about 18 instructions."""
     bits = x.to(tl.int32, bitcast=True)
     k = (bits - 0x3F3504F3) >> 23
     m = (bits - (k << 23)).to(tl.float32, bitcast=True)  # in [sqrt(1/2), sqrt(2))
@@ -115,7 +127,7 @@ def log(x):
 
 @triton.jit
 def log_short(x):
-    """log x for normal x > 0 with absolute error 1.2e-7 + |log x| 1e-7: 7 instructions."""
+    """Like `log`, with absolute error 1.2e-7 + |log x| 1e-7: 7 instructions."""
     bits = x.to(tl.int32, bitcast=True)
     k = (bits - 0x3F3504F3) & -0x00800000
     m = (bits - k).to(tl.float32, bitcast=True)
@@ -164,8 +176,10 @@ def z_digamma_minus_log(z, log_z):
 
 @triton.jit
 def log1p(x):
-    """log(1 + x) for x >= 0: about 22 instructions."""
-    return tl.where(x <= 1.0, log1p_unit(tl.minimum(x, 1.0)), log(1.0 + tl.maximum(x, 1.0)))
+    """log(1 + x) for x >= 0; NaN for NaN and x < -1, which no count is: about 25 instructions."""
+    y = tl.where(x <= 1.0, log1p_unit(tl.minimum(x, 1.0)), log(1.0 + tl.maximum(x, 1.0)))
+    y = tl.where(x < float("inf"), y, x)
+    return tl.where(x < -1.0, float("nan"), y)
 
 
 @triton.jit
