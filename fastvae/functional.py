@@ -5,8 +5,15 @@ duplicate entries. Everything is computed in float32, or in float64 where a para
 half-precision parameters are accepted and their gradients come back in their own dtype. Second
 derivatives are not available and asking for them raises.
 
-Log theta is clamped to [-87, 87] and log mu to at most 80, so that finite input gives finite
-output; log mu has no lower bound.
+NaN in an input gives NaN in every result that depends on it, and in no other cell's. The
+likelihoods, the divergences and the sampling give finite results and gradients on any finite
+float32 input: log theta is clamped to [-60, 60], log mu to at most 60 (it has no lower bound),
+counts and zero-inflation logits to at most 1e30, log variances to at most 80, variances that are
+divided by to [1e-30, 1e36], and what still lies beyond 1e30 comes out as 1e30 with its sign: the
+likelihood and the divergence of a cell, and derivatives. An infinite parameter counts as the bound
+it lies beyond, where there is one; an infinite count gives NaN, a negative one counts as zero. What
+is not defined is NaN: a softmax with an infinite logit, a negative mean, theta or variance. Linear
+layers are plain sums of products and overflow as torch's do.
 """
 
 from __future__ import annotations
@@ -76,7 +83,8 @@ def zinb_nll(
     Returns
     -------
     Tensor, (N,)
-        In nats; float32, or float64 where a parameter is float64.
+        In nats, at most 1e30; float32, or float64 where a parameter is float64. NaN where anything
+        of the cell is NaN or a count is infinite.
 
     Raises
     ------
@@ -150,14 +158,17 @@ def zinb_log_prob(
     ----------
     x, mu, theta, zi_logits : Tensor
         Dense counts, mean, inverse dispersion and zero-inflation logits, broadcast together.
-        A zero or negative count takes the zero branch.
+        A zero or negative count takes the zero branch; a mean above e^60 counts as that and a
+        theta as within e^-60 and e^60; a negative mean or theta gives NaN.
     eps : float
         Added to the mean, so that its log stays finite.
 
     Returns
     -------
     Tensor
-        Of the broadcast shape, in nats, differentiable by `mu`, `theta` and `zi_logits`.
+        Of the broadcast shape, in nats, differentiable by `mu`, `theta` and `zi_logits`. It is
+        -inf, as the exact value is, at a positive count where ``mu + eps`` is 0, and finite on all
+        other finite input.
 
     Raises
     ------
@@ -231,7 +242,7 @@ def sample_and_kl(
     z, q_m, q_v : Tensor, (N, L)
         Sample, mean and variance.
     kl : Tensor, (N,)
-        In nats.
+        In nats, at most 1e30.
 
     Raises
     ------
@@ -249,10 +260,14 @@ def sample_and_kl(
 
 
 def reparameterize(q_m: Tensor, q_v: Tensor) -> Tensor:
-    """Sample ``q_m + sqrt(q_v) e``, e standard normal, q_v a variance; shapes broadcast."""
+    """Sample ``q_m + sqrt(q_v) e``, e standard normal, q_v a variance; shapes broadcast.
+
+    A variance of 0 gets the gradient 0, where the exact one is infinite; a negative one gives NaN.
+    """
     shape = torch.broadcast_shapes(q_m.shape, q_v.shape)
     noise = torch.randn(shape, dtype=q_m.dtype, device=q_m.device)
-    return q_m + q_v.sqrt() * noise
+    smallest = torch.finfo(q_m.dtype).tiny  # its root can be divided by
+    return q_m + torch.where(q_v.abs() < smallest, smallest, q_v).sqrt() * noise
 
 
 def kl_normal(
@@ -261,7 +276,7 @@ def kl_normal(
     """KL divergence of N(q_m, q_v) from N(p_m, p_v), summed over the last dimension.
 
     The second argument of each pair is a variance; the prior is standard normal where left out.
-    Accurate also where the two nearly agree. Raises InputError if shapes do not fit.
+    Accurate also where the two nearly agree; at most 1e30. Raises InputError if shapes do not fit.
     """
     p_m, p_v = _prior(q_m, p_m, p_v)
     q_m, q_v, p_m, p_v = same_dtype(q_m, q_v, p_m, p_v)
@@ -321,9 +336,10 @@ def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 def log_library_size(x: Tensor, floor: float = 1.0) -> Tensor:
     """Natural log of each cell's total count, (N, 1); a total below `floor` counts as that.
 
-    The floor keeps a cell without counts finite. `x` is dense or CSR.
+    The floor keeps a cell without counts finite; a total beyond the largest float32 (float64 where
+    the counts are) counts as that. `x` is dense or CSR.
     """
     counts = _check.counts(x)
     plain = counts.values is None or counts.values.dtype != torch.float32
     total = (reference if plain else _backend.select(counts.values)).row_sums(counts)
-    return total.clamp(min=floor).log()
+    return total.clamp(floor, torch.finfo(total.dtype).max).log()

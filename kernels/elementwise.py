@@ -21,6 +21,7 @@ from .entry import (
     LOG_MU_MAX,
     LOG_THETA_MAX,
     POISSON,
+    RESULT_MAX,
     ZINB,
     bounded_count,
     entry_grads,
@@ -65,7 +66,9 @@ def load_entry(
         r, theta = log_within(theta.to(tl.float32), LOWEST_THETA, LOG_THETA_MAX)
     if FAMILY == ZINB:
         pi = tl.load(pi_ptr + row * pi_row + col * pi_col, mask=inside, other=0.0).to(tl.float32)
-    return given, bounded_count(given), mu, log_mu, r, theta, pi
+        pi = sp.at_most(pi, RESULT_MAX)
+    x = tl.where(given.to(tl.float32) < float("inf"), bounded_count(given), float("nan"))
+    return given, x, mu, log_mu, r, theta, pi
 
 
 @triton.jit

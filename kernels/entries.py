@@ -131,7 +131,7 @@ def _log_p_positive(x: Tensor, p: Entries) -> Tensor:
     value = _by_size(x, p.pieces, nm.nb_small, nm.nb_saddle)
     if p.zi_logits is None:
         return value
-    return value - nm.softplus(p.zi_logits)
+    return value - nm.softplus(p.zi_logits.clamp(max=nm.RESULT_MAX))
 
 
 def _grads_zero(p: Entries, want_theta: bool) -> EntryGrads:

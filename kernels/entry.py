@@ -184,7 +184,7 @@ def entry_nll(x, log_mu, r, theta, pi, FAMILY: tl.constexpr):
     w = tl.where(c < 0.0, 1.0, ec) * inverse
     d = tl.where(positive, d, w * d)
     above = sp.at_least(pi, 0.0)
-    linear = tl.where(positive, nll - shared + above, tl.where(c < 0.0, nll, above - pi))
+    linear = tl.where(positive, nll - shared + above, sp.at_most(nll, sp.at_least(-pi, 0.0)))
     return linear + sp.log_short((1.0 + sp.exp_minus(tl.abs(pi))) * inverse), d
 
 

@@ -52,6 +52,12 @@ def load_theta(pointer, g, inside):
 
 
 @triton.jit
+def load_offset(pointer, row, log_sum):
+    """Log library - log_sum, below infinity, which would be NaN past the last gene."""
+    return sp.at_most(tl.load(pointer + row).to(tl.float32) - log_sum, 3e38)
+
+
+@triton.jit
 def bounded(log_mu):
     """Log mu within its bound; -inf past the last gene, where every result comes out as 0."""
     if sp.INTERPRETED:  # 0 times -inf, in a branch not taken, is a warning there
@@ -81,7 +87,7 @@ def forward_kernel(
         total += sp.exp(s - shift)
     total = tl.sum(total)
     log_sum = tl.where(total == total, sp.log(total), total)
-    offset = tl.load(l_ptr + row).to(tl.float32) - log_sum
+    offset = load_offset(l_ptr, row, log_sum)
 
     r_row = r_ptr
     if PER_CELL:
@@ -149,7 +155,7 @@ def backward_kernel(
             row = tl.load(order_ptr + row)
         grad = tl.load(grad_ptr + row).to(tl.float32)
         log_sum = tl.load(stats_ptr + 3 * row + 1)
-        offset = tl.load(l_ptr + row).to(tl.float32) - log_sum
+        offset = load_offset(l_ptr, row, log_sum)
         given = tl.load(x_ptr + row * x_stride + g, mask=inside, other=0)
         x = bounded_count(given)
         s = load(s_ptr + row * s_stride, g, inside)

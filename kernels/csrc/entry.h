@@ -62,7 +62,7 @@ FASTVAE_INLINE bool is_large(float x) {
 // What softplus(pi) and sigmoid(pi) add to a positive count.
 FASTVAE_INLINE void inflate(Entry& entry, float pi) {
     const float ep = exp(-abs(pi));
-    entry.nll += max(0.0f, pi) + log1p_unit(ep);
+    entry.nll += min(RESULT_MAX, max(0.0f, pi)) + log1p_unit(ep);
     entry.d_zi = (pi > 0.0f ? 1.0f : ep) / (1.0f + ep);
 }
 
