@@ -112,14 +112,13 @@ def forward_kernel(
         large = is_large(x)
         if tl.max(large.to(tl.int32)) > 0:
             value = tl.where(large, saddle_nll(x, given, log_mu, r, theta, pi, FAMILY), value)
+            d = tl.where(given.to(tl.float32) < float("inf"), d, float("nan"))
         nll += value  # both are 0 past the last gene, where log mu and pi are -inf
         slope += d
-    nll = saturate(tl.sum(nll))
-    tl.store(nll_ptr + row, nll)
+    tl.store(nll_ptr + row, saturate(tl.sum(nll)))
     tl.store(stats_ptr + 3 * row, shift)
     tl.store(stats_ptr + 3 * row + 1, log_sum)
-    # an infinite count is NaN in nll alone
-    tl.store(stats_ptr + 3 * row + 2, tl.where(nll == nll, tl.sum(slope), nll))
+    tl.store(stats_ptr + 3 * row + 2, tl.sum(slope))
 
 
 @triton.jit
