@@ -33,7 +33,7 @@ from ._cli.options import (
     UseRaw,
 )
 from ._cli.train_command import train
-from ._cli.user_errors import as_options, user_errors
+from ._cli.user_errors import user_errors
 
 app = typer.Typer(
     name="fastvae",
@@ -147,7 +147,7 @@ def convert(
         wanted = Wanted(
             slot=Slot(layer, use_raw, genome, allow_fractional, allow_links=allow_links),
             gene_names=gene_list(genes),
-            batch_key=key_of_files(data, batch_key, batch_per_file),
+            batch_key=key_of_files(data, batch_key or None, batch_per_file),
             batch_key_of=assignments(batch_key_of, "--batch-key-of"),
             file_batches=FileBatches(strict=True) if batch_per_file is not None else None,
         )
@@ -183,7 +183,7 @@ def info(
 
         slot = Slot(layer, use_raw, genome, allow_fractional, allow_links=allow_links)
         for path in paths:
-            typer.echo(as_options(describe(path, slot)))
+            typer.echo(describe(path, slot))
             if len(paths) > 1:
                 typer.echo()
         if len(paths) > 1:

@@ -24,6 +24,7 @@ from ._model.state import State
 from .data._slots import Slot
 from .data.file_names import FileBatches, key_of_files
 from .data.joint import Wanted
+from .data.keys import checked_key, in_words
 from .data.opening import FileFrames, Source, narrowed, open_data
 from .data.store import warn_of_small_batches
 from .errors import InputError
@@ -46,7 +47,8 @@ class Model(Fitting, Answers, Differential, Querying):
         Raw counts: a path (.h5ad, AnnData zarr, 10x .h5, 10x mtx folder) or a list of them, an
         AnnData, a scipy sparse matrix or an array of cells by genes.
     batch_key, labels_key
-        Columns of ``obs`` with the batch and the label of each cell.
+        Columns of ``obs`` with the batch and the label of each cell. Of a list of columns each
+        combination that occurs is one, such as "donor1 | v3".
     layer
         Take the counts from this layer instead of ``X`` ("X" is ``X`` itself).
     use_raw, genome
@@ -111,8 +113,8 @@ class Model(Fitting, Answers, Differential, Querying):
         self,
         data: Any,
         *,
-        batch_key: str | None = None,
-        labels_key: str | None = None,
+        batch_key: str | Sequence[str] | None = None,
+        labels_key: str | Sequence[str] | None = None,
         layer: str | None = None,
         n_latent: int = 10,
         n_hidden: int = 128,
@@ -135,6 +137,7 @@ class Model(Fitting, Answers, Differential, Querying):
         allow_links: bool = False,
     ) -> None:
         batch_key = key_of_files(data, batch_key, batch_per_file)
+        labels_key = checked_key(labels_key, "labels_key")
         options = Options(
             n_latent=n_latent,
             n_hidden=n_hidden,
@@ -275,9 +278,9 @@ class Model(Fitting, Answers, Differential, Querying):
         if setup.batch_key is not None:
             told = ", told to the encoder" if options.encode_covariates else ""
             n_batches = len(setup.batch_categories)
-            lines.append(f"  {n_batches} batches in obs[{setup.batch_key!r}]{told}")
+            lines.append(f"  {n_batches} batches in {in_words(setup.batch_key)}{told}")
         if setup.labels_key is not None:
-            lines.append(f"  {len(setup.label_categories)} labels in obs[{setup.labels_key!r}]")
+            lines.append(f"  {len(setup.label_categories)} labels in {in_words(setup.labels_key)}")
         lines += [
             f"  {line}" for line in origin_lines(self.origin, setup.may_lack, len(setup.gene_names))
         ]

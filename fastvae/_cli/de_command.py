@@ -34,7 +34,10 @@ def de(
     data: Annotated[
         list[Path], typer.Argument(help="Cells with the genes the model was trained on.")
     ],
-    groupby: Annotated[str, typer.Option(help="Column of obs that names the groups.")],
+    groupby: Annotated[
+        list[str],
+        typer.Option(help="Column of obs that names the groups; several times for combinations."),
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The .csv to write, and a .png beside it.")
     ],

@@ -81,7 +81,10 @@ Residence = Annotated[
     str, typer.Option(help="Where the counts are kept: auto, device, host or disk.")
 ]
 BatchKey = Annotated[
-    str | None, typer.Option(help="Column of obs that names the batch of each cell.")
+    list[str] | None,
+    typer.Option(
+        help="Column of obs that names the batch of each cell; several times for combinations."
+    ),
 ]
 BatchKeyOf = Annotated[
     list[str] | None,
@@ -95,7 +98,10 @@ BatchPerFile = Annotated[
     typer.Option(metavar="NAME", help="Make each file a batch, in a new column of obs."),
 ]
 LabelsKey = Annotated[
-    str | None, typer.Option(help="Column of obs that names the label of each cell.")
+    list[str] | None,
+    typer.Option(
+        help="Column of obs that names the label of each cell; several times for combinations."
+    ),
 ]
 EarlyStopping = Annotated[
     bool, typer.Option("--early-stopping", help="Stop when the validation ELBO no longer improves.")

@@ -111,7 +111,7 @@ def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[
                 model = Model.load_query(
                     query,
                     run,
-                    batch_key=batch_key,
+                    batch_key=batch_key or None,
                     batch_key_of=assignments(batch_key_of, "--batch-key-of"),
                     batch_per_file=batch_per_file,
                     freeze=_FREEZE[freeze],
@@ -205,8 +205,8 @@ def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[
                     model = from_legacy_checkpoint(
                         checkpoint,
                         data,
-                        batch_key=batch_key,
-                        labels_key=labels_key,
+                        batch_key=batch_key or None,
+                        labels_key=labels_key or None,
                         **reading,
                         device=where,
                         dispersion=dispersion,

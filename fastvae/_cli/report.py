@@ -13,7 +13,9 @@ from ..data._slots import Slot
 from ..data.categories import category_name
 from ..data.formats import read_slot
 from ..data.h5ad import read_outline
+from ..data.keys import in_words
 from ..errors import InputError
+from .user_errors import as_options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +62,7 @@ def _describe_data(path: Path, slot: Slot) -> str:
     if counts is not None:
         rows += _describe_counts(counts, str(slot))
     else:
-        rows.append((f"{slot} as counts", f"no: {problem}"))
+        rows.append((f"{slot} as counts", f"no: {as_options(str(problem))}"))
     rows += extra
     rows += [(f"obs[{str(name)!r}]", describe_column(obs[name])) for name in obs.columns]
     return table(rows)
@@ -143,7 +145,7 @@ def _describe_run(folder: Path) -> str:
         ("labels", setup.labels_key, setup.label_categories),
     )
     for name, key, categories in keyed:
-        shown = f"{len(categories)} in obs[{key!r}]: {', '.join(categories)}"
+        shown = f"{len(categories)} in {in_words(key)}: {', '.join(categories)}"
         rows.append((name, shown if key is not None else "none"))
     rows.append(("counts from", str(setup.slot)))
     rows += [(name, str(value)) for name, value in vars(setup.options).items()]

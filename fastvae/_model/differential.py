@@ -39,7 +39,7 @@ class Differential(State):
     def differential_expression(
         self,
         data: Any = None,
-        groupby: str | None = None,
+        groupby: str | Sequence[str] | None = None,
         group1: Any = None,
         group2: Any = None,
         idx1: Any = None,
@@ -90,7 +90,8 @@ class Differential(State):
         data, batch_size, seed, **reading
             See `Answers`.
         groupby
-            Column of obs that names the groups.
+            Column of obs that names the groups; of several columns, each combination that occurs
+            is a group, such as "B | treated".
         group1, group2
             Groups to test: each of `group1` (one or several; all by default) against `group2`, or
             against all other cells, also those without a group.

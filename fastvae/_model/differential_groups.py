@@ -10,6 +10,7 @@ import numpy as np
 
 from ..data._names import a_few, those_there
 from ..data.categories import CategoryNames, category_name, factorise
+from ..data.keys import Key, checked_key, in_words, key_column
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -90,18 +91,20 @@ def by_rows(idx1: Any, idx2: Any, obs: pd.DataFrame, min_cells: int) -> Comparis
 def by_groups(
     groupby: Any, group1: Any, group2: Any, obs: pd.DataFrame, min_cells: int
 ) -> Comparisons:
-    """Compare groups named by a column; without `group2`, each with all other cells.
+    """Compare groups named by one or more columns; without `group2`, each with all other cells.
 
     Raises
     ------
     InputError
         No such column or group, a single group, one compared with itself, or too few cells.
     """
-    codes, names = _groups(groupby, obs)
+    key = checked_key(groupby, "groupby")
+    codes, names = _groups(key, obs)
+    words = in_words(key)
     wanted = _names(group1, names)
     if wanted is None and len(names) > MOST_GROUPS:
         raise InputError(
-            f"obs[{groupby!r}] has {len(names):,} different values; name those to compare "
+            f"{words} has {len(names):,} different values; name those to compare "
             "(group1=), or use a column with groups of cells"
         )
     if wanted == []:
@@ -112,14 +115,12 @@ def by_groups(
     for option, asked in (("group1", wanted), ("group2", against)):
         for name in asked or ():
             if name not in names:
-                raise InputError(
-                    f"{option} {name!r} is not in obs[{groupby!r}]; {those_there(names, name)}"
-                )
+                raise InputError(f"{option} {name!r} is not in {words}; {those_there(names, name)}")
     sizes = np.bincount(codes[codes >= 0], minlength=len(names))
     if wanted is None:
-        wanted = _large_enough(groupby, names, sizes, min_cells, but=against)
+        wanted = _large_enough(words, names, sizes, min_cells, but=against)
     for name in [*wanted, *(against or ())]:
-        _enough(f"group {name!r} of obs[{groupby!r}]", int(sizes[names.index(name)]), min_cells)
+        _enough(f"group {name!r} of {words}", int(sizes[names.index(name)]), min_cells)
     if against is not None and against[0] in wanted:
         raise InputError(f"group1 and group2 are both {against[0]!r}; compare different groups")
 
@@ -144,27 +145,22 @@ def by_groups(
         rest = "Rest" if against is None else against[0]
         if against is None:
             n_others = len(coded) - int(sizes[names.index(name)])
-            _enough(f"the rest beside group {name!r} of obs[{groupby!r}]", n_others, min_cells)
+            _enough(f"the rest beside group {name!r} of {words}", n_others, min_cells)
         listed.append(Comparison((own,), others, name, rest))
     return Comparisons(coded, len(asked) + 1, tuple(listed))
 
 
-def _groups(groupby: Any, obs: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+def _groups(groupby: Key | None, obs: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
     """Codes (N,), -1 where the value is missing, and the names of the groups that have cells."""
     if groupby is None:
         raise InputError(
             "nothing to compare: give groupby (a column of obs), or the cells of idx1 (and idx2)"
         )
-    columns = [str(name) for name in obs.columns]
-    if groupby not in obs.columns:
-        raise InputError(
-            f"groupby {groupby!r} is not a column of obs; {those_there(columns, str(groupby))}"
-        )
-    codes, found = factorise(obs[groupby], f"obs[{groupby!r}] (groupby)")
+    codes, found = factorise(key_column(obs, groupby, "groupby"), f"{in_words(groupby)} (groupby)")
     names = list(found)
     if len(names) < 2:
         raise InputError(
-            f"obs[{groupby!r}] has {len(names)} group{'' if len(names) == 1 else 's'} "
+            f"{in_words(groupby)} has {len(names)} group{'' if len(names) == 1 else 's'} "
             f"({a_few(names) or 'every value is missing'}); a comparison needs two"
         )
     return codes, names
@@ -183,17 +179,17 @@ def _names(given: Any, known: list[str]) -> list[str] | None:
 
 
 def _large_enough(
-    groupby: str, names: list[str], sizes: np.ndarray, min_cells: int, but: list[str] | None
+    words: str, names: list[str], sizes: np.ndarray, min_cells: int, but: list[str] | None
 ) -> list[str]:
     """All groups that have enough cells, and a warning that names the others."""
     asked = [name for name in names if name not in (but or ())]
     small = [name for name in asked if sizes[names.index(name)] < min_cells]
     large = [name for name in asked if name not in small]
     if not large:
-        raise InputError(f"no group of obs[{groupby!r}] has {min_cells} cells or more (min_cells)")
+        raise InputError(f"no group of {words} has {min_cells} cells or more (min_cells)")
     if small:
         warnings.warn(
-            f"groups of obs[{groupby!r}] with fewer than {min_cells} cells are not compared: "
+            f"groups of {words} with fewer than {min_cells} cells are not compared: "
             f"{a_few(small)} (min_cells)",
             UserWarning,
             stacklevel=4,

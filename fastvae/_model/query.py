@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from ..data.categories import as_known
 from ..data.file_names import FileBatches, key_of_files
 from ..data.genes import Genes, MayLack
 from ..data.joint import Wanted
+from ..data.keys import in_words
 from ..data.opening import FileFrames, Source, open_data
 from ..data.store import Store, warn_of_small_batches
 from ..errors import InputError
@@ -40,7 +41,7 @@ class Querying(State):
         data: Any,
         reference: Any,
         *,
-        batch_key: str | None = None,
+        batch_key: str | Sequence[str] | None = None,
         freeze: bool | str = True,
         layer: str | None = None,
         use_raw: bool = False,
@@ -70,7 +71,8 @@ class Querying(State):
         reference
             A trained model, or the folder that it was saved to.
         batch_key
-            Column of obs with the batch; None is that of the reference.
+            Column of obs with the batch, or several, whose combinations are; None is that of the
+            reference.
         freeze
             What `fit` leaves bit-equal, batch normalisation included. True: everything but the
             new columns; unless the reference was made with ``encode_covariates``, the encoder is
@@ -151,7 +153,7 @@ class Querying(State):
             raise InputError(
                 "there is nothing new to train: "
                 + (
-                    f"the reference knows all batches in obs[{key!r}]. "
+                    f"the reference knows all batches in {in_words(key)}. "
                     if key
                     else "no batch_key. "
                 )
@@ -183,7 +185,7 @@ class Querying(State):
         self,
         data: Any,
         *,
-        batch_key: str | None = None,
+        batch_key: str | Sequence[str] | None = None,
         freeze: bool | str = True,
         layer: str | None = None,
         use_raw: bool = False,

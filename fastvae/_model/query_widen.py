@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data._slots import Slot
+from ..data.keys import Key, in_words
 from ..data.store import Store
 from ..errors import InputError
 from .setup import Setup
@@ -17,7 +18,7 @@ UNNAMED = "reference"
 """The batch of the cells of a reference that had no batch key."""
 
 
-def extended_setup(setup: Setup, store: Store, batch_key: str | None, slot: Slot) -> Setup:
+def extended_setup(setup: Setup, store: Store, batch_key: Key | None, slot: Slot) -> Setup:
     """Return the setup of a reference with the batches of a query added behind its own.
 
     Parameters
@@ -40,8 +41,8 @@ def extended_setup(setup: Setup, store: Store, batch_key: str | None, slot: Slot
     known = setup.batch_categories if setup.batch_key is not None else (UNNAMED,)
     if setup.batch_key is None and UNNAMED in store.batch_categories:
         raise InputError(
-            f"obs[{batch_key!r}] has the batch {UNNAMED!r}, the name that the cells of a reference "
-            "without batches get; rename it"
+            f"{in_words(batch_key)} has the batch {UNNAMED!r}, the name that the cells of a "
+            "reference without batches get; rename it"
         )
     new = [code for code, name in enumerate(store.batch_categories) if name not in known]
     means, variances = store.log_library_mean.reshape(-1), store.log_library_var.reshape(-1)

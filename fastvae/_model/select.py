@@ -9,6 +9,7 @@ import numpy as np
 
 from ..data._names import a_few, those_there
 from ..data.categories import CategoryNames, category_name
+from ..data.keys import Key, in_words
 from ..errors import InputError
 
 
@@ -67,7 +68,7 @@ def gene_columns(genes: Any, names: Sequence[str]) -> np.ndarray | None:
 
 
 def batch_codes(
-    wanted: Any, categories: Sequence[str], key: str | None, option: str = "transform_batch"
+    wanted: Any, categories: Sequence[str], key: Key | None, option: str = "transform_batch"
 ) -> list[int | None]:
     """Return the codes to decode as; [None], each cell's own batch, if nothing is wanted.
 
@@ -93,7 +94,7 @@ def batch_codes(
         if code is None:
             name = category_name(value)
             raise InputError(
-                f"{option} {name!r} is not a category of {key!r}; "
+                f"{option} {name!r} is not a category of {in_words(key)}; "
                 f"{those_there(list(categories), name)}"
             )
         codes.append(code)

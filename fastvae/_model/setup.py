@@ -13,6 +13,7 @@ from ..data._slots import Slot
 from ..data.file_names import FileBatches
 from ..data.genes import MayLack, ids_of
 from ..data.joint import Wanted
+from ..data.keys import Key
 from ..data.opening import FileFrames, Frames, Source, open_data
 from ..data.store import Store
 from ..errors import InputError
@@ -51,7 +52,7 @@ class Options:
         with torch.device("meta"):  # the words are checked where they are used
             VAE(2, n_batch=2, n_labels=2, check_counts=False, **asdict(self))
 
-    def check_keys(self, batch_key: str | None, labels_key: str | None) -> None:
+    def check_keys(self, batch_key: Key | None, labels_key: Key | None) -> None:
         """Refuse what is told a batch or a label without the column it needs."""
         if self.encode_covariates and batch_key is None:
             raise InputError(
@@ -72,8 +73,8 @@ class Setup:
     """Options, and what the data must offer for the model to be applied to them."""
 
     options: Options
-    batch_key: str | None
-    labels_key: str | None
+    batch_key: Key | None
+    labels_key: Key | None
     slot: Slot
     gene_names: tuple[str, ...]
     batch_categories: tuple[str, ...]
@@ -98,8 +99,8 @@ class Setup:
         cls,
         options: Options,
         store: Store,
-        batch_key: str | None,
-        labels_key: str | None,
+        batch_key: Key | None,
+        labels_key: Key | None,
         slot: Slot,
         frames: Frames,
     ) -> Setup:

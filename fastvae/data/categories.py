@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
-from ._names import a_few, those_there
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,82 +68,6 @@ def as_known(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
 def _as_whole(name: str) -> str:
     found = _WHOLE_AS_FLOAT.fullmatch(name)
     return name if found is None else found[1]
-
-
-def encode(
-    obs: pd.DataFrame,
-    key: str | None,
-    known: Sequence[str] | None = None,
-    what: str = "batch",
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Encode a column as codes; categories are the names of its values (`category_name`).
-
-    Parameters
-    ----------
-    obs
-        One row per cell.
-    key
-        Column: categorical, text, whole numbers or booleans. None: one group, no categories.
-    known
-        Categories of a saved model, whose codes are kept. Without them the categories are those
-        present, in pandas' order for a categorical column, else sorted.
-    what
-        "batch" or "label", for messages.
-
-    Returns
-    -------
-    codes
-        (N,) int64.
-    categories
-        Their names; empty where `key` is None.
-
-    Raises
-    ------
-    InputError
-        No such column, missing values, not categories (fractional numbers), or a value that is
-        not among `known`.
-    """
-    option = "batch_key" if what == "batch" else "labels_key"
-    if key is None:
-        if known:
-            raise InputError(
-                f"the model was trained with {what} categories {a_few(known)}; pass {option}= "
-                f"to name the obs column that holds them"
-            )
-        return np.zeros(len(obs), dtype=np.int64), ()
-    if key not in obs.columns:
-        columns = [str(column) for column in obs.columns]
-        raise InputError(
-            f"obs has no column {key!r} ({option}); {those_there(columns, str(key), 'no columns')}"
-        )
-    column = obs[key]
-    if getattr(column, "ndim", 1) != 1:
-        raise InputError(f"obs has several columns named {key!r} ({option}); rename all but one")
-    missing = np.asarray(column.isna())
-    if missing.any():
-        example = str(obs.index[int(np.argmax(missing))])
-        raise InputError(
-            f"obs[{key!r}] ({option}) is missing for {int(missing.sum())} of {len(obs)} cells "
-            f"(first: {example!r}); fill it (for example with 'unknown') or drop these cells"
-        )
-    option_of = f"obs[{key!r}] ({option})"
-    codes, categories = factorise(column, option_of)
-    for value in column.dropna().unique():
-        text_of(value, option_of)
-    if known is None:
-        return codes, categories
-    categories = as_known(categories, known)
-    lookup = {name: code for code, name in enumerate(known)}
-    unknown = [name for name in categories if name not in lookup]
-    if unknown:
-        remedy = "map these data onto the model (Model.map_query)"
-        raise InputError(
-            f"obs[{key!r}] has {what} categories that the model was not trained with: "
-            f"{a_few(unknown)}; it knows {a_few(known, 30)}. Rename them, drop these cells, "
-            f"or {remedy if what == 'batch' else 'train a model on both'}"
-        )
-    table = np.array([lookup[name] for name in categories], dtype=np.int64)
-    return table[codes], tuple(known)
 
 
 def factorise(column: pd.Series, where: str) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -21,6 +21,7 @@ from ._watch import Watch
 from .folder_layout import is_mtx
 from .genes import Genes
 from .h5ad import read_element, read_frame
+from .keys import Key, columns_of
 from .rows import CompressedRows, DenseRows, MemoryRows, Rows
 from .structure import Node, check_anndata, is_old_layout
 from .validate import Origin, check_axes
@@ -60,7 +61,7 @@ class CountFile:
     """
 
     name: str = ""
-    batch_key: str | None = None
+    batch_key: Key | None = None
     batch: str | None = None
 
     def __init__(
@@ -95,20 +96,22 @@ class CountFile:
         frame = self._group["obs"]
         return [str(name) for name in frame.attrs.get("column-order", list(frame))]
 
-    def column(self, key: str | None) -> pd.DataFrame:
-        """Return obs with that column alone, or with the names of all if it is not there."""
+    def column(self, key: Key | None) -> pd.DataFrame:
+        """Return obs with the columns of `key` alone, or the names of all if one is not there."""
         import pandas as pd
 
         if key is None:
             return pd.DataFrame(index=range(self.n_cells))
-        if key not in self.columns():
+        names = columns_of(key)
+        if not set(names) <= set(self.columns()):
             return pd.DataFrame(columns=self.columns(), index=range(self.n_cells))
         if "__categories" in self._group["obs"]:  # anndata before 0.8 keeps them beside the codes
-            return self.obs()[[key]]
-        values = read_element(self._group["obs"][key], f"obs[{key!r}]", self.source)
-        return pd.DataFrame({key: values}, index=range(self.n_cells))
+            return self.obs()[names]
+        group = self._group["obs"]
+        values = {name: read_element(group[name], f"obs[{name!r}]", self.source) for name in names}
+        return pd.DataFrame(values, index=range(self.n_cells))
 
-    def batches(self, key: str | None) -> pd.DataFrame:
+    def batches(self, key: Key | None) -> pd.DataFrame:
         """Return a frame with the batch of each cell in its column `key`, as in `column`."""
         import pandas as pd
 
@@ -116,12 +119,12 @@ class CountFile:
             return self.column(self.batch_key)
         return pd.DataFrame({key: constant(self.batch, self.n_cells)})
 
-    def joined(self, key: str | None) -> pd.DataFrame:
+    def joined(self, key: Key | None) -> pd.DataFrame:
         """Read obs, with the batch in its column `key` where that is not None."""
         frame = self.obs().copy()
         if key is not None and self.batch is not None:
             frame[key] = constant(self.batch, self.n_cells)
-        elif key is not None and self.batch_key in frame.columns:
+        elif isinstance(self.batch_key, str) and self.batch_key in frame.columns:
             frame[key] = frame[self.batch_key]
         return frame
 
@@ -182,7 +185,7 @@ class MemoryFile(CountFile):
         """See `CountFile`."""
         return [str(name) for name in self._adata.obs.columns]
 
-    def column(self, key: str | None) -> pd.DataFrame:
+    def column(self, key: Key | None) -> pd.DataFrame:
         """See `CountFile`."""
         return self._adata.obs
 

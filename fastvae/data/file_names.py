@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import InputError
 from ._names import a_few
+from .keys import Key, checked_key
 
 # What pipelines call the counts of every sample: these say nothing about which sample it is.
 _SAME_FOR_ALL = re.compile(
@@ -53,7 +54,7 @@ class FileBatches:
         return found
 
 
-def key_of_files(data: Any, batch_key: str | None, batch_per_file: str | None) -> str | None:
+def key_of_files(data: Any, batch_key: Any, batch_per_file: str | None) -> Key | None:
     """Return the batch column: `batch_per_file` where that is given.
 
     Raises
@@ -61,6 +62,7 @@ def key_of_files(data: Any, batch_key: str | None, batch_per_file: str | None) -
     InputError
         Both are given, it is no name, or `data` are not files.
     """
+    batch_key = checked_key(batch_key, "batch_key")
     if batch_per_file is None:
         return batch_key
     if not isinstance(batch_per_file, str) or not batch_per_file:

@@ -15,11 +15,11 @@ from ..errors import InputError
 from ._memory import size_text
 from ._names import a_few
 from ._slots import Slot
-from .categories import encode
 from .countfile import CountFile, open_count_file
 from .disk import DiskStore, as_float32
 from .file_names import FileBatches, by_file, distinct_names
 from .genes import STRICT, Genes, MayLack, columns_of, hint, refusal
+from .keys import Key, encode
 from .store import library_statistics
 from .validate import CountCheck, canonicalise
 
@@ -62,8 +62,8 @@ class Wanted:
     """
 
     slot: Slot = field(default_factory=Slot)
-    batch_key: str | None = None
-    labels_key: str | None = None
+    batch_key: Key | None = None
+    labels_key: Key | None = None
     batch_key_of: Mapping[str, str] = field(default_factory=dict)
     file_batches: FileBatches | None = None
     batch_categories: Sequence[str] | None = None
@@ -73,7 +73,14 @@ class Wanted:
     may_lack: MayLack = STRICT
     by_counts: bool = False
 
-    def key_of(self, what: str) -> str | None:
+    def __post_init__(self) -> None:
+        if self.batch_key_of and isinstance(self.batch_key, tuple):
+            raise InputError(
+                "batch_key_of names one column for a file, and batch_key names several; join these "
+                "to one column in each file"
+            )
+
+    def key_of(self, what: str) -> Key | None:
         """Return the column with the codes of the cells: of "batch" or "label"."""
         if self.by_counts:
             return None

@@ -13,8 +13,8 @@ import torch
 
 from ..errors import InputError
 from ._matrix import to_csr
-from .categories import encode
 from .genes import STRICT, Genes, MayLack, select_genes
+from .keys import Key, encode, in_words
 from .parts import HostPart, Part, SpareMemory, gather_rows
 from .validate import Origin, canonicalise, check_axes, check_counts
 
@@ -161,8 +161,8 @@ class CountStore(Store):
         cls,
         adata: AnnData,
         *,
-        batch_key: str | None = None,
-        labels_key: str | None = None,
+        batch_key: Key | None = None,
+        labels_key: Key | None = None,
         batch_categories: Sequence[str] | None = None,
         label_categories: Sequence[str] | None = None,
         gene_names: Sequence[str] | None = None,
@@ -254,7 +254,7 @@ FEW_CELLS = 3
 """What is particular to a batch of fewer cells cannot be learned."""
 
 
-def warn_of_small_batches(store: Store, key: str | None) -> None:
+def warn_of_small_batches(store: Store, key: Key | None) -> None:
     """Warn once of batches with fewer than three cells, by name and size."""
     sizes = np.bincount(store.batch_codes, minlength=store.n_batch)
     small = [code for code in range(store.n_batch) if 0 < sizes[code] < FEW_CELLS]
@@ -266,7 +266,7 @@ def warn_of_small_batches(store: Store, key: str | None) -> None:
     )
     more = f" and {len(small) - _SHOWN} more" if len(small) > _SHOWN else ""
     warnings.warn(
-        f"batches of obs[{key!r}] with fewer than {FEW_CELLS} cells: {shown}{more}; what is "
+        f"batches of {in_words(key)} with fewer than {FEW_CELLS} cells: {shown}{more}; what is "
         "particular to a batch cannot be learned from so few: join them to others, or leave these "
         "cells out",
         UserWarning,

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._model.reading import Reading, check_reading
 from .._model.setup import Setup
 from ..data._slots import Slot
-from ..data.categories import encode
+from ..data.keys import BETWEEN, Key, encode, key_column
 from ..data.opening import Source
 from ..data.store import CountStore
 from ..errors import InputError
@@ -45,7 +45,8 @@ def to_scvi_tools(model: Model, adata: AnnData, *, model_class: Any = None) -> A
     adata
         Cells to register with it: raw counts where `model` had them (``X`` or the same layer),
         with the columns of obs that it was made with. Batches need not all be present.
-        scvi-tools writes into its ``obs`` and ``uns``. If it has other genes too, or the genes
+        scvi-tools writes into its ``obs`` and ``uns``, and batches or labels that are combinations
+        of columns get a column such as "donor | kit". If it has other genes too, or the genes
         in another order, the scvi-tools model has a copy with the genes of `model`; likewise if
         the counts are in ``raw``.
     model_class
@@ -79,10 +80,12 @@ def to_scvi_tools(model: Model, adata: AnnData, *, model_class: Any = None) -> A
         raise InputError("the model has not been trained yet; call fit() before converting it")
     setup = model._setup
     adata = _with_genes(adata, setup)
+    batch_key = _one_column(adata, setup.batch_key, "batch_key")
+    labels_key = _one_column(adata, setup.labels_key, "labels_key")
     registries: dict[str, Any] = {}
     for field, key, categories in (
-        ("batch", setup.batch_key, setup.batch_categories),
-        ("labels", setup.labels_key, setup.label_categories),
+        ("batch", batch_key, setup.batch_categories),
+        ("labels", labels_key, setup.label_categories),
     ):
         if key is not None:
             what = "batch" if field == "batch" else "label"
@@ -92,8 +95,8 @@ def to_scvi_tools(model: Model, adata: AnnData, *, model_class: Any = None) -> A
     model_class.setup_anndata(
         adata,
         layer=setup.slot.layer if setup.slot.in_layer else None,
-        batch_key=setup.batch_key,
-        labels_key=setup.labels_key,
+        batch_key=batch_key,
+        labels_key=labels_key,
         source_registry={"field_registries": registries} if registries else None,
     )
     with seeded(torch.device("cpu"), 0):  # the weights drawn here are replaced below
@@ -214,6 +217,15 @@ def _with_genes(adata: Any, setup: Setup) -> Any:
             f"{a_few(missing)}"
         )
     return adata[:, names].copy()
+
+
+def _one_column(adata: Any, key: Key | None, option: str) -> str | None:
+    """Return the name of the column of `key`; that of several is added to ``obs``."""
+    if key is None or isinstance(key, str):
+        return key
+    name = BETWEEN.join(key)
+    adata.obs[name] = key_column(adata.obs, key, option)
+    return name
 
 
 def _original_values(obs: Any, key: str, categories: tuple[str, ...], what: str) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,8 @@ def from_legacy_checkpoint(
     checkpoint: str | os.PathLike[str],
     data: Any,
     *,
-    batch_key: str | None = None,
-    labels_key: str | None = None,
+    batch_key: str | Sequence[str] | None = None,
+    labels_key: str | Sequence[str] | None = None,
     device: str | torch.device = "cpu",
     use_observed_lib_size: bool = False,
     **options: Any,
