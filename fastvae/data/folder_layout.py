@@ -215,7 +215,8 @@ def _beside(matrix: Path) -> MtxFiles:
     files = _files(matrix.parent)
     named = {key: found for key in files if (found := _NAMES.fullmatch(key))}
     keys = _prefixes(matrix)
-    others = [path for path in files.values() if is_mtx(path) and path.name != matrix.name]
+    own = _plain(matrix.name)
+    others = [path for key, path in files.items() if is_mtx(path) and key != own]
     taken = {prefix for other in others for prefix in _prefixes(other)} - {""}
 
     def of_role(roles: tuple[str, ...]) -> Path | None:
