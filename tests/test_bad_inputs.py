@@ -165,6 +165,7 @@ def no_safetensors(folder: Path) -> Model:
 def other_genes() -> anndata.AnnData:
     adata = annotated()
     adata.var_names = [f"ENS{i}" if i < 4 else name for i, name in enumerate(adata.var_names)]
+    del adata.var["gene_ids"]
     return adata
 
 

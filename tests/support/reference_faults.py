@@ -28,7 +28,7 @@ def _query(**options: Any) -> anndata.AnnData:
     adata.obs["batch"] = options.get("batch", "new")
     if "column" in options:
         adata.var["symbol"] = adata.var_names
-        adata.var_names = adata.var[options["column"]].to_numpy()
+        adata.var_names = adata.var.pop(options["column"]).to_numpy()
     if "prefix" in options:
         adata.var_names = [f"{options['prefix']}{i}" for i in range(adata.n_vars)]
         del adata.var["gene_ids"]

@@ -28,7 +28,7 @@ def _disk(data: Any, limit: str | None = None, **wanted: Any) -> None:
 
 def _other_genes(folder: Path) -> list[Path]:
     adata = annotated()
-    adata.var_names = adata.var["gene_ids"].to_numpy()
+    adata.var_names = adata.var.pop("gene_ids").to_numpy()
     return [_h5ad(folder, "a.h5ad"), _h5ad(folder, "b.h5ad", adata)]
 
 
