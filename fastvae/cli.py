@@ -21,11 +21,13 @@ from ._cli.options import (
     BatchKeyOf,
     BatchPerFile,
     Device,
+    GeneNames,
     Genes,
     Genome,
     Layer,
     MemoryLimit,
     NewAllowFractional,
+    NewGeneNames,
     NewLayer,
     NewUseRaw,
     Overwrite,
@@ -89,11 +91,14 @@ def embed(
     genome: Genome = None,
     allow_fractional: NewAllowFractional = None,
     allow_links: AllowLinks = False,
+    gene_names: NewGeneNames = None,
+    batch_key_of: BatchKeyOf = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
     """Put the cells of DATA into the latent space of a trained model."""
     with user_errors():
+        from ._cli.inputs import assignments
         from ._model.latent_file import KEY
         from .model import Model
 
@@ -107,6 +112,8 @@ def embed(
             genome=genome,
             allow_fractional=allow_fractional,
             allow_links=allow_links,
+            gene_names=gene_names,
+            batch_key_of=assignments(batch_key_of, "--batch-key-of"),
         )
         typer.echo(f'{output}: {latent.shape[0]:,} cells, obsm["{KEY}"] {latent.shape}')
 
@@ -124,6 +131,7 @@ def convert(
     genome: Genome = None,
     allow_fractional: AllowFractional = False,
     allow_links: AllowLinks = False,
+    gene_names: GeneNames = None,
     genes: Genes = None,
     batch_key: BatchKey = None,
     batch_key_of: BatchKeyOf = None,
@@ -145,7 +153,14 @@ def convert(
         from .data.joint import Wanted
 
         wanted = Wanted(
-            slot=Slot(layer, use_raw, genome, allow_fractional, allow_links=allow_links),
+            slot=Slot(
+                layer,
+                use_raw,
+                genome,
+                allow_fractional,
+                allow_links=allow_links,
+                gene_names=gene_names,
+            ),
             gene_names=gene_list(genes),
             batch_key=key_of_files(data, batch_key or None, batch_per_file),
             batch_key_of=assignments(batch_key_of, "--batch-key-of"),
@@ -175,13 +190,16 @@ def info(
     genome: Genome = None,
     allow_fractional: AllowFractional = False,
     allow_links: AllowLinks = False,
+    gene_names: GeneNames = None,
 ) -> None:
     """Say what is in a data set or a trained model, and in several data sets together."""
     with user_errors():
         from ._cli.report import describe
         from .data._slots import Slot
 
-        slot = Slot(layer, use_raw, genome, allow_fractional, allow_links=allow_links)
+        slot = Slot(
+            layer, use_raw, genome, allow_fractional, allow_links=allow_links, gene_names=gene_names
+        )
         for path in paths:
             typer.echo(describe(path, slot))
             if len(paths) > 1:

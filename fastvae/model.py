@@ -53,6 +53,11 @@ class Model(Fitting, Answers, Differential, Querying):
         Take the counts from this layer instead of ``X`` ("X" is ``X`` itself).
     use_raw, genome
         Take the counts from ``raw``; which genome of a 10x file that holds several.
+    gene_names
+        Column of ``var`` that names the genes, in the place of its index. Genes are the same in
+        several files, and in data that the model is given later, that have the same id (in the
+        columns gene_ids, gene_id, ensembl_id or feature_id of ``var``, or as its index, versions
+        left out); where ids are not known, those of one name.
     n_latent, n_hidden, n_layers, dropout_rate
         Size of the latent space; width, depth and dropout of the networks.
     dispersion
@@ -135,6 +140,7 @@ class Model(Fitting, Answers, Differential, Querying):
         batch_per_file: str | None = None,
         allow_fractional: bool = False,
         allow_links: bool = False,
+        gene_names: str | None = None,
     ) -> None:
         batch_key = key_of_files(data, batch_key, batch_per_file)
         labels_key = checked_key(labels_key, "labels_key")
@@ -151,7 +157,12 @@ class Model(Fitting, Answers, Differential, Querying):
         )
         options.check_keys(batch_key, labels_key)
         slot = Slot(
-            layer, bool(use_raw), genome, bool(allow_fractional), allow_links=bool(allow_links)
+            layer,
+            bool(use_raw),
+            genome,
+            bool(allow_fractional),
+            allow_links=bool(allow_links),
+            gene_names=gene_names,
         )
         source = Source(residence, memory_limit)
         wanted = Wanted(
@@ -225,8 +236,8 @@ class Model(Fitting, Answers, Differential, Querying):
         residence, memory_limit
             Of `data`, as in the constructor.
         **reading
-            Of `data`: ``layer``, ``use_raw``, ``genome`` and ``allow_fractional``, as in the
-            methods that answer for new data.
+            Of `data`: ``layer``, ``use_raw``, ``genome``, ``allow_fractional``, ``gene_names``
+            and ``batch_key_of``, as in the methods that answer for new data.
 
         Returns
         -------

@@ -237,6 +237,40 @@ def test_batch_columns_of_files(atlases: list[Path], spelled: str, residence: st
         assert list(frames.obs["donor"]) == expected[40:80]
 
 
+def test_batch_columns_of_files_in_every_command(atlases: list[Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    given = ["--batch-key-of", f"{atlases[1]}=sample", "--batch-key-of", "z.h5ad=who"]
+    _fastvae("train", *atlases, "--batch-key", "donor", *given, "-o", run, "--max-epochs", 1)
+    whole = anndata.read_h5ad(run / "latent.h5ad")
+    _fastvae("embed", run, *atlases, *given, "-o", tmp_path / "e.h5ad")
+    again = anndata.read_h5ad(tmp_path / "e.h5ad")
+    pd.testing.assert_frame_equal(again.obs, whole.obs)
+    np.testing.assert_allclose(again.obsm["X_fastvae"], whole.obsm["X_fastvae"], atol=1e-6)
+    _fastvae("embed", run, atlases[1], *given[:2], "-o", tmp_path / "one.h5ad")
+    one = anndata.read_h5ad(tmp_path / "one.h5ad")
+    assert list(one.obs["donor"]) == list(whole.obs["donor"][40:80])
+    np.testing.assert_allclose(one.obsm["X_fastvae"], whole.obsm["X_fastvae"][40:80], atol=1e-6)
+    table = tmp_path / "de.csv"
+    _fastvae("de", run, *atlases, *given, "--groupby", "donor", "-o", table, "--n-samples", 50)
+    assert set(pd.read_csv(table)["group1"]) == set(whole.obs["donor"])
+    keys = {atlases[1]: "sample", "z.h5ad": "who"}
+    model = Model.load(run, atlases, batch_key_of=keys)
+    for found in (
+        model.get_latent_representation(),
+        model.get_latent_representation(atlases, batch_key_of=keys),
+    ):
+        np.testing.assert_allclose(found, whole.obsm["X_fastvae"], atol=1e-6)
+    _fastvae(
+        "map", run, *atlases, "--batch-key", "cell_type", "-o", tmp_path / "m", "--max-epochs", 1
+    )
+    _fastvae(
+        "convert", *atlases, "--batch-key", "donor", *given, "-o", tmp_path / "x.zarr",
+        "--keep-order",
+    )  # fmt: skip
+    converted = anndata.read_zarr(tmp_path / "x.zarr").obs
+    assert list(converted["donor"]) == list(whole.obs["donor"])
+
+
 @pytest.mark.parametrize(
     ("batch_key_of", "message"),
     [

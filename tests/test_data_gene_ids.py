@@ -29,6 +29,7 @@ SYMBOLS = [f"G{i}" for i in range(13)]
 SYMBOLS[3] = SYMBOLS[9] = "TBCE"
 """Two genes have one symbol."""
 IDS = [f"ENSG{i:011d}" for i in range(13)]
+IN_ORDER = np.arange(13)
 SWAPPED = np.array([0, 9, 2, 1, 4, 5, 6, 7, 8, 3, 10, 12, 11])
 """The same genes in another order, the two of one symbol among them."""
 
@@ -261,3 +262,117 @@ def test_files_with_few_genes_in_common_are_warned_of(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"b\.h5ad has 4 genes in common .* left out; .* letters"):
         store, _ = open_data(paths, Wanted(), Source())
     assert list(store.gene_names) == PLAIN[:4]
+
+
+def _by_column(order: np.ndarray = IN_ORDER) -> AnnData:
+    """Genes that a column alone names well: the index has repeated names, one of them none."""
+    adata = _data(order)
+    symbols = [SYMBOLS[i] for i in order]
+    adata.var = pd.DataFrame(
+        {"ensembl": [IDS[i] for i in order], "symbol": symbols, "n": np.arange(13.0)},
+        index=[f"row{i}" for i in range(13)],
+    )
+    adata.var.loc["row0", "symbol"] = None
+    return adata
+
+
+def test_a_column_names_the_genes(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5ad"
+    _by_column().write_h5ad(path)
+    for source in (path, _by_column()):
+        names = list(read(source, gene_names="symbol").var_names)
+        assert names == ["row0", *SYMBOLS[1:9], "TBCE-1", *SYMBOLS[10:]]
+        assert list(read(source, gene_names="symbol").var["var_names"][:2]) == ["row0", "row1"]
+        assert list(read(source, gene_names="ensembl").var_names) == IDS
+        assert list(read(source, gene_names="n").var_names) == [str(i) for i in range(13)]
+        with pytest.raises(InputError, match=r"no column 'symbl' \(gene_names=\); .*mean 'symbol'"):
+            read(source, gene_names="symbl")
+    folder = _folder(tmp_path / "folder", SWAPPED)
+    assert list(read(folder, gene_names="gene_ids").var_names) == [IDS[i] for i in SWAPPED]
+
+
+def test_names_that_repeat_in_the_index_are_no_harm(tmp_path: Path) -> None:
+    adata = _by_column()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adata.var_names = ["same"] * 13
+        adata.write_h5ad(tmp_path / "x.h5ad")
+    for source in (adata, tmp_path / "x.h5ad"):
+        with pytest.raises(InputError, match=r"duplicate genes: 'same'.* pass gene_names="):
+            Model(source, **SMALL)
+        assert Model(source, gene_names="ensembl", **SMALL).gene_names == IDS
+
+
+@pytest.mark.parametrize("residence", ["host", "disk"])
+def test_the_model_keeps_the_column(tmp_path: Path, residence: str) -> None:
+    paths = [tmp_path / "a.h5ad", tmp_path / "b.h5ad"]
+    for path, order in zip(paths, (np.arange(13), SWAPPED), strict=True):
+        _by_column(order).write_h5ad(path)
+    run = tmp_path / "run"
+    _fastvae(
+        "train", *paths, "--batch-per-file", "f", "--gene-names", "ensembl", "-o", run,
+        "--max-epochs", 1, "--residence", residence,
+    )  # fmt: skip
+    assert Model.load(run).gene_names == IDS
+    assert "genes by var['ensembl']" in _fastvae("info", run)
+    latent = anndata.read_h5ad(run / "latent.h5ad")
+    assert list(latent.var_names) == IDS
+    whole = latent.obsm["X_fastvae"]
+    np.testing.assert_allclose(whole[:40], whole[40:], atol=1e-6)
+
+    # The same cells, their genes by that column, by another that is named, or by the index.
+    other = _by_column(SWAPPED)
+    other.var = other.var.rename(columns={"ensembl": "accession"})
+    again = tmp_path / "again" / "b.h5ad"
+    again.parent.mkdir()
+    other.write_h5ad(again)
+    plain = _by_column(SWAPPED)
+    plain.var = pd.DataFrame(index=[IDS[i] for i in SWAPPED])
+    with pytest.raises(InputError, match=r"var\['accession'\] has them: pass gene_names='acc"):
+        Model.load(run).get_latent_representation(again)
+    _fastvae("embed", run, again, "--gene-names", "accession", "-o", tmp_path / "e.h5ad")
+    found = [anndata.read_h5ad(tmp_path / "e.h5ad").obsm["X_fastvae"]]
+    plain.obs["f"] = "b.h5ad"
+    model = Model.load(run)
+    found.append(model.get_latent_representation(plain))
+    with pytest.raises(InputError, match="no column 'ensembl'"):
+        model.get_latent_representation(plain, gene_names="ensembl")
+    for each in found:
+        np.testing.assert_allclose(each, whole[40:], atol=1e-6)
+    table = tmp_path / "de.csv"
+    _fastvae(
+        "de", run, again, "--gene-names", "accession", "--groupby", "batch", "-o", table,
+        "--n-samples", 50,
+    )  # fmt: skip
+    assert set(pd.read_csv(table)["gene"]) == set(IDS)
+    _fastvae(
+        "map", run, again, "--gene-names", "accession", "--batch-key", "batch",
+        "-o", tmp_path / "mapped", "--max-epochs", 1,
+    )  # fmt: skip
+    assert Model.load(tmp_path / "mapped").gene_names == IDS
+
+
+def test_symbols_from_a_column_keep_the_ids_of_the_index(tmp_path: Path) -> None:
+    """As in files of CELLxGENE: ids as index, symbols in a column."""
+    adatas = []
+    for order in (np.arange(13), SWAPPED):
+        adata = _data(order)
+        adata.var = pd.DataFrame(
+            {"feature_name": [SYMBOLS[i] for i in order]}, index=[IDS[i] for i in order]
+        )
+        adatas.append(adata)
+    model = Model(adatas[0], gene_names="feature_name", **SMALL).fit(1, seed=0, progress=False)
+    assert model.gene_names[9] == "TBCE-1"
+    expected = model.get_latent_representation()
+    for other in (adatas[1], _data(SWAPPED)):
+        np.testing.assert_allclose(model.get_latent_representation(other), expected, atol=1e-6)
+    adatas[1].write_h5ad(tmp_path / "x.h5ad")
+    _fastvae(
+        "convert", tmp_path / "x.h5ad", "--gene-names", "feature_name", "-o", tmp_path / "x.zarr"
+    )
+    found = anndata.read_zarr(tmp_path / "x.zarr").var
+    assert list(found.index[:3]) == ["G0", "TBCE", "G2"]
+    assert list(found["var_names"]) == [IDS[i] for i in SWAPPED]
+    alone = Model.load_query(tmp_path / "x.zarr", model, freeze="decoder")
+    order = [alone._store.cell_names.tolist().index(name) for name in adatas[1].obs_names]
+    np.testing.assert_allclose(alone.get_latent_representation(cells=order), expected, atol=1e-6)

@@ -9,12 +9,15 @@ import typer
 
 from .._files import atomic_path, check_new_file
 from ..errors import InputError
+from .inputs import assignments
 from .options import (
     AllowLinks,
+    BatchKeyOf,
     Device,
     Genome,
     MemoryLimit,
     NewAllowFractional,
+    NewGeneNames,
     NewLayer,
     NewUseRaw,
     Overwrite,
@@ -78,6 +81,8 @@ def de(
     genome: Genome = None,
     allow_fractional: NewAllowFractional = None,
     allow_links: AllowLinks = False,
+    gene_names: NewGeneNames = None,
+    batch_key_of: BatchKeyOf = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Find the genes that tell groups of cells apart."""
@@ -96,6 +101,8 @@ def de(
                 "genome": genome,
                 "allow_fractional": allow_fractional,
                 "allow_links": allow_links,
+                "gene_names": gene_names,
+                "batch_key_of": assignments(batch_key_of, "--batch-key-of"),
             },
             groupby=groupby,
             group1=group1 or None,

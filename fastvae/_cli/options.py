@@ -56,6 +56,18 @@ NewAllowFractional = Annotated[
     ),
 ]
 Genome = Annotated[str | None, typer.Option(help="Which genome of a 10x file that holds several.")]
+GeneNames = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN", help="Column of var that names the genes.  [default: its index]"
+    ),
+]
+NewGeneNames = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN", help="Column of var that names the genes.  [default: the model's]"
+    ),
+]
 Genes = Annotated[
     Path | None,
     typer.Option(help="Text file with the genes to use, one per line.  [default: all common]"),

@@ -27,6 +27,7 @@ from .options import (
     LearningRate,
     MemoryLimit,
     NewAllowFractional,
+    NewGeneNames,
     NewLayer,
     NewUseRaw,
     Overwrite,
@@ -70,6 +71,7 @@ def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[
         genome: Genome = None,
         allow_fractional: NewAllowFractional = None,
         allow_links: AllowLinks = False,
+        gene_names: NewGeneNames = None,
         min_genes: Annotated[
             float, typer.Option(help="Refuse a smaller share of the reference's genes.")
         ] = 0.1,
@@ -120,6 +122,7 @@ def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[
                     genome=genome,
                     allow_fractional=allow_fractional,
                     allow_links=allow_links,
+                    gene_names=gene_names,
                     min_genes=min_genes,
                     device=device,
                     residence=residence,

@@ -36,7 +36,8 @@ class Answers(PosteriorAnswers, QualityAnswers):
     ----------
     data
         New data, of any kind that `Model` takes; None is the model's own. Genes are matched by
-        name, others are left out; batches must be ones the model was trained with.
+        their ids where both have them, else by name; others are left out. Batches must be ones
+        the model was trained with.
     cells
         Row numbers or a boolean mask, None for all; results are in this order.
     batch_size
@@ -56,6 +57,12 @@ class Answers(PosteriorAnswers, QualityAnswers):
     allow_links
         Also read what files store in other files, as for `fastvae.data.read`; only for files that
         you trust.
+    gene_names
+        Column of ``var`` of `data` that names the genes; by default the model's, or the index of
+        data without it.
+    batch_key_of
+        The batch column of those files of `data` in which it is not that of the model, as in
+        `Model`.
 
     Raises
     ------

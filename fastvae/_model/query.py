@@ -54,6 +54,7 @@ class Querying(State):
         batch_per_file: str | None = None,
         allow_fractional: bool | None = None,
         allow_links: bool = False,
+        gene_names: str | None = None,
     ) -> Self:
         """Make a model of `data` with the weights of a trained reference, wider by new batches.
 
@@ -66,8 +67,9 @@ class Querying(State):
         Parameters
         ----------
         data
-            The query, of any kind that `Model` takes. Genes are matched by name: those that the
-            reference does not have are left out, those that are missing count as zero.
+            The query, of any kind that `Model` takes. Genes are matched by their ids, or by name:
+            those that the reference does not have are left out, those that are missing count as
+            zero.
         reference
             A trained model, or the folder that it was saved to.
         batch_key
@@ -80,6 +82,9 @@ class Querying(State):
             the encoders are trained too, so that the query moves to where the reference's decoder
             explains it; embed the reference's cells with the reference. "encoder": all of the
             decoder is trained, and of the encoders only new columns. False: everything is trained.
+        gene_names
+            Column of ``var`` of `data` that names the genes; that of the reference, or the index
+            of data without it.
         layer, use_raw, genome, allow_fractional, allow_links
             Where the counts are in `data`, and whether they may be other than whole numbers; as
             the reference had them if none is given. Data with a single matrix may have it
@@ -129,6 +134,7 @@ class Querying(State):
             genome=genome,
             allow_fractional=allow_fractional,
             allow_links=allow_links,
+            gene_names=gene_names,
         )
         slot = slot_of(setup.slot, reading)
         labelled = setup.options.dispersion == "gene-label"
@@ -198,6 +204,7 @@ class Querying(State):
         batch_per_file: str | None = None,
         allow_fractional: bool | None = None,
         allow_links: bool = False,
+        gene_names: str | None = None,
         **fit: Any,
     ) -> Self:
         """Map `data` onto this model and train what is new: `load_query`, then `fit`.
@@ -205,7 +212,7 @@ class Querying(State):
         Parameters
         ----------
         data, batch_key, freeze, layer, use_raw, genome, min_genes, batch_key_of, residence, \
-memory_limit, device, batch_per_file, allow_fractional, allow_links
+memory_limit, device, batch_per_file, allow_fractional, allow_links, gene_names
             As in `load_query`.
         **fit
             As in `fit`, except that the KL divergence has its full weight from the beginning
@@ -237,6 +244,7 @@ memory_limit, device, batch_per_file, allow_fractional, allow_links
             batch_per_file=batch_per_file,
             allow_fractional=allow_fractional,
             allow_links=allow_links,
+            gene_names=gene_names,
         )
         trainable: Any = model
         result: Self = trainable.fit(**{"n_epochs_kl_warmup": None, "device": device, **fit})

@@ -26,6 +26,10 @@ class Reading(TypedDict, total=False):
         Take corrected counts, which are no longer whole numbers; by default if the model did.
     allow_links
         Also read what files store in other files; only for files that you trust.
+    gene_names
+        Column of var that names the genes; by default the model's, or the index without it.
+    batch_key_of
+        The batch column of the files in which it is not that of the model.
     """
 
     layer: str | None
@@ -33,6 +37,8 @@ class Reading(TypedDict, total=False):
     genome: str | None
     allow_fractional: bool | None
     allow_links: bool
+    gene_names: str | None
+    batch_key_of: Mapping[str, str] | None
 
 
 def check_reading(data: Any, reading: Mapping[str, Any]) -> None:
@@ -48,7 +54,7 @@ def check_reading(data: Any, reading: Mapping[str, Any]) -> None:
     for name in reading:
         if name not in Reading.__annotations__:
             raise TypeError(f"unexpected keyword argument {name!r}")
-    given = [name for name, value in reading.items() if value is not None and value is not False]
+    given = [name for name, value in reading.items() if value not in (None, False, {})]
     if data is None and given:
         raise InputError(
             f"{given[0]}= says how new data are read, and this call has none: give data=, or leave "
@@ -67,7 +73,17 @@ def slot_of(model: Slot, reading: Mapping[str, Any]) -> Slot:
         layer, use_raw, asked_for = model.layer, model.use_raw, False
     else:
         asked_for = True
-    return Slot(layer, use_raw, genome, allowed, asked_for, allow_links=links)
+    column = reading.get("gene_names")
+    return Slot(
+        layer,
+        use_raw,
+        genome,
+        allowed,
+        asked_for,
+        allow_links=links,
+        gene_names=column or model.gene_names,
+        names_asked_for=column is not None,
+    )
 
 
 def fitting(slot: Slot, data: Any) -> Slot:

@@ -155,6 +155,7 @@ class Setup:
             slot=fitting(slot_of(self.slot, reading or {}), data),
             batch_key=self.batch_key,
             labels_key=self.labels_key if labelled else None,
+            batch_key_of=dict((reading or {}).get("batch_key_of") or {}),
             file_batches=self.file_batches(),
             batch_categories=self.batch_categories if self.batch_key is not None else None,
             label_categories=self.label_categories if labelled else None,

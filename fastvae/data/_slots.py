@@ -38,6 +38,11 @@ class Slot:
         Take corrected counts, which are no longer whole numbers.
     allow_links
         Also read what a file stores in other files, to which it leads.
+    gene_names
+        Column of var with the names of the genes; None is its index.
+    names_asked_for
+        False where this is only how other data were: data without the column have the names in
+        the index.
     asked_for
         False where this is only where the counts of other data were: data with a single matrix
         need not have it there.
@@ -54,6 +59,8 @@ class Slot:
     allow_fractional: bool = False
     asked_for: bool = True
     allow_links: bool = False
+    gene_names: str | None = None
+    names_asked_for: bool = True
 
     def __post_init__(self) -> None:
         if self.layer is not None and self.use_raw:
@@ -63,7 +70,8 @@ class Slot:
         name = "raw" if self.use_raw else X
         name = f"layers[{self.layer!r}]" if self.in_layer else name
         name = name if self.genome is None else f"{name}, genome {self.genome}"
-        return f"{name}, fractions allowed" if self.allow_fractional else name
+        name = f"{name}, fractions allowed" if self.allow_fractional else name
+        return name if self.gene_names is None else f"{name}, genes by var[{self.gene_names!r}]"
 
     @property
     def in_layer(self) -> bool:
@@ -73,7 +81,7 @@ class Slot:
     def to_config(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         values = asdict(self)
-        del values["asked_for"], values["allow_links"]
+        del values["asked_for"], values["allow_links"], values["names_asked_for"]
         return values
 
     def refuse_choice(self, kind: str) -> None:

@@ -20,7 +20,7 @@ from ._slots import RAW, Slot, Slots, stored_slots
 from ._watch import Watch
 from .folder_layout import is_mtx
 from .genes import Genes
-from .h5ad import read_element, read_frame
+from .h5ad import read_element, read_frame, wanted_names
 from .keys import Key, columns_of
 from .rows import CompressedRows, DenseRows, MemoryRows, Rows
 from .structure import Node, check_anndata, is_old_layout
@@ -73,6 +73,7 @@ class CountFile:
         self._group = group
         self._var_key = var_key
         self._slots = slots
+        self._named = Slot()
         self._slot = slot
         self.var_names = self._index(var_key)
 
@@ -138,7 +139,14 @@ class CountFile:
 
     def var(self) -> pd.DataFrame:
         """Read var."""
-        return read_frame(self._group, self._var_key, self.source)
+        return wanted_names(
+            read_frame(self._group, self._var_key, self.source), self._named, self.source
+        )
+
+    def name_genes(self, wanted: Slot) -> None:
+        """Name the genes as `wanted` says."""
+        self._named = wanted
+        self.var_names = np.asarray(self.var().index, dtype=object)
 
     @cached_property
     def genes(self) -> Genes:
@@ -309,6 +317,8 @@ def _stored(
     shape = check_anndata(root, use_raw=slot == RAW)
     rows = _rows(matrix, where, shape, memory, wrap)
     file = CountFile(root.source, group, rows, var_key, slots, slot)
+    if wanted.gene_names is not None:
+        file.name_genes(wanted)
     check_axes(file.origin())
     return file
 

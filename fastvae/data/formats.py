@@ -14,7 +14,7 @@ from ._h5 import hdf5_root, kind_of, opened, reporting_damage
 from ._slots import Slot
 from .countfile import is_zarr
 from .folder_layout import is_mtx
-from .h5ad import assemble, from_object, joined, read_h5ad
+from .h5ad import assemble, from_object, joined, read_h5ad, wanted_names
 from .mtx_folder import read_mtx_folder
 from .tenx import read_tenx_h5
 from .validate import Origin
@@ -35,6 +35,7 @@ def read(
     use_raw: bool = False,
     genome: str | None = None,
     allow_fractional: bool = False,
+    gene_names: str | None = None,
     allow_links: bool = False,
 ) -> AnnData:
     """Read counts of any supported kind, check them, and return them in one form.
@@ -54,6 +55,10 @@ def read(
         Take ``.raw`` (its matrix and its genes) instead of X.
     genome
         Which genome of a 10x file or folder that holds several.
+    gene_names
+        Column of var that names the genes, in the place of its index. Genes without a value keep
+        their name, values that several genes have get the suffixes -1, -2, ...; the former names
+        are in ``var["var_names"]``.
     allow_fractional
         Take counts corrected for ambient RNA (CellBender, SoupX, DecontX), which are no longer
         whole numbers.
@@ -84,7 +89,14 @@ def read(
     ``UserWarning`` and is used as it is. Matrices on disk are read in blocks: a dense one never
     exists densely in memory.
     """
-    slot = Slot(layer, bool(use_raw), genome, bool(allow_fractional), allow_links=bool(allow_links))
+    slot = Slot(
+        layer,
+        bool(use_raw),
+        genome,
+        bool(allow_fractional),
+        allow_links=bool(allow_links),
+        gene_names=gene_names,
+    )
     return read_slot(source, slot)
 
 
@@ -109,7 +121,7 @@ def _read_path(path: Path, slot: Slot) -> AnnData:
         return _read_zarr(path, slot)
     if path.is_dir() or is_mtx(path):
         slot.refuse_choice("a 10x folder")
-        return read_mtx_folder(path, slot.genome, slot.allow_fractional)
+        return _named(read_mtx_folder(path, slot.genome, slot.allow_fractional), slot, path)
     with opened(path) as file:
         with reporting_damage(path):
             kind = kind_of(hdf5_root(file, path, slot.allow_links))
@@ -119,7 +131,7 @@ def _read_path(path: Path, slot: Slot) -> AnnData:
             return read_h5ad(file, path, slot)
         if kind.startswith("10x"):
             slot.refuse_choice("a 10x file")
-            return read_tenx_h5(file, path, kind, slot)
+            return _named(read_tenx_h5(file, path, kind, slot), slot, path)
     hints = {
         "loom": "a loom file; read it with anndata.io.read_loom and pass the object",
         "h5mu": "a MuData file; pass the AnnData of its RNA modality",
@@ -127,6 +139,12 @@ def _read_path(path: Path, slot: Slot) -> AnnData:
     raise InputError(
         f"{path} is {hints.get(kind, 'an HDF5 file of unknown kind; expected ' + ACCEPTED)}"
     )
+
+
+def _named(adata: AnnData, slot: Slot, path: Path) -> AnnData:
+    """Name the genes of 10x data as is asked for."""
+    adata.var = wanted_names(adata.var, slot, str(path))
+    return adata
 
 
 def _read_zarr(path: Path, slot: Slot) -> AnnData:

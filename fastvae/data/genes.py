@@ -13,13 +13,17 @@ import numpy as np
 import scipy.sparse as sp
 
 from ..errors import InputError
-from ._names import a_few
+from ._names import a_few, make_unique, those_there
+from .categories import category_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "ensembl_gene_id", "ensembl", "feature_id")
 """Columns of var that are looked at for stable ids, the first that is there."""
+
+FORMER = "var_names"
+"""The column of var with the names that genes had before those of another column."""
 
 _ENSEMBL = re.compile(r"(ENS[A-Z]*G\d{6,}|FBgn\d{5,}|WBGene\d{6,})(\.\d+)?")
 _MOST = 0.9
@@ -77,6 +81,8 @@ class Genes:
         for column in ID_COLUMNS:
             if column in var.columns:
                 return cls(names, _clean(var[column]))
+        if FORMER in var.columns and _are_ids(former := _clean(var[FORMER])):
+            return cls(names, former)
         return cls(names, names if _are_ids(names) else ())
 
     @classmethod
@@ -111,6 +117,55 @@ class Genes:
             return self
         known = dict(zip(other.names, other.ids, strict=True))
         return Genes(self.names, [known.get(name, "") for name in self.names])
+
+
+def named(
+    var: pd.DataFrame, column: str | None, source: str, *, required: bool = True
+) -> pd.DataFrame:
+    """Return `var` with the values of a column as its index.
+
+    Genes without a value keep their name, values that several genes have are numbered. The former
+    names are in a column `FORMER`, where there is none of that name.
+
+    Parameters
+    ----------
+    var
+        One row per gene.
+    column
+        None leaves `var` as it is.
+    source
+        What messages call it.
+    required
+        Refuse data without the column; otherwise they are left as they are.
+
+    Raises
+    ------
+    InputError
+        There is no such column.
+    """
+    import pandas as pd
+
+    if column is None or column == var.index.name:
+        return var
+    if column not in var.columns:
+        if not required:
+            return var
+        columns = [str(name) for name in var.columns]
+        raise InputError(
+            f"var of {source} has no column {column!r} (gene_names=); "
+            f"{those_there(columns, str(column), 'no columns')}"
+        )
+    former = [str(name) for name in var.index]
+    known = var[column].notna() & (var[column].astype(str) != "")
+    names = [
+        category_name(value) if there else name
+        for value, there, name in zip(var[column], known, former, strict=True)
+    ]
+    frame = var.copy()
+    if FORMER not in frame.columns:
+        frame[FORMER] = former
+    frame.index = pd.Index(make_unique(names), dtype=object)
+    return frame
 
 
 def ids_of(var: pd.DataFrame, names: Iterable[Any]) -> tuple[str, ...]:
@@ -326,7 +381,9 @@ def _without_version(name: str) -> str:
 
 
 def _are_ids(names: Sequence[str]) -> bool:
-    return sum(_ENSEMBL.fullmatch(str(name)) is not None for name in names) > _MOST * len(names)
+    return len(names) > 0 and sum(
+        _ENSEMBL.fullmatch(str(name)) is not None for name in names
+    ) > _MOST * len(names)
 
 
 def _species(ids: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from ._h5 import hdf5_root, opened, reporting_damage
 from ._matrix import to_csr
 from ._memory import require_memory
 from ._slots import RAW, Slot, Slots, stored_slots
+from .genes import named
 from .structure import Node, check_anndata, check_everything, check_frame, is_old_layout
 from .validate import Origin, canonicalise, check_axes, check_counts
 
@@ -53,6 +54,7 @@ def read_h5ad(file: Any, path: Path, wanted: Slot) -> AnnData:
     check_anndata(root, use_raw=slot == RAW)
     obs = read_frame(file, "obs", str(path))
     var = read_frame(file, "raw/var" if slot == RAW else "var", str(path))
+    var = wanted_names(var, wanted, str(path))
     origin = Origin(str(path), slot, obs.index, var.index, partial(slots.count_like, slot))
     with reporting_damage(path):
         return assemble(matrix, obs, var, origin, wanted.allow_fractional)
@@ -151,8 +153,20 @@ def from_object(adata: AnnData, source: str, wanted: Slot) -> AnnData:
     )
     slot, matrix = slots.choose(wanted)
     obs, var = adata.obs.copy(), (adata.raw.var if slot == RAW else adata.var).copy()
+    var = wanted_names(var, wanted, source)
     origin = Origin(source, slot, obs.index, var.index, partial(slots.count_like, slot))
     return assemble(matrix, obs, var, origin, wanted.allow_fractional)
+
+
+def wanted_names(var: pd.DataFrame, wanted: Slot, source: str) -> pd.DataFrame:
+    """Return `var` with the genes named as is asked for.
+
+    Raises
+    ------
+    InputError
+        As `named`.
+    """
+    return named(var, wanted.gene_names, source, required=wanted.names_asked_for)
 
 
 def assemble(

@@ -99,8 +99,8 @@ def check_axes(origin: Origin) -> None:
         repeated = origin.genes[origin.genes.duplicated()].unique()
         raise InputError(
             f"{origin.source} has duplicate genes: {a_few(repeated)}. Genes are matched by name, "
-            "so names must be unique: call adata.var_names_make_unique(), or use the gene ids "
-            "as names"
+            "so names must be unique: pass gene_names=, the column of var that has the gene ids, "
+            "or call adata.var_names_make_unique()"
         )
 
 
