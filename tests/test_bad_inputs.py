@@ -30,6 +30,7 @@ import pytest
 import reference_faults
 import scipy.sparse as sp
 import stream_faults
+import structure_faults
 import torch
 from count_data import TENX, annotated, dense_counts
 
@@ -352,6 +353,7 @@ CASES = [
 CASES += [Case(what, run) for what, run in stream_faults.CASES]
 CASES += [Case(what, run) for what, run in reference_faults.CASES]
 CASES += [Case(what, run) for what, run in folder_faults.CASES]
+CASES += [Case(what, run) for what, run in structure_faults.CASES]
 
 
 def message_of(case: Case, folder: Path) -> str:

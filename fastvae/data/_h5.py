@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +11,6 @@ from typing import Any
 from ..errors import InputError
 from .hdf5_nodes import Hdf5Node, check_regular
 from .structure import Node
-
-# What h5py, gzip and scipy's matrix-market reader raise on damaged files.
-_READ_FAULTS = (OSError, KeyError, RuntimeError, EOFError, ValueError, zlib.error)
 
 
 @contextmanager
@@ -60,9 +56,9 @@ def reporting_damage(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except InputError:
+    except (InputError, Warning):
         raise
-    except _READ_FAULTS as error:
+    except Exception as error:  # h5py, zarr, their codecs and anndata raise many kinds
         raise InputError(
             f"{path} cannot be read: it is damaged or incomplete ({error}); "
             "copy or download it again"

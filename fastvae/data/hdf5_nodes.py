@@ -75,18 +75,24 @@ class Hdf5Node:
             target = None if node.is_array else node._target(part)
             if target is None:
                 if hops:
-                    raise InputError(f"{self.path}/{name} of {self.source} is a link to nothing")
+                    raise self._broken(name, "to nothing")
                 return None
             if isinstance(target, Hdf5Node):
                 node = target
                 continue
             hops += 1
             if hops > _MOST_HOPS:
-                raise InputError(f"{self.path}/{name} of {self.source} is a link in a circle")
+                raise self._broken(name, "in a circle")
             if target.startswith("/"):
                 node = self._node(self.item.file, "")
             pending += _parts(target)
         return node
+
+    def _broken(self, name: str, what: str) -> InputError:
+        path = f"{self.path}/{name}".lstrip("/")
+        return InputError(
+            f"{path} of {self.source} is a link {what}; the file is damaged: write it again"
+        )
 
     def _target(self, name: str) -> Hdf5Node | str | None:
         """Return what a name stands for: an object, the path that a soft link has, or None."""
