@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ._names import reason
 from ._watch import Watch
 
 
@@ -126,8 +127,8 @@ class StoredArray:
             yield
         except Exception as error:  # each codec raises its own
             raise InputError(
-                f"{self.where} cannot be read from entry {start} to {stop} ({error}): it is "
-                "damaged or incomplete; copy or download it again"
+                f"{self.where} cannot be read from entry {start} to {stop} ({reason(error)}): it "
+                "is damaged or incomplete; copy or download it again"
             ) from error
 
 

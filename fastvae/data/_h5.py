@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ._names import reason
 from .hdf5_nodes import Hdf5Node, check_regular
 from .structure import Node
 
@@ -39,7 +40,7 @@ def opened(path: Path) -> Iterator[Any]:
         file = h5py.File(path, "r")
     except OSError as error:
         raise InputError(
-            f"{path} is damaged or truncated ({error}); copy or download it again"
+            f"{path} is damaged or truncated ({reason(error)}); copy or download it again"
         ) from error
     with file:
         yield file
@@ -60,7 +61,7 @@ def reporting_damage(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # h5py, zarr, their codecs and anndata raise many kinds
         raise InputError(
-            f"{path} cannot be read: it is damaged or incomplete ({error}); "
+            f"{path} cannot be read: it is damaged or incomplete ({reason(error)}); "
             "copy or download it again"
         ) from error
 

@@ -14,6 +14,12 @@ def a_few(names: Iterable[object], limit: int = 5) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
+def reason(error: BaseException) -> str:
+    """Return what another library says in one line that is not too long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]} ..."
+
+
 def those_there(names: Sequence[str], wanted: str | None = None, none: str = "none") -> str:
     """Return ``"there are 'a', 'b'; did you mean 'a'?"`` for a name that was not found."""
     if not names:

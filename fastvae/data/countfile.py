@@ -94,8 +94,10 @@ class CountFile:
 
     def columns(self) -> list[str]:
         """Return the names of the columns of obs."""
-        frame = self._group["obs"]
-        return [str(name) for name in frame.attrs.get("column-order", list(frame))]
+        with reporting_damage(Path(self.source)):
+            frame = self._group["obs"]
+            order = frame.attrs.get("column-order")
+            return [str(name) for name in (list(frame) if order is None else order)]
 
     def column(self, key: Key | None) -> pd.DataFrame:
         """Return obs with the columns of `key` alone, or the names of all if one is not there."""
@@ -106,11 +108,12 @@ class CountFile:
         names = columns_of(key)
         if not set(names) <= set(self.columns()):
             return pd.DataFrame(columns=self.columns(), index=range(self.n_cells))
-        if "__categories" in self._group["obs"]:  # anndata before 0.8 keeps them beside the codes
-            return self.obs()[names]
-        group = self._group["obs"]
-        values = {name: read_element(group[name], f"obs[{name!r}]", self.source) for name in names}
-        return pd.DataFrame(values, index=range(self.n_cells))
+        with reporting_damage(Path(self.source)):
+            obs = self._group["obs"]
+            if "__categories" in obs:  # anndata before 0.8 keeps them beside the codes
+                return self.obs()[names]
+            values = {n: read_element(obs[n], f"obs[{n!r}]", self.source) for n in names}
+            return pd.DataFrame(values, index=range(self.n_cells))
 
     def batches(self, key: Key | None) -> pd.DataFrame:
         """Return a frame with the batch of each cell in its column `key`, as in `column`."""
@@ -155,8 +158,9 @@ class CountFile:
 
     def index_of(self, key: str) -> Any:
         """Return the array of names of ``obs`` or ``var``, unread: an array, or values and mask."""
-        frame = self._group[key]
-        return frame[frame.attrs.get("_index", "_index")]
+        with reporting_damage(Path(self.source)):
+            frame = self._group[key]
+            return frame[frame.attrs.get("_index", "_index")]
 
     def length_of(self, key: str) -> int:
         """Return the number of names of ``obs`` or ``var``."""

@@ -12,6 +12,7 @@ from ..errors import InputError
 from ._h5 import hdf5_root, opened, reporting_damage
 from ._matrix import to_csr
 from ._memory import require_memory
+from ._names import reason
 from ._slots import RAW, Slot, Slots, stored_slots
 from .genes import named
 from .structure import Node, check_anndata, check_everything, check_frame, is_old_layout
@@ -113,7 +114,7 @@ def _read_old(root: Node, path: Path) -> AnnData:
         return anndata.read_h5ad(path)
     except Exception as error:  # it makes no promise of which
         raise InputError(
-            f"{path} cannot be read: it is damaged or incomplete ({error}); "
+            f"{path} cannot be read: it is damaged or incomplete ({reason(error)}); "
             "copy or download it again"
         ) from error
 
@@ -272,6 +273,6 @@ def read_element(element: Any, what: str, source: str) -> Any:
         return read_elem(element)
     except Exception as error:  # anndata wraps what its readers raise in types of its own
         raise InputError(
-            f"{source}: {what} cannot be read ({error}); the file is damaged or was written by a "
-            "newer anndata: write it again, or update anndata"
+            f"{source}: {what} cannot be read ({reason(error)}); the file is damaged or was "
+            "written by a newer anndata: write it again, or update anndata"
         ) from error

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ._names import reason
 from .structure import Node
 
 # Filters of HDF5 and of hdf5plugin that pack bytes, by their registered numbers, and how much
@@ -113,7 +114,7 @@ class Hdf5Node:
             if isinstance(error, InputError):
                 raise
             raise InputError(
-                f"{path} of {self.source} cannot be read ({error}); it is damaged: copy or "
+                f"{path} of {self.source} cannot be read ({reason(error)}); it is damaged: copy or "
                 "download the file again"
             ) from error
 
@@ -230,7 +231,7 @@ class Hdf5Node:
         except (*_FAULTS, MemoryError) as error:
             raise InputError(
                 f"{self.path or 'the root'} of {self.source} cannot be read (its attribute "
-                f"{name!r}: {error}); it is damaged: write the file again"
+                f"{name!r}: {reason(error)}); it is damaged: write the file again"
             ) from error
 
     def referred(self, reference: Any) -> Node | None:

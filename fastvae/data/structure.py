@@ -122,6 +122,8 @@ def check_frame(root: Node, key: str) -> int:
         raise _unreadable(root, key, "it is not there")
     if frame.is_array:
         raise _unreadable(root, key, f"it is an array of {frame.type_name}, not a data frame")
+    if "__categories" in frame.names():  # of anndata before 0.8; readers look into it
+        frame.child("__categories")
     index_name = _text(frame, "_index") or "_index"
     order = _texts(frame, "column-order")
     if order is None:
