@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 __all__ = ["adata"]  # fixtures
 
 
+FUSED_OPTIMIZER = "fused_optimizer" in signature(scvi.train.TrainingPlan).parameters
 WITHOUT: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "callbacks": ({"callbacks": [pl.Callback()]}, {}, "callbacks was given"),
     "logger": ({"logger": False}, {}, "logger was given"),
@@ -69,6 +71,7 @@ WITHOUT: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "eps": ({"plan_kwargs": {"eps": 0.0}}, {}, "eps must be"),
     "normal": ({}, {"gene_likelihood": "normal"}, "'normal' likelihood"),
     "variance": ({}, {"var_activation": torch.nn.functional.softplus}, "variance activation"),
+    "optimiser not fused": ({"plan_kwargs": {"fused_optimizer": False}}, {}, "fused_optimizer"),
     "autotune": ({}, {"extra_payload_autotune": True}, "extra_payload_autotune"),
 }
 
@@ -76,6 +79,8 @@ WITHOUT: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", WITHOUT)
 def test_what_it_cannot_honour_is_refused_by_name(adata: Any, name: str) -> None:
     options, model, reason = WITHOUT[name]
+    if name == "optimiser not fused" and not FUSED_OPTIMIZER:
+        pytest.skip("scvi-tools before 1.5 has no such option")
     one = made(adata, **model)
     before = {key: value.clone() for key, value in one.module.state_dict().items()}
     with pytest.raises(InputError, match=f"loop='fastvae' cannot train this: .*{reason}"):
@@ -147,16 +152,16 @@ def test_automatically_it_falls_back_and_says_so_once(
     assert train(made(adata.copy()), None).trainer.chosen == "fastvae"
 
 
-def test_a_last_minibatch_of_one_cell(adata: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """scvi-tools raises, and so does "auto"; asked for, the loop joins it to the one before."""
+def test_a_last_minibatch_of_one_cell_does_not_decide(
+    adata: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both loops join that cell to the minibatch before."""
     monkeypatch.setattr(_trainer, "AUTOMATIC", {"cpu"})
     data = adata[: 2 * SIZE + 1].copy()
-    with pytest.raises(ValueError, match="minibatch of one cell"):
-        train(made(data), "auto", train_size=1.0)
-    model = train(made(data), train_size=1.0)
-    assert model.trainer.global_step == 3 * 2
-    model = train(made(data), "auto", train_size=1.0, batch_size=SIZE - 1)
-    assert model.trainer.chosen == "fastvae"
+    for loop, chosen in (("auto", "fastvae"), ("fastvae", "fastvae"), ("lightning", "lightning")):
+        model = train(made(data.copy()), loop, train_size=1.0)
+        assert model.trainer.chosen == chosen
+        assert model.trainer.global_step == 3 * 2
 
 
 def test_on_a_cpu_it_is_lightning_and_nothing_is_said(adata: Any, caplog: Any) -> None:

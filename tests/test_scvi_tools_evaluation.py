@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
@@ -16,6 +17,7 @@ scvi = pytest.importorskip("scvi")
 from scvi_evaluation import CSR, DENSE, METHODS, pair, same, seen  # noqa: E402
 from scvi_native import MODELS, adata, made  # noqa: E402
 
+from fastvae.errors import InputError  # noqa: E402
 from fastvae.integrations import scvi_tools as door  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -288,3 +290,61 @@ def test_backed_and_minified_data(adata: Any, seen: set[Any], tmp_path: Any) -> 
         model.minify_adata(use_latent_qzm_key="qzm", use_latent_qzv_key="qzv")
     same(own, other, METHODS["latent"])
     same(own, other, METHODS["expression"])
+
+
+OVERALL: dict[str, dict[str, Any]] = {
+    "default": {},
+    "as many as cells": {"n_samples_overall": 430},
+    "more than cells": {"n_samples_overall": 1000},
+    "genes": {"gene_list": []},
+    "batches": {"transform_batch": ["batch_0", "batch_1"], "library_size": 1e4},
+    "latent library": {"library_size": "latent"},
+    "list of cells": {"indices": [5, 3, 3, 400]},
+    "mask of cells": {"indices": np.arange(430) % 7 == 2},
+    "not averaged": {"return_mean": False, "n_samples_overall": 1000},
+    "importance": {"weights": "importance", "indices": np.arange(50)},
+    "importance of listed cells": {"weights": "importance", "indices": list(range(50))},
+    "importance of a mask": {"weights": "importance", "indices": np.arange(430) < 50},
+}
+
+
+@pytest.mark.parametrize("name", OVERALL)
+def test_a_frame_of_draws_from_all_cells(adata: Any, name: str) -> None:
+    """The numbers are those of the array; scvi-tools fails, or names other cells than these."""
+    options = {"n_samples_overall": 20, **OVERALL[name]}
+    if "gene_list" in options:
+        options["gene_list"] = list(adata.var_names[[3, 7]])
+    if options.get("weights") == "importance":
+        options.update(n_mc_samples=4, n_mc_samples_per_pass=2)
+    own, other = pair(adata)
+    found = {}
+    for key, choice in (("asked for", False), ("by default", None), ("array", True)):
+        torch.manual_seed(3)
+        np.random.seed(3)  # noqa: NPY002 - scvi-tools draws from it
+        found[key] = own.get_normalized_expression(**options, return_numpy=choice)
+    for key in ("asked for", "by default"):
+        frame = found[key]
+        assert isinstance(frame, pd.DataFrame)
+        assert list(frame.columns) == list(options.get("gene_list", adata.var_names))
+        assert list(frame.index) == list(range(options["n_samples_overall"]))
+        if "mask" not in name:  # of which scvi-tools counts all cells, to draw as often as it needs
+            np.testing.assert_array_equal(frame.to_numpy(), found["array"])
+    assert isinstance(found["array"], np.ndarray)
+    if name not in ("importance of listed cells", "importance of a mask"):  # where theirs fails
+        same(
+            own,
+            other,
+            lambda m: m.get_normalized_expression(**options, return_numpy=True),
+            rtol=2e-4,
+        )
+
+
+def test_draws_from_all_cells_are_refused_by_name(adata: Any) -> None:
+    model = made(adata, gene_likelihood="poisson")
+    for options, words in (
+        ({"n_samples": 3}, "give one of them"),
+        ({"weights": "importance"}, "is not there for gene_likelihood='poisson'"),
+        ({"n_samples_overall": 0}, "n_samples_overall must be a whole number of at least 1, not 0"),
+    ):
+        with pytest.raises(InputError, match=words):
+            model.get_normalized_expression(**{"n_samples_overall": 20, **options})

@@ -123,19 +123,24 @@ def non_finite_error(
     learning_rate: float,
     steps: int,
     checkpoints: Path | None = None,
+    remedy: str | None = None,
 ) -> NonFiniteError:
     """Return the error for `what` in `epoch`, and in `step` of it where that is known.
 
-    `checkpoints` is the folder of the last good ones, if there are any.
+    `checkpoints` is the folder of the last good ones, if there are any; `remedy` is what to do
+    where that is known.
     """
     where = f"epoch {epoch}" + (f", step {step}" if step is not None else "")
     moment = "step" if step is not None else "epoch"
     kept = ""
     if checkpoints is not None:
         kept = f"; resume goes on from the last good checkpoint in {checkpoints}"
+    remedy = remedy or (
+        f"Try a lower learning_rate (it was {learning_rate:g}) or max_grad_norm=10, and look for "
+        "cells with extreme counts"
+    )
     return NonFiniteError(
         f"training stopped in {where}: {what} is not finite. The model keeps its weights from "
-        f"before that {moment}. Try a lower learning_rate (it was {learning_rate:g}) or "
-        f"max_grad_norm=10, and look for cells with extreme counts{kept}",
+        f"before that {moment}. {remedy}{kept}",
         steps,
     )

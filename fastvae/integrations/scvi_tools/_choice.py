@@ -116,11 +116,6 @@ def training_settings(trainer: Any, plan: Any, splitter: Any) -> TrainSettings:
     )
 
 
-def has_lone_cell(splitter: Any) -> bool:
-    """Whether the last minibatch has one cell, unless it joins the one before as it does here."""
-    return not splitter.drop_last and splitter.n_train % _batch_size(splitter) == 1
-
-
 def _batch_size(splitter: Any) -> Any:
     return splitter.data_loader_kwargs.get("batch_size") or scvi_settings.batch_size
 
@@ -177,6 +172,8 @@ def _of_plan(plan: Any, trainer: Any, splitter: Any) -> str | None:
         return reason
     if plan.optimizer_name != "Adam":
         return f"optimizer={plan.optimizer_name!r}"
+    if not getattr(plan, "fused_optimizer", True):
+        return "fused_optimizer is off"
     if getattr(plan, "update_only_decoder", False):
         return "update_only_decoder is on"
     others = plan.loss_kwargs.keys() - {"kl_weight"}

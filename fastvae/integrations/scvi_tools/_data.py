@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
-from scvi import REGISTRY_KEYS
+from scvi import REGISTRY_KEYS, settings
 from scvi.data import AnnDataManager
 from scvi.data._utils import registry_key_to_default_dtype
 from scvi.dataloaders import AnnDataLoader
 from scvi.dataloaders import DataSplitter as TheirDataSplitter
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, RandomSampler, default_convert
 
 from ...data._csr import csr_tensor
 from ...data._matrix import sample, to_csr
@@ -82,15 +83,6 @@ class Source:
         batch.update((key, column.index_select(0, index)) for key, column in self.columns.items())
         return batch
 
-    def wrong_count(self) -> str | None:
-        """Return which is the first count that is not finite, or None."""
-        wrong = np.flatnonzero(~np.isfinite(self.counts.data))
-        if not len(wrong):
-            return None
-        cell = int(np.searchsorted(self.counts.indptr, wrong[0], side="right")) - 1
-        gene = int(self.counts.indices[wrong[0]])
-        return f"the count of cell {cell} and gene {gene} (rows and columns from 0)"
-
 
 def _counts(manager: AnnDataManager, densest: float) -> sp.csr_matrix:
     if manager.adata.isbacked:
@@ -149,6 +141,39 @@ class CountLoader(AnnDataLoader):
             yield source.minibatch(np.asarray(self.indices[positions], dtype=np.int64))
 
 
+class JoinedBatchSampler(BatchSampler):
+    """``torch.utils.data.BatchSampler``, with a last index that would be alone in the batch before.
+
+    It is for training with batch normalisation, which cannot take one cell.
+    """
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rest = iter(super().__iter__())
+        batch = next(rest, None)
+        for following in rest:
+            assert batch is not None
+            if len(following) > 1:
+                yield batch
+                batch = following
+            else:
+                batch = batch + following
+        if batch is not None:
+            yield batch
+
+    def __len__(self) -> int:
+        return super().__len__() - 1
+
+
+def is_alone(n_cells: int, batch_size: int, drop_last: Any) -> bool:
+    """Whether one cell alone is left for the last of several minibatches."""
+    return not drop_last and n_cells > batch_size > 1 and n_cells % batch_size == 1
+
+
+def _only(batch: list[Any]) -> Any:
+    """Return the one minibatch of a list, as tensors: the sampler has put it together already."""
+    return default_convert(batch[0])
+
+
 class DataSplitter(TheirDataSplitter):
     """``scvi.dataloaders.DataSplitter`` that hands out CSR counts to modules that take them.
 
@@ -186,6 +211,35 @@ class DataSplitter(TheirDataSplitter):
         else:
             _say(reason)
 
+    def train_dataloader(self) -> Any:
+        """Return the training minibatches; a last one of one cell joins the one before."""
+        if not self._joins():
+            return super().train_dataloader()
+        options = {**self.data_loader_kwargs, "collate_fn": _only}
+        size = options.pop("batch_size")
+        cells = RandomSampler(range(len(self.train_idx)))
+        return self.data_loader_cls(
+            self.adata_manager,
+            indices=self.train_idx,
+            sampler=JoinedBatchSampler(cells, size, drop_last=False),
+            load_sparse_tensor=self.load_sparse_tensor,
+            pin_memory=self.pin_memory,
+            **options,
+        )
+
+    def _joins(self) -> bool:
+        """Whether training would otherwise end at one cell alone, as it does with theirs."""
+        if not isinstance(self.module, Fused):
+            return False
+        options = self.data_loader_kwargs
+        if any(options.get(name) for name in ("distributed_sampler", "sampler", "collate_fn")):
+            return False
+        size = options.get("batch_size")
+        if not (isinstance(size, int) and is_alone(len(self.train_idx), size, self.drop_last)):
+            return False
+        parts = self.module.modules()
+        return any(part.training for part in parts if isinstance(part, nn.BatchNorm1d))
+
     def _why_not(self) -> str | None:
         if not isinstance(self.module, Fused):
             return f"the module is a {type(self.module).__name__}, not one of fastvae's"
@@ -193,8 +247,6 @@ class DataSplitter(TheirDataSplitter):
 
     def why_theirs(self) -> str | None:
         """Return which of the options a loader of fastvae's does not have, or None."""
-        from scvi import settings
-
         kwargs = self.data_loader_kwargs
         if kwargs.get("distributed_sampler"):
             return "several processes train together"
@@ -212,3 +264,39 @@ class DataSplitter(TheirDataSplitter):
         ):
             return batch
         return super().transfer_batch_to_device(batch, device, index)
+
+
+_INPUTS = {
+    REGISTRY_KEYS.X_KEY: "a count",
+    REGISTRY_KEYS.SIZE_FACTOR_KEY: "the size factor",
+    REGISTRY_KEYS.CONT_COVS_KEY: "a continuous covariate",
+}
+
+
+def wrong_input(trainer: Any) -> str | None:
+    """Return the first number that `trainer` is given and that is not finite, or None.
+
+    It reads all the data: for when training has failed.
+    """
+    manager = getattr(trainer.datamodule, "adata_manager", None)
+    if manager is not None:
+        loader: Any = AnnDataLoader(manager, batch_size=settings.batch_size)
+    else:
+        loader = trainer.train_dataloader
+    first = 0
+    for batch in loader:
+        if not isinstance(batch, Mapping):
+            return None
+        for key, value in batch.items():
+            if not (isinstance(value, Tensor) and value.is_floating_point()):
+                continue
+            dense = value if value.layout == torch.strided else value.to_dense()
+            wrong = (~dense.isfinite()).reshape(len(dense), -1).any(1).nonzero()
+            if len(wrong):
+                row = first + int(wrong[0])
+                cell = f"row {row} of what the data module hands out"
+                if manager is not None:
+                    cell = f"cell {str(manager.adata.obs_names[row])!r} (row {row})"
+                return f"{_INPUTS.get(key, key)} of {cell}"
+        first += len(batch[REGISTRY_KEYS.X_KEY])
+    return None

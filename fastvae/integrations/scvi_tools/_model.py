@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from scvi.model import SCANVI as TheirSCANVI
 from scvi.model import SCVI as TheirSCVI
 from scvi.model import LinearSCVI as TheirLinearSCVI
-from scvi.model.base import BaseModelClass
+from scvi.model.base import BaseModelClass, RNASeqMixin
 from scvi.module import LDVAE as TheirLDVAE
 from scvi.module import SCANVAE as TheirSCANVAE
 from scvi.module import VAE as TheirVAE
@@ -16,9 +16,15 @@ from scvi.module import VAE as TheirVAE
 from ...errors import InputError
 from ._data import DataSplitter
 from ._evaluation import _make_data_loader
+from ._methods import (
+    _validate_anndata,
+    checking_setup,
+    get_normalized_expression,
+    mapping_loader,
+)
 from ._module import LDVAE, SCANVAE, VAE, Fused
 from ._plan import Plan, SemiSupervisedPlan
-from ._runner import Runner
+from ._runner import CheckingRunner, Runner
 
 Model = TypeVar("Model", bound=BaseModelClass)
 
@@ -39,6 +45,10 @@ class SCVI(TheirSCVI):
     _training_plan_cls = Plan
     _train_runner_cls = Runner
     _make_data_loader = _make_data_loader
+    _validate_anndata = _validate_anndata
+    get_normalized_expression = get_normalized_expression
+    setup_anndata = checking_setup(TheirSCVI)
+    load_query_data = mapping_loader(TheirSCVI)
 
 
 class LinearSCVI(TheirLinearSCVI):
@@ -49,6 +59,9 @@ class LinearSCVI(TheirLinearSCVI):
     _training_plan_cls = Plan
     _train_runner_cls = Runner
     _make_data_loader = _make_data_loader
+    _validate_anndata = _validate_anndata
+    get_normalized_expression = get_normalized_expression
+    setup_anndata = checking_setup(TheirLinearSCVI)
 
 
 class SCANVI(TheirSCANVI):
@@ -59,10 +72,21 @@ class SCANVI(TheirSCANVI):
 
     _module_cls = SCANVAE
     _training_plan_cls = SemiSupervisedPlan
+    _train_runner_cls = CheckingRunner
     _make_data_loader = _make_data_loader
+    _validate_anndata = _validate_anndata
+    get_normalized_expression = get_normalized_expression
+    setup_anndata = checking_setup(TheirSCANVI)
+    load_query_data = mapping_loader(TheirSCANVI)
 
 
 _SEAMS = "_module_cls", "_data_splitter_cls", "_training_plan_cls", "_train_runner_cls"
+_METHODS: tuple[tuple[type, Any], ...] = (
+    (BaseModelClass, _make_data_loader),
+    (BaseModelClass, _validate_anndata),
+    (RNASeqMixin, get_normalized_expression),
+)
+"""What an accelerated model has of its own, where its class has scvi-tools' method."""
 _MODELS = {TheirVAE: SCVI, TheirLDVAE: LinearSCVI, TheirSCANVAE: SCANVI}
 
 
@@ -101,6 +125,8 @@ def accelerate(model: Model) -> Model:
         theirs = getattr(like.__mro__[1], seam)
         if getattr(type(model), seam) is theirs:  # a subclass's own choice stays
             setattr(model, seam, getattr(like, seam))
-    if type(model)._make_data_loader is BaseModelClass._make_data_loader:
-        setattr(model, _make_data_loader.__name__, MethodType(_make_data_loader, model))
+    for base, method in _METHODS:
+        name = method.__name__
+        if getattr(type(model), name) is getattr(base, name):
+            setattr(model, name, MethodType(method, model))
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +22,7 @@ from ._networks import decode, decodes_plainly, encode, encodes_plainly
 from ._posterior import LIKELIHOODS, Posterior, StandardNormal, kl_latent, kl_library
 
 NO_COUNTS = 1e-8
-"""Total count of a cell without any: its expression is nothing, and everything stays finite."""
+"""Total count or size factor of a cell that has 0: it expresses nothing, and all stays finite."""
 
 Outputs = dict[str, Any]
 
@@ -142,6 +143,8 @@ class Fused(_Behind):
         factor = size_factor if self.use_size_factor_key else library
         if factor is None:
             raise ValueError("the model was set up with a size_factor_key; size_factor is missing")
+        if self.use_size_factor_key:
+            factor = factor.clamp_min(math.log(NO_COUNTS))  # a factor of 0 has the logarithm -inf
         logits = decode(
             self.decoder,
             self.dispersion,

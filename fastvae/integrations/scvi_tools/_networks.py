@@ -6,7 +6,7 @@ A network that somebody changed - a subclass, a replaced method, a hook - is lef
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,13 @@ from ... import functional
 from ..._vae.inputs import has_hooks
 from ..._vae.layers import _batch_norm, dense, one_hot
 from ..._vae.lazy import Logits
+from ...errors import InputError
 from ._posterior import Posterior
 
+_ONE_CELL = (
+    "a training minibatch of one cell cannot be batch-normalised; choose another batch_size, or "
+    "leave out a last minibatch that is short: datasplitter_kwargs={'drop_last': True}"
+)
 _ENCODE, _LAYERS = Encoder.forward, FCLayers.forward
 _DECODE = {DecoderSCVI: DecoderSCVI.forward, LinearDecoderSCVI: LinearDecoderSCVI.forward}
 
@@ -30,6 +35,21 @@ def _plain(module: Any, forward: Any) -> bool:
         and "forward" not in module.__dict__
         and not has_hooks(module)
     )
+
+
+def load_in_place(module: nn.Module, state: Mapping[str, Tensor]) -> Any:
+    """As ``module.load_state_dict(state)``, into the tensors that are there.
+
+    scvi-tools' ``Embedding`` puts another parameter in place of its own, which optimisers and those
+    who froze it do not know.
+    """
+    own = module.state_dict()
+    if own.keys() != state.keys():
+        return module.load_state_dict(state)  # which says what is missing
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(state[name])
+    return None
 
 
 def encodes_plainly(encoder: Any) -> bool:
@@ -138,6 +158,8 @@ def run_layers(
                 else:
                     x = dense(layer, _joined(x, added))
             elif isinstance(layer, nn.BatchNorm1d):
+                if layer.training and x.shape[-2] == 1:
+                    raise InputError(_ONE_CELL)
                 x = _batch_norm(layer, x)
             else:
                 x = layer(x)

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ...train.guard import NonFiniteError, first_non_finite, non_finite_error
 from ...train.moment import copy_state
-from ._data import Source
+from ._data import wrong_input
 from ._module import LDVAE, VAE
+from ._networks import load_in_place
 
 LEAN = {kind: (kind.loss, kind.forward) for kind in (VAE, LDVAE)}
 """Modules that return losses alone, and what must not have been replaced for that."""
@@ -36,11 +37,49 @@ def in_their_words(error: NonFiniteError) -> NonFiniteError:
     return NonFiniteError(words.replace("max_grad_norm", "gradient_clip_val"), error.steps)
 
 
-class FusedOptimizer(_Behind):
-    """Put in front of a training plan, this runs its Adam or AdamW as one fused operation."""
+class GuardedPlan(_Behind):
+    """Put in front of a training plan, this fuses its Adam or AdamW and looks at the weights.
+
+    An epoch that ends with weights that are not finite ends the training, with the weights that it
+    began with: scvi-tools' distributions check their parameters at each step, fastvae's do not.
+    """
+
+    _good: tuple[int, dict[str, Tensor]] | None = None
+    """Optimiser steps and weights when the epoch began."""
+
+    def on_train_epoch_start(self) -> None:
+        """Keep the weights that the epoch begins with."""
+        super().on_train_epoch_start()
+        self._good = self.global_step, copy_state(self.module)
+
+    def on_train_epoch_end(self) -> None:
+        """Look at the weights."""
+        super().on_train_epoch_end()
+        if self._good is not None:
+            name = first_non_finite(self.module.state_dict().items())
+            if name is not None:
+                self._fail(f"{name} after an optimiser's step")
+            self._good = None
+
+    def _fail(self, what: str) -> NoReturn:
+        """Go back to the weights that the epoch began with and say what went wrong, data first."""
+        assert self._good is not None
+        steps, weights = self._good
+        load_in_place(self.module, weights)
+        remedy = None
+        data = wrong_input(self.trainer)
+        name = first_non_finite(weights.items())
+        if data is not None:
+            what, remedy = data, "Mend that in the data or drop the cell"
+        elif name is not None:
+            what = f"{name}, before a step of this epoch,"
+            remedy = "Load or train weights that are finite"
+        error = non_finite_error(self.current_epoch + 1, None, what, self.lr, steps, remedy=remedy)
+        raise in_their_words(error)
 
     def _optimizer_creator_fn(self, optimizer_cls: Any) -> Callable[..., torch.optim.Optimizer]:
-        if not self._full_precision():
+        # scvi-tools has the option fused_optimizer from 1.5 on
+        if not (self._full_precision() and getattr(self, "fused_optimizer", True)):
             return super()._optimizer_creator_fn(optimizer_cls)
 
         def create(parameters: Any) -> torch.optim.Optimizer:
@@ -56,18 +95,19 @@ class FusedOptimizer(_Behind):
         return str(self.trainer.precision) in ("32-true", "bf16-mixed") and on <= {"cpu", "cuda"}
 
 
-class SemiSupervisedPlan(FusedOptimizer, SemiSupervisedTrainingPlan):
-    """``SemiSupervisedTrainingPlan`` with the optimiser fused."""
+class SemiSupervisedPlan(GuardedPlan, SemiSupervisedTrainingPlan):
+    """``SemiSupervisedTrainingPlan`` with the optimiser fused and the weights guarded."""
 
 
-class Plan(FusedOptimizer, TrainingPlan):
+class Plan(GuardedPlan, TrainingPlan):
     """``TrainingPlan`` for fastvae's modules; for any other it is ``TrainingPlan``."""
 
     def __init__(self, module: Any, *args: Any, **kwargs: Any) -> None:
         self._kl_weight: tuple[float, Tensor] | None = None
         super().__init__(module, *args, **kwargs)
         self._lean = self.why_not_lean() is None
-        self._clear()
+        self._sums: Tensor | None = None
+        self._logged_weight: Tensor | None = None
 
     def why_not_lean(self) -> str | None:
         """Return why losses are not just added up to the end of an epoch, or None."""
@@ -85,11 +125,6 @@ class Plan(FusedOptimizer, TrainingPlan):
         if type(self).compute_and_log_metrics is not TrainingPlan.compute_and_log_metrics:
             return "compute_and_log_metrics was replaced"
         return None
-
-    def _clear(self) -> None:
-        self._good: tuple[int, dict[str, Tensor]] | None = None
-        self._sums: Tensor | None = None
-        self._logged_weight: Tensor | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning sets this twice at each of its hooks, and a Module looks at everything it is set
@@ -115,11 +150,9 @@ class Plan(FusedOptimizer, TrainingPlan):
         return known[1]
 
     def on_train_epoch_start(self) -> None:
-        """Begin the sums of an epoch; keep the weights that it begins with."""
+        """Begin the sums of an epoch."""
         super().on_train_epoch_start()
-        self._clear()
-        if self._lean and self.trainer.world_size == 1 and self._full_precision():
-            self._good = self.global_step, copy_state(self.module)
+        self._sums = self._logged_weight = None
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
         """Compute the loss of a minibatch."""
@@ -142,29 +175,15 @@ class Plan(FusedOptimizer, TrainingPlan):
 
     def on_train_epoch_end(self) -> None:
         """Log an epoch that was left before its last minibatch; look at the weights."""
-        super().on_train_epoch_end()
         self._log_epoch()
-        if self._good is not None:
-            name = first_non_finite(self.module.state_dict().items())
-            if name is not None:
-                self._fail(f"{name} after an optimiser's step")
-            self._good = None
-
-    def _fail(self, what: str) -> NoReturn:
-        """Go back to the weights that the epoch began with and say what went wrong."""
-        assert self._good is not None
-        steps, weights = self._good
-        self.module.load_state_dict(weights)
-        source = getattr(self.trainer.datamodule, "source", None)
-        if isinstance(source, Source):
-            what = source.wrong_count() or what
-        raise in_their_words(non_finite_error(self.current_epoch + 1, None, what, self.lr, steps))
+        super().on_train_epoch_end()
 
     def _log_epoch(self) -> None:
         if self._sums is None:
             return
         (loss, reconstruction, kl, n), self._sums = self._sums.float(), None
-        if self._good is not None and not torch.isfinite(loss + reconstruction + kl):
+        alone = self.trainer.world_size == 1 and self._full_precision()
+        if alone and self._good is not None and not torch.isfinite(loss + reconstruction + kl):
             name, value = ("the KL divergence", kl)
             if not torch.isfinite(reconstruction):
                 name, value = ("the reconstruction loss", reconstruction)

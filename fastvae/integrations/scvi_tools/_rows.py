@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...data.store import CountStore
 from ._data import Source
+from ._networks import load_in_place
 
 
 def store_of(source: Source, cell_names: Any) -> CountStore:
@@ -125,6 +126,6 @@ class ByRow(nn.Module):
         """See ``torch.nn.Module``."""
         return self.module.state_dict(*args, **kwargs)
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Any], *_: Any, **__: Any) -> Any:
         """See ``torch.nn.Module``."""
-        return self.module.load_state_dict(*args, **kwargs)
+        return load_in_place(self.module, state_dict)

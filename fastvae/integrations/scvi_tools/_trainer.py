@@ -20,7 +20,6 @@ from ...train import NonFiniteError, new_history, train_vae
 from ._choice import (
     AUTOMATIC,
     LOOPS,
-    has_lone_cell,
     say,
     training_settings,
     why_lightning,
@@ -76,8 +75,6 @@ class Trainer(TheirTrainer):
             return
         self.plateau = getattr(plan, "reduce_lr_on_plateau", False)
         reason = why_lightning(self, self._given, plan, splitter, ckpt_path)
-        if reason is None and self.loop == "auto" and has_lone_cell(splitter):
-            reason = "the last minibatch would have a single cell, which scvi-tools refuses"
         if reason is None:
             try:
                 self._source = Source.of(splitter.adata_manager, densest=1.0)
