@@ -170,6 +170,17 @@ def other_genes() -> anndata.AnnData:
     return adata
 
 
+def two_layers() -> anndata.AnnData:
+    adata = log_normalised()
+    adata.layers["umis"] = adata.layers.pop("counts")
+    return adata
+
+
+def trained_on_a_layer() -> Model:
+    made = model(log_normalised(), layer="counts")
+    return made.fit(1, seed=0, progress=False, device="cpu")
+
+
 def other_batch() -> anndata.AnnData:
     adata = annotated()
     adata.obs["batch"] = ["b0", "b9"] * 20
@@ -258,6 +269,8 @@ CASES = [
     Case("a 10x file with two genomes", lambda d: model(two_genomes(d))),
     Case("a layer and raw at once", lambda d: model(layer="counts", use_raw=True)),
     Case("a layer that is not there", lambda d: model(layer="spliced")),
+    Case("a batch key that is no name", lambda d: model(batch_key=["batch", 3])),
+    Case("a column twice in a batch key", lambda d: model(batch_key=["batch", "batch"])),
     Case("log-normalised values in X", lambda d: model(log_normalised())),
     Case("a negative value", lambda d: model(annotated(counts_with(-1)))),
     Case("a NaN", lambda d: model(annotated(counts_with(np.nan)))),
@@ -306,6 +319,11 @@ CASES = [
     # questions
     Case("a question before training", lambda d: model().get_latent_representation()),
     Case("new data without some genes", lambda d: trained().get_elbo(other_genes())),
+    Case("new data with the counts elsewhere", lambda d: trained().get_elbo(log_normalised())),
+    Case(
+        "new data without the model's layer", lambda d: trained_on_a_layer().get_elbo(two_layers())
+    ),
+    Case("a layer of the model's own data", lambda d: trained().get_elbo(layer="counts")),
     Case("new data with an unknown batch", lambda d: trained().get_elbo(other_batch())),
     Case("new data without the batch column", lambda d: trained().get_elbo(no_batch_column())),
     Case("cells out of range", lambda d: trained().get_elbo(cells=[40])),
