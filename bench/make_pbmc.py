@@ -188,6 +188,7 @@ def main() -> None:
     packing = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
     with h5py.File(OUTPUT, "w", libver=("earliest", "v110")) as file:
         anndata.io.write_elem(file, "/", data, dataset_kwargs=packing)
+        del file["raw"]  # there is none: newer releases of anndata write that, older cannot read it
     print(data, pd.crosstab(data.obs["cell_type"], data.obs["batch"]), sep="\n")
     print(f"{data.X.nnz / np.prod(data.shape):.3%} nonzero, {OUTPUT.stat().st_size / 1e6:.2f} MB")
 

@@ -15,6 +15,13 @@ from .entries import Counts
 
 Optional = Tensor | None
 
+# Given in full: older releases of torch cannot read list[bool] off the function.
+_BACKWARD = (
+    "(Tensor grad, Tensor? dense, Tensor? crow, Tensor? col, Tensor? values, Tensor scale_logits, "
+    "Tensor log_library, Tensor? log_theta, Tensor? zi_logits, Tensor? theta_index, Tensor stats, "
+    "bool[] needs) -> Tensor[]"
+)
+
 
 class Operators(NamedTuple):
     """Forward and backward of the likelihood, with the signatures of ``reference.py``."""
@@ -62,7 +69,7 @@ def register(
             scale_logits.new_empty(n, statistics, dtype=torch.float32),
         )
 
-    @torch.library.custom_op(f"fastvae::nll_backward_{name}", mutates_args=())
+    @torch.library.custom_op(f"fastvae::nll_backward_{name}", mutates_args=(), schema=_BACKWARD)
     def backward_op(
         grad: Tensor,
         dense: Tensor | None,

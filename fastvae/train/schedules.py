@@ -131,4 +131,4 @@ class Plateau:
 def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
     """Mix all, so that neighbouring seeds, epochs and processes share no random numbers."""
     words = (seed, epoch, rank) if rank else (seed, epoch)
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1
