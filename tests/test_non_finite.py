@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 import torch
 from likelihoods import FAMILIES
+from small_models import small_data
 
+import fastvae
 from fastvae import functional as fn
+from fastvae.train import NonFiniteError
 
 GENES = 11
 BAD = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -408,3 +411,39 @@ def test_sums_over_many_genes_stay_finite(backend, family):
         lambda x, **parameters: getattr(fn, f"{family}_nll")(x, **parameters), inputs
     )
     assert_finite(found, inputs)
+
+
+# -- training -------------------------------------------------------------------------------------
+
+SMALL = {"n_latent": 3, "n_hidden": 16}
+WEIGHTS = [
+    "px_r",  # log theta of one gene
+    "decoder.px_scale_decoder.0.bias",
+    "decoder.px_dropout_decoder.bias",
+    "z_encoder.var_encoder.bias",
+    "l_encoder.mean_encoder.bias",
+]
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_loss_of_a_model_with_a_nan_weight_is_nan(backend, weight):
+    model = fastvae.Model(small_data(12), batch_key="batch", use_observed_lib_size=False, **SMALL)
+    module = model.module.train()
+    with torch.no_grad():
+        module.get_parameter(weight).view(-1)[0] = math.nan
+    x = torch.tensor(small_data(12).X.toarray(), dtype=torch.float32)
+    batch = torch.zeros(len(x), 1, dtype=torch.long)
+    reconstruction, kl, _ = module(x, torch.zeros(len(x), 1), torch.ones(len(x), 1), batch)
+    assert (reconstruction + kl).isnan().any()
+    assert (reconstruction + kl).mean().isnan()
+
+
+@pytest.mark.parametrize("name", ["torch", "cpu"])
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_training_stops_at_a_nan(name, weight):
+    model = fastvae.Model(small_data(60), batch_key="batch", use_observed_lib_size=False, **SMALL)
+    with torch.no_grad():
+        model.module.get_parameter(weight).view(-1)[0] = math.nan
+    message = "training stopped in epoch 1, step 1"
+    with fn.use_backend(name), pytest.raises(NonFiniteError, match=message):
+        model.fit(3, batch_size=32, seed=0, progress=False, device="cpu")
