@@ -10,7 +10,7 @@ import numpy as np
 
 from ..data._names import a_few, those_there
 from ..data.categories import CategoryNames, category_name, factorise
-from ..data.keys import Key, checked_key, in_words, key_column
+from ..data.keys import Key, checked_key, columns_of, in_words, key_column
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -156,6 +156,12 @@ def _groups(groupby: Key | None, obs: pd.DataFrame) -> tuple[np.ndarray, list[st
         raise InputError(
             "nothing to compare: give groupby (a column of obs), or the cells of idx1 (and idx2)"
         )
+    columns = [str(name) for name in obs.columns]
+    for name in columns_of(groupby):
+        if name not in columns:
+            raise InputError(
+                f"groupby {name!r} is not a column of obs; {those_there(columns, name)}"
+            )
     codes, found = factorise(key_column(obs, groupby, "groupby"), f"{in_words(groupby)} (groupby)")
     names = list(found)
     if len(names) < 2:

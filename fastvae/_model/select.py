@@ -9,7 +9,7 @@ import numpy as np
 
 from ..data._names import a_few, those_there
 from ..data.categories import CategoryNames, category_name
-from ..data.keys import Key, in_words
+from ..data.keys import Key
 from ..errors import InputError
 
 
@@ -94,8 +94,12 @@ def batch_codes(
         if code is None:
             name = category_name(value)
             raise InputError(
-                f"{option} {name!r} is not a category of {in_words(key)}; "
+                f"{option} {name!r} is not a category of {_named(key)}; "
                 f"{those_there(list(categories), name)}"
             )
         codes.append(code)
     return codes
+
+
+def _named(key: Key) -> str:
+    return repr(key if isinstance(key, str) else list(key))
