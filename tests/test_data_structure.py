@@ -224,6 +224,22 @@ def test_h5ad(path: Path, case: str) -> None:
     refused(path, message)
 
 
+@pytest.mark.parametrize("name", ["indices", "indptr"])
+@pytest.mark.parametrize("dtype", ["f4", "?"])
+def test_positions_of_objects(path: Path, name: str, dtype: str) -> None:
+    """Of a backed AnnData, and of scipy's matrices."""
+    with h5py.File(path, "r+") as file:
+        retyped(f"X/{name}", dtype)(file)
+    backed = anndata.read_h5ad(path, backed="r")
+    with pytest.raises(InputError, match=rf"its '{name}' holds .*positions must be whole numbers"):
+        read(backed)
+    backed.file.close()
+    matrix = sp.csr_matrix(dense_counts())
+    setattr(matrix, name, getattr(matrix, name).astype(dtype))
+    with pytest.raises(InputError, match=rf"its '{name}' holds .*positions must be whole numbers"):
+        read(matrix)
+
+
 @pytest.mark.parametrize("name", ["uns/note", "obsm/X_pca", "layers/other", "raw/X/indices"])
 def test_what_is_not_needed_is_not_read(path: Path, name: str) -> None:
     with h5py.File(path, "r+") as file:

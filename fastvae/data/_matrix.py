@@ -93,6 +93,9 @@ def sample(matrix: Any, limit: int = 20_000) -> np.ndarray:
 
 def _from_sparse(matrix: Any, where: str) -> sp.csr_matrix:
     _check_kind(matrix.dtype, where)
+    for name in ("indices", "indptr"):
+        if hasattr(matrix, name):
+            _check_positions(getattr(matrix, name), name, where)
     n_values = matrix.nnz
     if matrix.format != "csr":
         # The conversion keeps the source's dtype, and the cast follows.
@@ -195,6 +198,8 @@ def open_arrays(group: Any, n_major: int, where: str) -> tuple[np.ndarray, Any, 
         raise InputError(f"{where} is damaged: it has no {missing[0]!r}; write the file again")
     data, indices = group["data"], group["indices"]
     _check_kind(data.dtype, where)
+    for name in ("indices", "indptr"):
+        _check_positions(group[name], name, where)
     stored = group["indptr"]
     # Its length first: nothing is allocated that is merely declared.
     fitting = stored.shape == (n_major + 1,)
@@ -225,6 +230,15 @@ def _read_indices(indices: Any, start: int, stop: int, bound: int, where: str) -
 def _check_kind(dtype: np.dtype, where: str) -> None:
     if dtype.kind not in "biuf":
         raise InputError(f"{where} holds {dtype} values; counts must be integers or real numbers")
+
+
+def _check_positions(array: Any, name: str, where: str) -> None:
+    kind = getattr(getattr(array, "dtype", None), "kind", "")
+    if kind not in ("i", "u"):
+        raise InputError(
+            f"{where} is damaged: its {name!r} holds {getattr(array, 'dtype', 'no')} values; "
+            "positions must be whole numbers (integers)"
+        )
 
 
 def _as_float32(values: np.ndarray) -> np.ndarray:
