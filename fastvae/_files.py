@@ -1,8 +1,9 @@
-"""Writing files so that a crash or a full disk never leaves a half-written one."""
+"""Files: none is left half-written by a crash or a full disk, and no pipe is waited for."""
 
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,3 +85,22 @@ def check_new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
     except OSError as error:
         raise InputError(f"output file {target} cannot be written: {error.strerror}") from error
     return target
+
+
+def check_regular(path: Path) -> None:
+    """Refuse a pipe, a device or a socket, which would never end or do harm.
+
+    Raises
+    ------
+    InputError
+        Says what it is.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened: {error.strerror}") from error
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return
+    kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+    kind = next((name for test, name in kinds if test(mode)), "a device")
+    raise InputError(f"{path} is {kind}, not a file; write the data to a file first")

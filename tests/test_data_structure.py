@@ -24,6 +24,7 @@ from fastvae import Model
 from fastvae.cli import app
 from fastvae.data import read
 from fastvae.errors import InputError
+from fastvae.train import read_history
 
 SMALL = {"n_latent": 2, "n_hidden": 4}
 Change = Callable[[h5py.File], Any]
@@ -427,6 +428,12 @@ def test_no_regular_file(tmp_path: Path, kind: str) -> None:
     result = info(path)
     assert result.exit_code == 2
     assert f"is a {kind}" in result.output
+
+
+def test_a_pipe_for_a_history(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "history.csv")
+    with pytest.raises(InputError, match=r"history\.csv is a pipe, not a file"):
+        read_history(tmp_path / "history.csv")
 
 
 # zarr stores

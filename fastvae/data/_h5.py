@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .._files import check_regular
 from ..errors import InputError
 from ._names import reason
-from .hdf5_nodes import Hdf5Node, check_regular
+from .hdf5_nodes import Hdf5Node
 from .structure import Node
 
 

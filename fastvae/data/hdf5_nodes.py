@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -269,22 +268,3 @@ def _linked(path: str, source: str, what: str) -> InputError:
         "file of yours. Copy the data into one file, or pass allow_links=True if "
         "you trust it"
     )
-
-
-def check_regular(path: Path) -> None:
-    """Refuse a pipe, a device or a socket, which would never end or do harm.
-
-    Raises
-    ------
-    InputError
-        Says what it is.
-    """
-    try:
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        raise InputError(f"{path} cannot be opened: {error.strerror}") from error
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        return
-    kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
-    kind = next((name for test, name in kinds if test(mode)), "a device")
-    raise InputError(f"{path} is {kind}, not a file; write the data to a file first")

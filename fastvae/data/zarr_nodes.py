@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .._files import check_regular
 from ..errors import InputError
-from .hdf5_nodes import check_regular
 from .structure import Node
 
 # What may stand between the bytes of a chunk and its entries, and how much smaller it can make

@@ -7,7 +7,7 @@ import math
 import os
 from pathlib import Path
 
-from .._files import atomic_path
+from .._files import atomic_path, check_regular
 from ..errors import InputError
 
 COLUMNS = (
@@ -61,6 +61,7 @@ def read_history(path: str | os.PathLike[str]) -> History:
     """
     path = Path(path)
     history = new_history()
+    check_regular(path)
     try:
         with path.open(newline="") as file:
             reader = csv.DictReader(file)
