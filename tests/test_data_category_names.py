@@ -138,7 +138,7 @@ def test_two_names_are_never_taken_for_one() -> None:
     assert not both[0].equals(both[1])
     one = _trained(np.array(["1", "2"], dtype=object)[CODES % 2])
     with pytest.raises(InputError, match=r"not trained with: '1\.0'"):
-        one.get_latent_representation(_cells(names))
+        one.get_elbo(_cells(names))
 
 
 @pytest.mark.parametrize("kind", ["floats", "objects", "categorical"])
