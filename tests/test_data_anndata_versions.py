@@ -82,6 +82,7 @@ def test_every_version(recorded: Path, name: str) -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:batches of obs.* with fewer than 3 cells:UserWarning")
 @pytest.mark.parametrize("residence", ["host", "disk"])
 @pytest.mark.parametrize("name", ["cells.h5ad", "cells.zarr"])
 def test_any_column_names_batches(recorded: Path, name: str, residence: str) -> None:
