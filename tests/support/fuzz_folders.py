@@ -405,7 +405,7 @@ def number_in(text: str, pattern: str) -> float:
 
 def slow_matrix(data: bytes) -> np.ndarray:
     """Return what a .mtx file holds, as it lies there."""
-    lines = lines_of(text_of(data, "latin-1"))  # comments may be in any language
+    lines = text_of(data, "latin-1").split("\n")  # comments may be in any language
     words = lines[0].lower().split()
     if len(words) != 5 or words[:3] != ["%%matrixmarket", "matrix", "coordinate"]:
         raise Damaged("banner")
@@ -413,14 +413,14 @@ def slow_matrix(data: bytes) -> np.ndarray:
         raise Damaged("kind")
     body = iter(lines[1:])
     first = next((line for line in body if line.strip() and line[0] != "%"), "")
-    sizes = re.fullmatch(r"\s*(\d+)\s+(\d+)\s+(\d+)\s*", first, re.ASCII)
+    sizes = re.fullmatch(r"[ \t]*(\d+)[ \t]+(\d+)[ \t]+(\d+)[ \t\r]*", first, re.ASCII)
     if not sizes:
         raise Damaged("sizes")
     n_rows, n_columns, n_entries = map(int, sizes.groups())
     if n_rows * n_columns > 10**7:
         raise Damaged("sizes that no names fit")
     found, n_found = np.zeros((n_rows, n_columns)), 0
-    for line in body:
+    for line in lines_of("\n".join(body)):
         if not line.strip(" \t"):
             continue
         fields = re.split(r"[ \t]+", line.strip(" \t"))
@@ -496,7 +496,6 @@ def slow_folder(folder: Folder) -> tuple[np.ndarray, list[str], list[str], bool]
     unusual = (
         bool((counts != np.rint(counts)).any())
         or counts.max() >= 2**62  # about as far as whole numbers go
-        or re.search("\r(?!\n)", texts["matrix"]) is not None
         or any(text.count("\n") > 1000 for text in texts.values())
     )
     return counts, barcodes, ids, unusual
