@@ -165,6 +165,7 @@ class Bare(scvi.dataloaders.DataSplitter):
 SPOIL = {
     "count": ("X", "a count"),
     "covariate": ("extra_continuous_covs", "a continuous covariate"),
+    "size factor": ("size_factor", "the size factor"),
 }
 
 
