@@ -2,39 +2,192 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import InputError
+from .errors import InputError, shortened, size_text
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+_EXCHANGE = 2  # RENAME_EXCHANGE of Linux
+
+
+class WriteError(InputError, OSError):
+    """A file that could not be written; the message names it and says what to do."""
+
+
+def cannot_write(target: Path, error: BaseException, kept: str) -> WriteError:
+    """Return the error for output that failed: which file, why, and what is there now.
+
+    Parameters
+    ----------
+    target
+        The file or folder that was asked for.
+    error
+        What the system, HDF5 or another library raised.
+    kept
+        What has become of what was there before.
+    """
+    text = " ".join(str(error).split())
+    code = getattr(error, "errno", None)
+    advice = "mend that or choose another place, and run the same command again"
+    # HDF5 has the system's number in its text alone.
+    if code in FULL or "No space left" in text or f"errno = {errno.ENOSPC}" in text:
+        room = shutil.disk_usage(_existing(target.parent)).free
+        reason = f"the disk is full ({size_text(room)} free)"
+        advice = "make room and run the same command again"
+    elif code == errno.EFBIG or "File too large" in text:
+        reason = "it is larger than the system allows (ulimit -f)"
+    else:
+        reason = (code and os.strerror(code)) or shortened(text) or type(error).__name__
+    return WriteError(f"{target} cannot be written: {reason}. {kept}; {advice}")
 
 
 @contextmanager
-def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(target: str | os.PathLike[str], *, name: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it is synced and renamed onto it.
 
     The suffix is kept, for writers that choose a format by it. On any error the temporary file
     is removed and `target` is untouched.
+
+    Parameters
+    ----------
+    target
+        The file.
+    name
+        What messages call it; `target` by default.
+
+    Raises
+    ------
+    WriteError
+        The system, or the library that writes, could not; the message names it.
     """
     target = Path(target)
+    temporary: Path | None = None
+    try:
+        temporary = _temporary(target)
+        yield temporary
+        finish(temporary, target)
+    except WriteError:
+        raise
+    except Exception as error:
+        if not of_the_system(error):
+            raise
+        name = name or target
+        kept = "What was there before is untouched" if name.exists() else "Nothing is left of it"
+        raise cannot_write(name, error, kept) from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def finish(temporary: Path, target: Path) -> None:
+    """Put a file that is written onto `target`, in one step that lasts."""
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)
+    temporary.replace(target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` last through a power cut, where the system can."""
+    with suppress(OSError):  # Windows opens no folders; what is renamed is in place all the same
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put the folder `new` in the place of `target`, which may be there; the old one is removed.
+
+    On Linux the two are exchanged in one step. Where the file system cannot, the old folder is
+    set aside for a moment, and put back if the new one does not go into its place.
+
+    Raises
+    ------
+    WriteError
+        A rename failed; the message says where the old and the new folder are.
+    """
+    aside = set_aside(target)
+    try:
+        if not target.exists():
+            new.rename(target)
+        elif _exchanged(new, target):
+            aside = new  # that is where the old one is now
+        else:
+            shutil.rmtree(aside, ignore_errors=True)
+            target.rename(aside)
+            try:
+                new.rename(target)
+            except BaseException:
+                aside.rename(target)
+                raise
+    except OSError as error:
+        if target.exists():
+            kept = f"What was there before is untouched, and the new one is complete in {new}"
+        elif aside.exists():
+            kept = f"What was there before is now in {aside}, and the new one is complete in {new}"
+        else:
+            kept = f"It is complete in {new}"
+        raise cannot_write(target, error, kept) from error
+    sync_folder(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def set_aside(target: Path) -> Path:
+    """Return where `replace_folder` keeps the old folder for the moment of the exchange."""
+    return target.with_name(f".{target.name}.old")
+
+
+def _exchanged(one: Path, two: Path) -> bool:
+    """Exchange two folders in one step; False where the system or the file system cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if function is None:
+        return False
+    here = -100  # AT_FDCWD
+    failed = function(here, os.fsencode(one), here, os.fsencode(two), _EXCHANGE)
+    return bool(failed == 0)
+
+
+def _temporary(target: Path) -> Path:
     handle, name = tempfile.mkstemp(
         prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent
     )
     os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return Path(name)
+
+
+def of_the_system(error: BaseException) -> bool:
+    """Whether the system refused; libraries in between raise errors of their own for it."""
+    chain: BaseException | None = error
+    while chain is not None:
+        said = str(chain)
+        if isinstance(chain, OSError) or "No space left" in said or "errno = " in said:
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
 
 
 def check_writable_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,8 +17,9 @@ from ._model.fitting import Fitting
 from ._model.query import Querying
 from ._model.query_report import origin_lines
 from ._model.reading import check_reading, fitting
-from ._model.saved import HISTORY, fill_module, read_config, read_weights, write_saved
-from ._model.setup import Options, Setup
+from ._model.saved import HISTORY, fill_module, read_config, read_part, read_weights, write_saved
+from ._model.select import gene_list
+from ._model.setup import Options, Setup, batch_keys
 from ._model.state import State
 from .data._slots import Slot
 from .data.file_names import FileBatches, key_of_files
@@ -27,9 +27,9 @@ from .data.joint import Wanted
 from .data.keys import checked_key, in_words
 from .data.opening import FileFrames, Source, narrowed, open_data
 from .data.store import warn_of_small_batches
-from .errors import InputError
-from .train import read_history, resolve_device, write_history
-from .train.settings import whole_number
+from .errors import InputError, file_path, true_or_false, whole_number
+from .train import resolve_device
+from .train.history import history_text, parse_history
 from .train.step import seeded
 
 if TYPE_CHECKING:
@@ -152,16 +152,16 @@ class Model(Fitting, Answers, Differential, Querying):
             dispersion=dispersion,
             reconstruction_loss=reconstruction_loss,
             latent_distribution=latent_distribution,
-            use_observed_lib_size=bool(use_observed_lib_size),
-            encode_covariates=bool(encode_covariates),
+            use_observed_lib_size=use_observed_lib_size,
+            encode_covariates=encode_covariates,
         )
         options.check_keys(batch_key, labels_key)
         slot = Slot(
             layer,
-            bool(use_raw),
+            use_raw,
             genome,
-            bool(allow_fractional),
-            allow_links=bool(allow_links),
+            allow_fractional,
+            allow_links=allow_links,
             gene_names=gene_names,
         )
         source = Source(residence, memory_limit)
@@ -169,9 +169,9 @@ class Model(Fitting, Answers, Differential, Querying):
             slot=fitting(slot, data),
             batch_key=batch_key,
             labels_key=labels_key,
-            batch_key_of=dict(batch_key_of or {}),
+            batch_key_of=batch_keys(batch_key_of),
             file_batches=FileBatches(strict=True) if batch_per_file is not None else None,
-            gene_names=genes,
+            gene_names=None if genes is None else gene_list(genes),
         )
         store, frames = open_data(data, wanted, source)
         if n_top_genes is not None:
@@ -193,14 +193,16 @@ class Model(Fitting, Answers, Differential, Querying):
     def save(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write model.safetensors, config.json and history.csv to `folder`.
 
-        Each file is written whole or not at all. No counts and no pickles are in them.
+        At any moment, also when the disk is full or the process dies, the folder holds one whole
+        model, the old or the new one. No counts and no pickles are in the files.
 
         Raises
         ------
         InputError
             The folder has something in it and `overwrite` is false, or cannot be written.
         """
-        target = check_writable_folder(folder, overwrite=overwrite)
+        overwrite = true_or_false("overwrite", overwrite)
+        target = check_writable_folder(file_path("folder", folder), overwrite=overwrite)
         config = {
             "fastvae_version": __version__,
             "is_trained": self.is_trained,
@@ -208,8 +210,7 @@ class Model(Fitting, Answers, Differential, Querying):
             "training": self.training,
             "origin": self.origin,
         }
-        write_saved(target, self.module.state_dict(), config)
-        write_history(self._history, target / HISTORY)
+        write_saved(target, self.module.state_dict(), config, history_text(self._history))
 
     @classmethod
     def load(
@@ -250,7 +251,8 @@ class Model(Fitting, Answers, Differential, Querying):
             A file is missing, damaged, foreign or of a newer version; or the data do not fit.
         """
         check_reading(data, reading)
-        folder = Path(folder)
+        folder = file_path("folder", folder)
+        source = Source(residence, memory_limit)
         where = resolve_device(device)
         config = read_config(folder)
         model = cls.__new__(cls)
@@ -268,10 +270,11 @@ class Model(Fitting, Answers, Differential, Querying):
             module = model.module
         fill_module(module, read_weights(folder, config), folder)
         module.to(where)
-        if (folder / HISTORY).is_file():
-            model._history = read_history(folder / HISTORY)
+        history = read_part(folder, HISTORY, config.get("history_sha256"))
+        if history is not None:
+            model._history = parse_history(history, folder / HISTORY)
         if data is not None:
-            model._attach(*model._setup.store_of(data, Source(residence, memory_limit), reading))
+            model._attach(*model._setup.store_of(data, source, reading))
             model._residence = residence
         return model
 

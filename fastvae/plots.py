@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._files import atomic_path
 from ._plots.projection import project
-from .errors import InputError
+from .errors import InputError, file_path, mapping, number_array, shown, whole_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +37,9 @@ QUANTITIES = {
     "reconstruction_loss": "Reconstruction loss",
     "kl_local": "KL divergence",
 }
+LEAST_DPI, MOST_DPI = 10, 2400
+"""Between a letter of one dot and more dots than printers have."""
+
 History = Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]
 
 
@@ -171,7 +173,20 @@ def latent_figure(
     """Return the figure that `plot_latent` writes, from coordinates (N, 2) and their names."""
     from ._plots.panels import latent_panels
 
-    return latent_panels(coordinates, axis_names, categories or {}, markers or {}, seed)
+    points = number_array("coordinates", coordinates, "an array (cells, 2) of numbers")
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise InputError(f"coordinates have shape {points.shape}; expected (cells, 2)")
+    names = axis_names if isinstance(axis_names, (list, tuple)) else ()
+    if len(names) != 2 or not all(isinstance(name, str) for name in names):
+        raise InputError(f"axis_names must be two names, not {shown(axis_names)}")
+    one_each = "a dictionary from titles to one value per cell"
+    return latent_panels(
+        points,
+        (names[0], names[1]),
+        mapping("categories", categories, one_each),
+        mapping("markers", markers, one_each),
+        whole_number("seed", seed, minimum=0),
+    )
 
 
 def plot_volcano(
@@ -205,7 +220,12 @@ def volcano_figure(result: pd.DataFrame, *, names: int = 8) -> Figure:
     """Return the figure that `plot_volcano` writes."""
     from ._plots.volcano import volcano_panels
 
-    return volcano_panels(result, names)
+    if not hasattr(result, "columns") or not hasattr(result, "iloc"):
+        raise InputError(
+            "result must be the data frame that Model.differential_expression returned, not "
+            f"{shown(result)}"
+        )
+    return volcano_panels(result, whole_number("names", names, minimum=0))
 
 
 def _columns(history: History) -> dict[str, np.ndarray]:
@@ -213,14 +233,22 @@ def _columns(history: History) -> dict[str, np.ndarray]:
     if isinstance(history, Mapping):
         raw: dict[str, Any] = dict(history)
     else:
-        rows = list(history)
+        rows: list[Any] = list(history) if isinstance(history, (list, tuple)) else [None]
+        if not all(isinstance(row, Mapping) for row in rows):
+            raise InputError(
+                "history must be the columns of history.csv as a dictionary, or its rows as a "
+                f"list of dictionaries, not {shown(history)}"
+            )
         raw = {name: [row.get(name, np.nan) for row in rows] for name in (rows[0] if rows else ())}
-    columns = {name: np.asarray(values, dtype=np.float64) for name, values in raw.items()}
+    columns = {
+        name: np.atleast_1d(number_array(f"history[{name!r}]", values, "one number per epoch"))
+        for name, values in raw.items()
+    }
     lengths = {len(values) for values in columns.values()}
     if "epoch" not in columns or "train_elbo" not in columns:
         raise InputError(
             "the history needs the columns epoch and train_elbo, as history.csv has them; "
-            f"it has {', '.join(columns) or 'none'}"
+            f"it has {', '.join(map(str, columns)) or 'none'}"
         )
     if lengths != {len(columns["epoch"])}:
         raise InputError(
@@ -279,15 +307,19 @@ def y_limits(curves: list[np.ndarray]) -> tuple[tuple[float, float] | None, bool
 def _save(figure: Figure, path: str | os.PathLike[str], dpi: int) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    path = file_path("path", path)
+    dpi = whole_number("dpi", dpi, minimum=LEAST_DPI, maximum=MOST_DPI)
+    if path.is_dir():
+        raise InputError(f"path {path} is a folder; name the picture in it")
     canvas = FigureCanvasAgg(figure)
-    kind = Path(path).suffix[1:].lower() or "png"
+    kind = path.suffix[1:].lower() or "png"
     if kind not in canvas.get_supported_filetypes():
         raise InputError(
-            f"{os.fspath(path)}: pictures of the kind .{kind} cannot be written; "
+            f"path {path}: pictures of the kind .{kind} cannot be written; "
             "name it .png, .pdf or .svg"
         )
-    if not Path(path).parent.is_dir():
-        raise InputError(f"the folder of {os.fspath(path)} does not exist; create it first")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder of path {path} does not exist; create it first")
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         figure.savefig(temporary, format=kind, dpi=dpi)

@@ -61,7 +61,7 @@ def test_identical_or_single_cells_have_coordinates(n_cells):
         (np.zeros(5), {}, r"shape \(5,\); expected \(cells, dimensions\)"),
         (np.zeros((0, 5)), {}, "not empty"),
         (np.array([[0.0], [np.nan]]), {}, "cell 1 is not finite"),
-        (np.zeros((5, 3)), {"method": "tsne"}, "method is 'tsne'; give"),
+        (np.zeros((5, 3)), {"method": "tsne"}, "method='tsne' is not known; choose one of"),
     ],
 )
 def test_bad_latent(bad, arguments, message):

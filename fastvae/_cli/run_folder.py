@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .._files import check_writable_folder
+from .._files import WriteError, check_writable_folder
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = "checkpoints"
 
-_PARTIAL = re.compile(r"\.(model|config|history|loss|latent)-\w+\.(safetensors|json|csv|png|h5ad)")
+_PARTIAL = re.compile(
+    r"\.(model|config|history|loss|latent)-\w+\.(safetensors|json|csv|png|h5ad)"
+    r"|\.\.(model\.safetensors|history\.csv)-\w+\.new"
+)
+_DERIVED = ("latent.h5ad", "latent.png", "loss.png")
+"""Of the weights that were there when they were written."""
 
 
 @contextmanager
@@ -119,7 +124,15 @@ def fit_and_write(model: Model, folder: Path, **fit: Any) -> Any:
             f"interrupted after {model.training['epochs']} whole epochs; saving what was learned",
             err=True,
         )
-    latent = write_run(model, folder)
+    try:
+        latent = write_run(model, folder)
+    except WriteError as error:
+        if not CheckpointFiles(folder / CHECKPOINTS).numbers():
+            raise
+        raise WriteError(
+            f"{error}. The training itself is kept in {folder / CHECKPOINTS}; with room, only "
+            f"this is written again by:  {resume_command()}"
+        ) from error
     if model.training["ending"] != "interrupted" and fit.get("checkpoint_every") is None:
         CheckpointFiles(folder / CHECKPOINTS).clear()
         with suppress(OSError):
@@ -129,13 +142,21 @@ def fit_and_write(model: Model, folder: Path, **fit: Any) -> Any:
 
 def write_run(model: Model, folder: Path) -> np.ndarray:
     """Write the model, its loss curve and the latent space; return the latent space (N, L)."""
-    # The picture comes last: whatever goes wrong with it, the training is not lost.
     model.save(folder, overwrite=True)
-    latent = model.write_latent(folder / "latent.h5ad", overwrite=True)
-    if model.history["epoch"]:
-        from ..plots import plot_history
+    for name in _DERIVED:
+        (folder / name).unlink(missing_ok=True)  # of the model that was there before
+    try:
+        # The picture comes last: whatever goes wrong with it, the rest is there.
+        latent = model.write_latent(folder / "latent.h5ad", overwrite=True)
+        if model.history["epoch"]:
+            from ..plots import plot_history
 
-        plot_history(model.history, folder / "loss.png")
+            plot_history(model.history, folder / "loss.png")
+    except WriteError as error:
+        raise WriteError(
+            f"{error}. The model is saved in {folder}, and fastvae embed {folder} writes its "
+            "latent space anew"
+        ) from error
     return latent
 
 

@@ -11,13 +11,21 @@ import torch
 
 from .._files import check_new_file
 from ..data._memory import require_memory
-from ..errors import InputError
-from ..train.settings import real_number, whole_number
+from ..errors import (
+    MOST_DRAWS,
+    InputError,
+    file_path,
+    real_number,
+    seed_number,
+    shown,
+    true_or_false,
+    whole_number,
+)
 from . import inference
 from .draws import entropy_of
 from .importance import Weighting
 from .latent_file import write_latent_file
-from .latents import EVALUATION_BATCH
+from .latents import EVALUATION_BATCH, LARGEST_LIBRARY
 from .overall import overall_expression
 from .posterior import PosteriorAnswers
 from .quality import QualityAnswers
@@ -149,11 +157,16 @@ class Answers(PosteriorAnswers, QualityAnswers):
         scvi-tools 1.4, :math:`p(x_a \mid z)` has the library size observed in a, and decodes z as
         the batch that the draw is decoded as; :math:`p(x_a)` is that of `get_marginal_ll`.
         """
-        n_samples = whole_number("n_samples", n_samples, minimum=1)
+        n_samples = whole_number("n_samples", n_samples, minimum=1, maximum=MOST_DRAWS)
+        return_mean = true_or_false("return_mean", return_mean)
+        return_numpy = true_or_false("return_numpy", return_numpy)
+        seed = seed_number(seed)
         weighting = Weighting.checked(weights, importance_weighting_kwargs)
         overall = None
         if n_samples_overall is not None:
-            overall = whole_number("n_samples_overall", n_samples_overall, minimum=1)
+            overall = whole_number(
+                "n_samples_overall", n_samples_overall, minimum=1, maximum=MOST_DRAWS
+            )
             if n_samples > 1:
                 raise InputError(
                     "n_samples is of each cell and n_samples_overall of all; give one of them"
@@ -164,8 +177,12 @@ class Answers(PosteriorAnswers, QualityAnswers):
             )
         own_library = isinstance(library_size, str)
         if own_library and library_size != "latent":
-            raise InputError(f"library_size must be a number or 'latent', not {library_size!r}")
-        factor = None if own_library else real_number("library_size", library_size, above=0.0)
+            raise InputError(
+                f"library_size must be a number or 'latent', not {shown(library_size)}"
+            )
+        factor = None
+        if not own_library:
+            factor = real_number("library_size", library_size, above=0.0, most=LARGEST_LIBRARY)
         codes = batch_codes(transform_batch, self._setup.batch_categories, self._setup.batch_key)
         if weighting is not None and len(codes) > 1:
             raise InputError(
@@ -240,7 +257,8 @@ class Answers(PosteriorAnswers, QualityAnswers):
         ndarray
             The latent space, (N, n_latent) float32.
         """
-        target = check_new_file(path, overwrite=overwrite)
+        overwrite = true_or_false("overwrite", overwrite)
+        target = check_new_file(file_path("path", path), overwrite=overwrite)
         store, frames = self._opened_to_encode(data, reading)
         rows = cell_rows(None, store.n_cells)
         batches = self._minibatches(store, rows, EVALUATION_BATCH)

@@ -10,8 +10,15 @@ import numpy as np
 import torch
 
 from ..data.store import Store
-from ..errors import InputError
-from ..train.settings import real_number, whole_number
+from ..errors import (
+    MOST_DRAWS,
+    InputError,
+    real_number,
+    seed_number,
+    shown,
+    true_or_false,
+    whole_number,
+)
 from ..train.step import evaluating
 from .differential_counts import GroupSums, sum_groups
 from .differential_draws import Posterior
@@ -189,14 +196,20 @@ class Differential(State):
             change_fn=change_fn,
             m1_domain_fn=m1_domain_fn,
         )
-        n_samples = whole_number("n_samples_overall", n_samples_overall, minimum=1)
-        n_permuted = whole_number("m_permutation", m_permutation, minimum=1)
+        draws: dict[str, int] = {"minimum": 1, "maximum": MOST_DRAWS}
+        n_samples = whole_number("n_samples_overall", n_samples_overall, **draws)
+        n_permuted = whole_number("m_permutation", m_permutation, **draws)
         fewest = whole_number("min_cells", min_cells, minimum=1)
         target = real_number("fdr_target", fdr_target)
         if target >= 1:
             raise InputError(f"fdr_target is a share of false discoveries below 1, not {target:g}")
-        if mode not in ("change", "vanilla"):
-            raise InputError(f"mode must be 'change' or 'vanilla', not {mode!r}")
+        if not isinstance(mode, str) or mode not in ("change", "vanilla"):
+            raise InputError(f"mode must be 'change' or 'vanilla', not {shown(mode)}")
+        all_stats = true_or_false("all_stats", all_stats)
+        use_permutation = true_or_false("use_permutation", use_permutation)
+        filter_outlier_cells = true_or_false("filter_outlier_cells", filter_outlier_cells)
+        batch_correction = true_or_false("batch_correction", batch_correction)
+        seed = seed_number(seed)
         weighting = Weighting.checked(weights, importance_weighting_kwargs)
         if filter_outlier_cells:
             check_outlier_filter()

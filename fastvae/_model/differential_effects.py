@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..train.settings import real_number
+from ..errors import InputError, listed, real_number, shortened, shown
 from .differential_draws import ScaleDraws, chunks
 from .differential_rules import bayes_factor, choose_delta, choose_pseudocounts, describe
 
@@ -53,11 +52,18 @@ class ChangeOptions:
         InputError
             Names the one that is out of range.
         """
-        if test_mode not in ("two", "three"):
-            raise InputError(f"test_mode must be 'two' or 'three', not {test_mode!r}")
-        levels = tuple(float(level) for level in cred_interval_lvls or ())
-        if not all(0 < level < 1 for level in levels):
-            raise InputError(f"cred_interval_lvls must be shares between 0 and 1, not {levels}")
+        if not isinstance(test_mode, str) or test_mode not in ("two", "three"):
+            raise InputError(f"test_mode must be 'two' or 'three', not {shown(test_mode)}")
+        levels: tuple[float, ...] = ()
+        if cred_interval_lvls is not None:
+            name = "cred_interval_lvls"
+            given = listed(name, cred_interval_lvls, "a list of shares between 0 and 1", 1000)
+            levels = tuple(real_number(name, level) for level in given)
+            if not all(0 < level < 1 for level in levels):
+                raise InputError(f"{name} must be shares between 0 and 1, not {shown(levels)}")
+        for name, function in (("change_fn", change_fn), ("m1_domain_fn", m1_domain_fn)):
+            if function is not None and not callable(function):
+                raise InputError(f"{name} must be a function, not {shown(function)}")
         return cls(
             delta=None if delta is None else real_number("delta", delta),
             pseudocounts=(
@@ -219,7 +225,7 @@ def _beyond(
     if domain is None:
         up, down = effects >= delta, effects < -delta
         return _share(up), _share(down)
-    marks = domain(effects.T.cpu().numpy())
+    marks = _called("m1_domain_fn", domain, effects.T.cpu().numpy())
     if not isinstance(marks, tuple) or len(marks) != 2:
         raise InputError(
             "m1_domain_fn must return two boolean arrays, where the effect is up and where down, "
@@ -234,13 +240,24 @@ def _share(marks: Tensor) -> np.ndarray:
     return share
 
 
+def _called(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of the user's, and say which one failed."""
+    try:
+        return function(*arguments)
+    except Exception as error:  # whatever the user's own code raises
+        raise InputError(
+            f"{name} failed: {type(error).__name__}: {shortened(str(error))}"
+        ) from error
+
+
 def _custom_effects(
     change_fn: ChangeFn,
     one: Tensor,
     two: Tensor,
     offset: float,
 ) -> Tensor:
-    effects = np.asarray(change_fn(one.T.cpu().numpy(), two.T.cpu().numpy(), offset))
+    scales = one.T.cpu().numpy(), two.T.cpu().numpy()
+    effects = np.asarray(_called("change_fn", change_fn, *scales, offset))
     if effects.shape != (one.shape[1], one.shape[0]):
         raise InputError(
             f"change_fn made {effects.shape} of arrays {tuple(one.T.shape)}; it must give one "

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data._names import a_few, those_there
-from ..data.categories import CategoryNames, category_name, factorise
+from ..data.categories import CategoryNames, factorise
 from ..data.keys import Key, checked_key, columns_of, in_words, key_column
-from ..errors import InputError
+from ..errors import InputError, listed, shortened, shown
+from .select import is_name, name_of, row_array
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,7 +102,7 @@ def by_groups(
     key = checked_key(groupby, "groupby")
     codes, names = _groups(key, obs)
     words = in_words(key)
-    wanted = _names(group1, names)
+    wanted = _names("group1", group1, names)
     if wanted is None and len(names) > MOST_GROUPS:
         raise InputError(
             f"{words} has {len(names):,} different values; name those to compare "
@@ -109,13 +110,17 @@ def by_groups(
         )
     if wanted == []:
         raise InputError("group1 is empty; name at least one group, or leave it out for all")
-    against = _names(group2, names)
+    against = _names("group2", group2, names)
     if against is not None and len(against) != 1:
-        raise InputError(f"group2 must be one group, or left out for all other cells; not {group2}")
+        raise InputError(
+            f"group2 must be one group, or left out for all other cells; not {shown(group2)}"
+        )
     for option, asked in (("group1", wanted), ("group2", against)):
         for name in asked or ():
             if name not in names:
-                raise InputError(f"{option} {name!r} is not in {words}; {those_there(names, name)}")
+                raise InputError(
+                    f"{option} {shown(name)} is not in {words}; {those_there(names, name)}"
+                )
     sizes = np.bincount(codes[codes >= 0], minlength=len(names))
     if wanted is None:
         wanted = _large_enough(words, names, sizes, min_cells, but=against)
@@ -160,7 +165,7 @@ def _groups(groupby: Key | None, obs: pd.DataFrame) -> tuple[np.ndarray, list[st
     for name in columns_of(groupby):
         if name not in columns:
             raise InputError(
-                f"groupby {name!r} is not a column of obs; {those_there(columns, name)}"
+                f"groupby {shown(name)} is not a column of obs; {those_there(columns, name)}"
             )
     codes, found = factorise(key_column(obs, groupby, "groupby"), f"{in_words(groupby)} (groupby)")
     names = list(found)
@@ -172,15 +177,15 @@ def _groups(groupby: Key | None, obs: pd.DataFrame) -> tuple[np.ndarray, list[st
     return codes, names
 
 
-def _names(given: Any, known: list[str]) -> list[str] | None:
+def _names(option: str, given: Any, known: list[str]) -> list[str] | None:
     """Names of the groups asked for, written as in `known` where they are there."""
     if given is None:
         return None
-    several = hasattr(given, "__iter__") and not isinstance(given, str)
     groups, names = CategoryNames(known), []
-    for value in given if several else [given]:
-        code = groups.code(value)
-        names.append(category_name(value) if code is None else known[code])
+    for value in [given] if is_name(given) else listed(option, given, "names of groups"):
+        name = name_of(option, value)
+        code = groups.code(name)
+        names.append(name if code is None else known[code])
     return list(dict.fromkeys(names))
 
 
@@ -220,15 +225,15 @@ def _mask(name: str, given: Any, obs: pd.DataFrame) -> np.ndarray:
         except Exception as error:
             # pandas raises whatever the expression runs into
             raise InputError(
-                f"{name}={given!r} cannot be evaluated on obs ({' '.join(str(error).split())}); "
+                f"{name}={shown(given)} cannot be evaluated on obs ({shortened(str(error))}); "
                 f"there are the columns {a_few(obs.columns, 30)}"
             ) from error
         if rows.dtype != bool:
             raise InputError(
-                f"{name}={given!r} is not a condition; compare a column, as in 'a > 1'"
+                f"{name}={shown(given)} is not a condition; compare a column, as in 'a > 1'"
             )
     else:
-        rows = np.asarray(given).ravel()
+        rows = row_array(name, given).ravel()
     if rows.dtype == bool:
         if rows.shape != (n_cells,):
             raise InputError(f"{name} is a mask of {rows.size} values for {n_cells} cells")

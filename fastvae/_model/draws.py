@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import functional
 from .._vae.parts import encoder_covariates, encoder_input
 from ..data import Minibatch
+from ..errors import seed_number
 from ..nn import VARIANCE_FLOOR
 
 if TYPE_CHECKING:
@@ -27,8 +28,15 @@ def whole_blocks(batch_size: int) -> int:
 
 
 def entropy_of(seed: int | None) -> int:
-    """Return the seed itself, or one from torch's generator."""
-    return int(torch.randint(2**62, ())) if seed is None else int(seed)
+    """Return the seed itself, or one from torch's generator.
+
+    Raises
+    ------
+    InputError
+        It is no whole number.
+    """
+    given = seed_number(seed)
+    return int(torch.randint(2**62, ())) if given is None else given
 
 
 class BlockNoise:

@@ -12,7 +12,7 @@ import torch
 from .. import _backend
 from ..data import Minibatches
 from ..data.residence import RESIDENCES, place
-from ..errors import one_of
+from ..errors import InputError, file_path, listed, one_of, shown, true_or_false, whole_number
 from ..train import (
     Callback,
     NonFiniteError,
@@ -25,7 +25,6 @@ from ..train import (
 from ..train.checkpoints import CheckpointOptions
 from ..train.group import Group
 from ..train.schedules import resolved
-from ..train.settings import whole_number
 from ..train.step import seeded
 from .fingerprint import fingerprint
 from .query_freeze import held_still, what_is_frozen
@@ -185,10 +184,13 @@ class Fitting(Trained):
         )
         asked = self._residence if residence is None else residence
         one_of("residence", asked, RESIDENCES)
+        progress = true_or_false("progress", progress)
+        listeners = _listeners(callbacks)
+        if tensorboard is not None:
+            tensorboard = file_path("tensorboard", tensorboard)
         store = self._own_store()
         where = resolve_device(device)
         group = Group(where)
-        listeners = list(callbacks)
         if tensorboard is not None and group.leads:
             listeners.append(TensorBoard(tensorboard))
         checkpoints = options.open(group)
@@ -249,3 +251,14 @@ class Fitting(Trained):
             raise
         self._summarise(summary, result.ending, steps + result.steps, result.best_epoch)
         return self
+
+
+def _listeners(callbacks: Any) -> list[Callback]:
+    """Return the callbacks as a list; refuse what cannot be told of the training."""
+    found = listed("callbacks", callbacks, "a list of fastvae.train.Callback objects")
+    for one in found:
+        if not isinstance(one, Callback):
+            raise InputError(
+                f"callbacks must hold fastvae.train.Callback objects, not {shown(one)}"
+            )
+    return found

@@ -15,8 +15,7 @@ from torch import Tensor
 from .._vae.fused import decoded, likelihood_of
 from .._vae.parts import decoder_batch
 from ..data import Minibatches
-from ..errors import InputError
-from ..train.settings import whole_number
+from ..errors import MOST_DRAWS, InputError, one_of, shown, true_or_false, whole_number
 from . import inference
 from .draws import z_posterior
 
@@ -57,8 +56,11 @@ class Weighting:
             Unknown weights, or an option that is unknown, out of range or without effect.
         """
         weights = "uniform" if weights is None else weights
-        if weights not in WEIGHTS:
-            raise InputError(f"weights must be 'uniform' or 'importance', not {weights!r}")
+        one_of("weights", weights, WEIGHTS)
+        if given is not None and not isinstance(given, Mapping):
+            raise InputError(
+                f"importance_weighting_kwargs must be a dictionary, not {shown(given)}"
+            )
         if weights == "uniform":
             if given:
                 raise InputError(
@@ -72,11 +74,13 @@ class Weighting:
         for name in options:
             if name not in known:
                 raise InputError(
-                    f"importance_weighting_kwargs has {name!r}; there are {', '.join(known)}"
+                    f"importance_weighting_kwargs has {shown(name)}; there are {', '.join(known)}"
                 )
         for name in ("max_cells", "n_mc_samples"):
             if name in options:
-                options[name] = whole_number(name, options[name], minimum=1)
+                options[name] = whole_number(name, options[name], minimum=1, maximum=MOST_DRAWS)
+        if "truncation" in options:
+            options["truncation"] = true_or_false("truncation", options["truncation"])
         return cls(**options)
 
     def pick(self, cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..train.settings import whole_number
+from ..errors import MOST_DRAWS, seed_number, true_or_false, whole_number
 from . import inference
 from .reading import Reading
 from .select import cell_rows
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 EVALUATION_BATCH = 512
 """Cells per minibatch unless the question says otherwise."""
+
+LARGEST_LIBRARY = 1e12
+"""Counts of a cell with more than this leave the range of float32 somewhere."""
 
 
 class LatentAnswers(State):
@@ -55,11 +58,13 @@ class LatentAnswers(State):
         ndarray or tuple of ndarray
             (N, n_latent) float32, or two of them.
         """
-        n_draws = whole_number("mc_samples", mc_samples, minimum=1)
+        n_draws = whole_number("mc_samples", mc_samples, minimum=1, maximum=MOST_DRAWS)
+        give_mean = true_or_false("give_mean", give_mean)
+        seed = seed_number(seed)
         store, _ = self._opened_to_encode(data, reading)
         rows = cell_rows(cells, store.n_cells)
         batches = self._minibatches(store, rows, batch_size)
-        if return_dist:
+        if true_or_false("return_dist", return_dist):
             return inference.latent_moments(self.module, batches, len(rows))
         return inference.latent(
             self.module, batches, len(rows), give_mean=give_mean, seed=seed, n_draws=n_draws
@@ -90,6 +95,8 @@ class LatentAnswers(State):
         ndarray
             (N, 1) float32, not logarithms.
         """
+        give_mean = true_or_false("give_mean", give_mean)
+        seed = seed_number(seed)
         store = self._store_for(data, reading)
         rows = cell_rows(cells, store.n_cells)
         batches = self._minibatches(store, rows, batch_size)

@@ -13,11 +13,10 @@ from torch import Tensor
 from ..data import Minibatches
 from ..data._memory import require_memory
 from ..data.store import Store
-from ..errors import InputError
-from ..train.settings import real_number, whole_number
+from ..errors import MOST_DRAWS, InputError, one_of, real_number, true_or_false, whole_number
 from ..train.step import evaluating
 from .draws import entropy_of
-from .latents import EVALUATION_BATCH, LatentAnswers
+from .latents import EVALUATION_BATCH, LARGEST_LIBRARY, LatentAnswers
 from .posterior_correlation import KNOTS, pearson, spearman
 from .posterior_draws import decoded
 from .reading import Reading
@@ -70,7 +69,7 @@ class PosteriorAnswers(LatentAnswers):
         """
         draws, store, rows, columns = self._question(data, cells, n_samples, genes, reading)
         n_genes = store.n_genes if isinstance(columns, slice) else len(columns)
-        separate = draws > 1 and not give_mean
+        separate = draws > 1 and not true_or_false("give_mean", give_mean)
         shape = (draws, len(rows), n_genes) if separate else (len(rows), n_genes)
         module = self.module
         shared = module.dispersion == "gene"
@@ -142,6 +141,8 @@ class PosteriorAnswers(LatentAnswers):
             )
         draws, store, rows, columns = self._question(data, cells, n_samples, genes, reading)
         batches = self._minibatches(store, rows, batch_size)
+        per_draw = 8 * int(store.lengths()[rows].sum(dtype=np.int64)) + 4 * (len(rows) + 1)
+        require_memory(draws * per_draw, f"{draws:,} draws of counts like those given", _FEWER)
         parts: list[list[sp.csr_matrix]] = [[] for _ in range(draws)]
         with evaluating(self.module, seed=0):
             for part in decoded(self.module, batches, draws, codes[0], entropy_of(seed)):
@@ -196,11 +197,8 @@ class PosteriorAnswers(LatentAnswers):
         is that of a few matrices of genes by genes, however many cells there are. Ranks are exact
         up to 8,192 draws in all, and to 1 in 8,192 above.
         """
-        if correlation_type not in ("spearman", "pearson"):
-            raise InputError(
-                f"correlation_type must be 'spearman' or 'pearson', not {correlation_type!r}"
-            )
-        size = real_number("rna_size_factor", rna_size_factor, above=0.0)
+        one_of("correlation_type", correlation_type, ("spearman", "pearson"))
+        size = real_number("rna_size_factor", rna_size_factor, above=0.0, most=LARGEST_LIBRARY)
         codes = batch_codes(transform_batch, self._setup.batch_categories, self._setup.batch_key)
         draws, store, rows, columns = self._question(data, cells, n_samples, genes, reading)
         names = store.gene_names[columns]
@@ -235,7 +233,7 @@ class PosteriorAnswers(LatentAnswers):
         self, data: Any, cells: Any, n_samples: Any, genes: Any, reading: Reading
     ) -> tuple[int, Store, np.ndarray, Any]:
         """Number of draws, store, rows, and the columns of the genes as an index."""
-        draws = whole_number("n_samples", n_samples, minimum=1)
+        draws = whole_number("n_samples", n_samples, minimum=1, maximum=MOST_DRAWS)
         columns = gene_columns(genes, self._setup.gene_names)
         store = self._store_for(data, reading)
         rows = cell_rows(cells, store.n_cells)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..train.settings import whole_number
+from ..errors import MOST_DRAWS, seed_number, true_or_false, whole_number
 from . import inference
 from .latents import EVALUATION_BATCH
 from .reading import Reading
@@ -48,6 +48,7 @@ class QualityAnswers(State):
         float or ndarray
             (N,) float64 with ``return_mean=False``.
         """
+        return_mean = true_or_false("return_mean", return_mean)
         losses, divergences = self._losses(data, cells, batch_size, seed, reading)
         elbo = -(losses + divergences)
         return float(elbo.mean()) if return_mean else elbo
@@ -76,6 +77,7 @@ class QualityAnswers(State):
         float or ndarray
             (N,) float64 with ``return_mean=False``.
         """
+        return_mean = true_or_false("return_mean", return_mean)
         losses, _ = self._losses(data, cells, batch_size, seed, reading)
         return float(losses.mean()) if return_mean else losses
 
@@ -107,7 +109,9 @@ class QualityAnswers(State):
         float or ndarray
             (N,) float64 with ``return_mean=False``.
         """
-        n_samples = whole_number("n_mc_samples", n_mc_samples, minimum=1)
+        n_samples = whole_number("n_mc_samples", n_mc_samples, minimum=1, maximum=MOST_DRAWS)
+        return_mean = true_or_false("return_mean", return_mean)
+        seed = seed_number(seed)
         store = self._store_for(data, reading)
         rows = cell_rows(cells, store.n_cells)
         values = inference.marginal_log_likelihood(
@@ -122,6 +126,7 @@ class QualityAnswers(State):
     def _losses(
         self, data: Any, cells: Any, batch_size: int, seed: int | None, reading: Reading
     ) -> tuple[np.ndarray, np.ndarray]:
+        seed = seed_number(seed)
         store = self._store_for(data, reading)
         rows = cell_rows(cells, store.n_cells)
         batches = self._minibatches(store, rows, batch_size)

@@ -19,13 +19,12 @@ from ..data.joint import Wanted
 from ..data.keys import in_words
 from ..data.opening import FileFrames, Source, open_data
 from ..data.store import Store, warn_of_small_batches
-from ..errors import InputError
-from ..train.settings import real_number
+from ..errors import InputError, file_path, real_number
 from .query_freeze import check_mode
 from .query_report import MISSING_WARNING, genes_report, missing_text
 from .query_widen import extended_setup, widened
 from .reading import Reading, fitting, slot_of
-from .setup import Setup
+from .setup import Setup, batch_keys
 from .state import State
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ class Querying(State):
         freeze = check_mode(freeze)
         share = real_number("min_genes", min_genes)
         if share > 1:
-            raise InputError(f"min_genes is a share of the genes, at most 1, not {min_genes!r}")
+            raise InputError(f"min_genes is a share of the genes, at most 1, not {share:g}")
         known, name = _reference(cls, reference, device)
         setup = known._setup
         key = key_of_files(data, batch_key, batch_per_file) or setup.batch_key
@@ -142,7 +141,7 @@ class Querying(State):
             slot=fitting(slot, data),
             batch_key=key,
             labels_key=setup.labels_key if labelled else None,
-            batch_key_of=dict(batch_key_of or {}),
+            batch_key_of=batch_keys(batch_key_of),
             file_batches=file_batches,
             label_categories=setup.label_categories if labelled else None,
             gene_names=setup.gene_names,
@@ -253,8 +252,12 @@ memory_limit, device, batch_per_file, allow_fractional, allow_links, gene_names
 
 def _reference(cls: Any, reference: Any, device: Any) -> tuple[Any, str]:
     if isinstance(reference, (str, os.PathLike)):
+        reference = file_path("reference", reference)
         name = str(reference)
-        reference = cls.load(reference, device="cpu")
+        try:
+            reference = cls.load(reference, device="cpu")
+        except InputError as error:
+            raise InputError(f"reference: {error}") from error
     elif isinstance(reference, State):
         name = "a model in memory"
     else:

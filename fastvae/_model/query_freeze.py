@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..vae import VAE
 
 MODES = (True, "decoder", "encoder", False)
@@ -35,7 +35,7 @@ def check_mode(freeze: Any) -> bool | str:
     """
     if isinstance(freeze, (bool, str)) and freeze in MODES:
         return freeze
-    raise InputError(f"freeze must be True, 'decoder', 'encoder' or False, not {freeze!r}")
+    raise InputError(f"freeze must be True, 'decoder', 'encoder' or False, not {shown(freeze)}")
 
 
 def what_is_frozen(origin: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypedDict
 
 from ..data._slots import Slot
-from ..errors import InputError
+from ..errors import InputError, file_path, true_or_false
 
 
 class Reading(TypedDict, total=False):
@@ -65,9 +64,12 @@ def check_reading(data: Any, reading: Mapping[str, Any]) -> None:
 def slot_of(model: Slot, reading: Mapping[str, Any]) -> Slot:
     """Return where the counts of new data are: where `reading` says, else as those of the model."""
     allowed = reading.get("allow_fractional")
-    allowed = model.allow_fractional if allowed is None else bool(allowed)
+    allowed = (
+        model.allow_fractional if allowed is None else true_or_false("allow_fractional", allowed)
+    )
     layer, genome = reading.get("layer"), reading.get("genome")
-    use_raw, links = bool(reading.get("use_raw")), bool(reading.get("allow_links"))
+    use_raw = true_or_false("use_raw", reading.get("use_raw", False))
+    links = true_or_false("allow_links", reading.get("allow_links", False))
     genome = genome or model.genome
     if layer is None and not use_raw:
         layer, use_raw, asked_for = model.layer, model.use_raw, False
@@ -89,6 +91,6 @@ def slot_of(model: Slot, reading: Mapping[str, Any]) -> Slot:
 def fitting(slot: Slot, data: Any) -> Slot:
     """Return `slot` without the genome where `data` cannot have several: in .h5ad and objects."""
     paths = data if isinstance(data, (list, tuple)) else [data]
-    files = [Path(path) for path in paths if isinstance(path, (str, os.PathLike))]
+    files = [file_path("data", path) for path in paths if isinstance(path, (str, os.PathLike))]
     several = any(path.suffix not in (".h5ad", ".zarr") for path in files)
     return slot if several else replace(slot, genome=None)

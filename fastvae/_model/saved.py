@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +21,74 @@ FORMAT = "fastvae-model"
 FORMAT_VERSION = 1
 
 
-def write_saved(folder: Path, state: dict[str, Tensor], config: dict[str, Any]) -> None:
-    """Write both files, each whole or not at all.
+def write_saved(
+    folder: Path, state: dict[str, Tensor], config: dict[str, Any], history: str
+) -> None:
+    """Write weights, history and configuration so that one model, old or new, is always there.
 
-    The configuration carries the digest of the weights, so that files of two different models
-    are never taken for one.
+    The configuration carries the digests of the other two. They are written whole under hidden
+    names first; the new model is in place from the moment the configuration is, and `read_part`
+    finds them under either name.
+
+    Parameters
+    ----------
+    history
+        The text of history.csv.
+
+    Raises
+    ------
+    WriteError
+        A file could not be written; the model that was there before is untouched.
     """
     from safetensors.torch import save
 
     weights = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
+    parts = {WEIGHTS: weights, HISTORY: history.encode()}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
     config = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "weights_sha256": digests[WEIGHTS],
+        "history_sha256": digests[HISTORY],
         **config,
     }
     text = json.dumps(config, indent=1, allow_nan=False)
-    with atomic_path(folder / WEIGHTS) as temporary:
-        temporary.write_bytes(weights)
-    with atomic_path(folder / CONFIG) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    ready = {name: folder / f".{name}.new" for name in parts}
+    committed = False
+    try:
+        for name, content in parts.items():
+            with atomic_path(ready[name], name=folder / name) as temporary:
+                temporary.write_bytes(content)
+        with atomic_path(folder / CONFIG) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+        committed = True
+        for name, path in ready.items():
+            with suppress(OSError):  # found under its hidden name
+                path.replace(folder / name)
+    finally:
+        if not committed:
+            for path in ready.values():
+                path.unlink(missing_ok=True)
+
+
+def read_part(folder: Path, name: str, digest: str | None) -> bytes | None:
+    """Read the weights or the history that belong to the configuration beside them.
+
+    Returns
+    -------
+    bytes or None
+        What has the digest; else what is there under the plain name, or None.
+    """
+    plain = folder / name
+    content = plain.read_bytes() if plain.is_file() else None
+    ready = folder / f".{name}.new"
+    if digest is None or not ready.is_file():
+        return content
+    if content is not None and hashlib.sha256(content).hexdigest() == digest:
+        return content
+    # A save was cut short after its configuration was in place.
+    late = ready.read_bytes()
+    return late if hashlib.sha256(late).hexdigest() == digest else content
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -86,9 +135,9 @@ def read_weights(folder: Path, config: dict[str, Any]) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     path = folder / WEIGHTS
-    if not path.is_file():
+    content = read_part(folder, WEIGHTS, config.get("weights_sha256"))
+    if content is None:
         raise InputError(f"{path} is missing; restore it or train again")
-    content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != config.get("weights_sha256"):
         raise InputError(
             f"{path} is damaged or does not belong to the {CONFIG} beside it (its SHA-256 is not "

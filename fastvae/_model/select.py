@@ -10,7 +10,7 @@ import numpy as np
 from ..data._names import a_few, those_there
 from ..data.categories import CategoryNames, category_name
 from ..data.keys import Key
-from ..errors import InputError
+from ..errors import MOST_NAMES, InputError, listed, shown
 
 
 def cell_rows(cells: Any, n_cells: int) -> np.ndarray:
@@ -23,7 +23,7 @@ def cell_rows(cells: Any, n_cells: int) -> np.ndarray:
     """
     if cells is None:
         return np.arange(n_cells)
-    rows = np.asarray(cells)
+    rows = row_array("cells", cells)
     if rows.dtype == bool:
         if rows.shape != (n_cells,):
             raise InputError(
@@ -44,6 +44,64 @@ def cell_rows(cells: Any, n_cells: int) -> np.ndarray:
     return rows.astype(np.int64)
 
 
+def row_array(option: str, cells: Any) -> np.ndarray:
+    """Return row numbers, or a mask, as an array of any shape.
+
+    Raises
+    ------
+    InputError
+        It cannot be one; `option` is what the message calls it.
+    """
+    wanted = f"{option} must be row numbers or a boolean mask, not {shown(cells)}"
+    if isinstance(cells, (str, bytes, bytearray, dict, set, frozenset)):
+        raise InputError(wanted)
+    if isinstance(cells, range) and len(cells) > MOST_NAMES:
+        raise InputError(wanted)
+    try:
+        rows = np.asarray(cells)
+    except Exception as error:  # nested lists, tensors, objects: each raises its own
+        raise InputError(wanted) from error
+    if rows.ndim == 0:
+        raise InputError(f"{wanted}; for one cell give a list of one")
+    return rows
+
+
+def gene_list(genes: Any) -> list[str]:
+    """Return names of genes, of which one may be given alone.
+
+    Raises
+    ------
+    InputError
+        They are no names.
+    """
+    if is_name(genes):
+        return [name_of("genes", genes)]
+    return [name_of("genes", gene) for gene in listed("genes", genes, "names of genes")]
+
+
+def name_of(option: str, value: Any) -> str:
+    """Return the text of a name.
+
+    Raises
+    ------
+    InputError
+        It is anything else.
+    """
+    if is_name(value):
+        try:
+            return category_name(value)
+        except ValueError:  # a number of thousands of digits
+            pass
+    raise InputError(f"{option} must be names, not {shown(value)}")
+
+
+def is_name(value: Any) -> bool:
+    """Whether a value can name one gene, batch or group: a text, a number, a date, an interval."""
+    import pandas as pd
+
+    return bool(pd.api.types.is_scalar(value))
+
+
 def gene_columns(genes: Any, names: Sequence[str]) -> np.ndarray | None:
     """Return columns (K,) int64 of the genes named, in that order; None is all genes.
 
@@ -54,7 +112,7 @@ def gene_columns(genes: Any, names: Sequence[str]) -> np.ndarray | None:
     """
     if genes is None:
         return None
-    wanted = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
+    wanted = gene_list(genes)
     if not wanted:
         raise InputError("genes is empty; name at least one gene, or leave it out for all")
     position = {name: column for column, name in enumerate(names)}
@@ -83,18 +141,17 @@ def batch_codes(
         return [None]
     if key is None:
         raise InputError(f"{option} needs a model with batches; this one has no batch_key")
-    single = isinstance(wanted, (str, int, float, np.generic))
-    values = [wanted] if single else list(wanted)
+    named = [wanted] if is_name(wanted) else listed(option, wanted, "names of batches")
+    values = [name_of(option, value) for value in named]
     if not values:
         raise InputError(f"{option} is empty; name a batch, or leave it out")
     known = CategoryNames(categories)
     codes: list[int | None] = []
-    for value in values:
-        code = known.code(value)
+    for name in values:
+        code = known.code(name)
         if code is None:
-            name = category_name(value)
             raise InputError(
-                f"{option} {name!r} is not a category of {_named(key)}; "
+                f"{option} {shown(name)} is not a category of {_named(key)}; "
                 f"{those_there(list(categories), name)}"
             )
         codes.append(code)

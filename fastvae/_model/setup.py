@@ -16,10 +16,32 @@ from ..data.joint import Wanted
 from ..data.keys import Key
 from ..data.opening import FileFrames, Frames, Source, open_data
 from ..data.store import Store
-from ..errors import InputError
-from ..train.settings import real_number, whole_number
+from ..errors import InputError, real_number, shown, text, true_or_false, whole_number
 from ..vae import VAE
 from .reading import fitting, slot_of
+
+WIDEST, DEEPEST = 100_000, 100
+"""Of hidden layers: more than anyone trains, and few enough to lay out."""
+
+
+def batch_keys(given: Any) -> dict[str, str]:
+    """Return ``batch_key_of``: file names to columns.
+
+    Raises
+    ------
+    InputError
+        It is no dictionary, or holds something else.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"batch_key_of must be a dictionary from file names to columns, not {shown(given)}"
+        )
+    for file, column in given.items():
+        text("batch_key_of", file, "a dictionary with the names of files as keys")
+        text(f"batch_key_of[{file!r}]", column, "the name of a column of obs")
+    return dict(given)
 
 
 @dataclass(frozen=True)
@@ -43,12 +65,15 @@ class Options:
     encode_covariates: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("n_latent", "n_hidden", "n_layers"):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), minimum=1))
-        rate = real_number("dropout_rate", self.dropout_rate)
-        if rate >= 1:
-            raise InputError(f"dropout_rate must be below 1, not {self.dropout_rate!r}")
+        for name, most in (("n_latent", WIDEST), ("n_hidden", WIDEST), ("n_layers", DEEPEST)):
+            number = whole_number(name, getattr(self, name), minimum=1, maximum=most)
+            object.__setattr__(self, name, number)
+        rate = real_number("dropout_rate", self.dropout_rate, below=1.0)
         object.__setattr__(self, "dropout_rate", rate)
+        for name in ("dispersion", "reconstruction_loss", "latent_distribution"):
+            text(name, getattr(self, name), "a word")  # which one is checked by the network
+        for name in ("use_observed_lib_size", "encode_covariates"):
+            object.__setattr__(self, name, true_or_false(name, getattr(self, name)))
         with torch.device("meta"):  # the words are checked where they are used
             VAE(2, n_batch=2, n_labels=2, check_counts=False, **asdict(self))
 

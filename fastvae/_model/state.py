@@ -11,9 +11,8 @@ import torch
 from ..data import Minibatches
 from ..data.opening import Frames
 from ..data.store import Store
-from ..errors import InputError
+from ..errors import InputError, whole_number
 from ..train import new_history, resolve_device
-from ..train.settings import whole_number
 from ..train.step import device_of, seeded
 from ..vae import VAE
 from .draws import whole_blocks
@@ -106,7 +105,8 @@ class State:
                 "the model has not been trained yet; call fit() first (or set "
                 "model.is_trained = True after putting weights into model.module yourself)"
             )
-        size = whole_blocks(whole_number("batch_size", batch_size, minimum=1))
+        size = min(whole_number("batch_size", batch_size, minimum=1), len(rows))
+        size = whole_blocks(size)
         return Minibatches(store, rows, batch_size=size, device=device_of(self.module))
 
     def _own_store(self) -> Store:

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, number_array, one_of, whole_number
 
 UMAP_CELLS = (15, 200_000)  # fewer have no neighbourhoods; more take UMAP over half an hour
 NEIGHBOURS = 15
@@ -23,7 +23,9 @@ def project(
     InputError
         If `latent` is not a finite matrix, or `method` is unknown or cannot be used.
     """
-    points = np.asarray(latent, dtype=np.float64)
+    points = number_array("latent", latent, "an array (cells, dimensions) of numbers")
+    one_of("method", method, ("auto", "umap", "pca"))
+    seed = whole_number("seed", seed, minimum=0, maximum=2**32 - 1)
     if points.ndim != 2 or points.size == 0:
         raise InputError(
             f"the latent space has shape {points.shape}; expected (cells, dimensions), not empty"
@@ -31,8 +33,6 @@ def project(
     if not np.isfinite(points).all():
         cell = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
         raise InputError(f"the latent space of cell {cell} is not finite; leave such cells out")
-    if method not in ("auto", "umap", "pca"):
-        raise InputError(f'method is {method!r}; give "auto", "umap" or "pca"')
     installed = importlib.util.find_spec("umap") is not None
     if method == "umap" and not installed:
         raise InputError('UMAP is not installed; pip install "fastvae[umap]", or give method="pca"')

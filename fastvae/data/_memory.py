@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, shown, size_text
 
 _ADVICE = (
     "keep fewer genes (a few thousand highly variable ones are usual) or fewer cells, "
@@ -63,19 +63,15 @@ def parse_size(size: str | int, what: str) -> int:
     InputError
         It is not a size above zero; `what` names the option.
     """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?\s*", str(size).lower())
     n_bytes = 0
+    given = size if isinstance(size, str) else shown(size)
+    match = re.fullmatch(r"\s*([0-9]{0,18}\.?[0-9]{1,18})\s*([kmgt]?)(i?)b?\s*", given.lower())
     if match is not None:
         number, prefix, binary = match.groups()
         n_bytes = int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix or " "))
     if n_bytes <= 0 or isinstance(size, bool):
-        raise InputError(f"{what} must be a size such as 500MB or 4GB, not {size!r}")
+        raise InputError(f"{what} must be a size such as 500MB or 4GB, not {shown(size)}")
     return n_bytes
-
-
-def size_text(n_bytes: int) -> str:
-    """Return a size as people say it."""
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
 
 
 def _meminfo() -> int | None:

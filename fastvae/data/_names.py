@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+_LONGEST = 80
+
 
 def a_few(names: Iterable[object], limit: int = 5) -> str:
     """Return the first names quoted, and how many more there are."""
     names = list(names)
-    shown = ", ".join(repr(str(name)) for name in names[:limit])
+    shown = ", ".join(_quoted(str(name)) for name in names[:limit])
     more = len(names) - limit
     return f"{shown} and {more} more" if more > 0 else shown
 
@@ -18,6 +20,10 @@ def reason(error: BaseException) -> str:
     """Return what another library says in one line that is not too long."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]} ..."
+
+
+def _quoted(name: str) -> str:
+    return repr(name if len(name) <= _LONGEST else f"{name[:_LONGEST]}...")
 
 
 def those_there(names: Sequence[str], wanted: str | None = None, none: str = "none") -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, shown, text, true_or_false
 from ._matrix import sample
 from ._names import those_there
 from .structure import CheckedMatrices, Node
@@ -63,6 +63,12 @@ class Slot:
     names_asked_for: bool = True
 
     def __post_init__(self) -> None:
+        if self.layer is not None:
+            text("layer", self.layer, "the name of a layer")
+        if self.genome is not None:
+            text("genome", self.genome, "the name of a genome")
+        for name in ("use_raw", "allow_fractional", "allow_links"):
+            object.__setattr__(self, name, true_or_false(name, getattr(self, name)))
         if self.layer is not None and self.use_raw:
             raise InputError("layer= and use_raw=True exclude each other; pass one of them")
 
@@ -186,9 +192,8 @@ class Slots:
             advice = "; ".join(self.count_like("")) or "nothing else in it looks like counts"
             return f"{slot}, where the model's counts were; {advice}"
         if slot.in_layer:
-            return (
-                f"layer {slot.layer!r}; {those_there(self.layer_names(), slot.layer, 'no layers')}"
-            )
+            there = those_there(self.layer_names(), slot.layer, "no layers")
+            return f"layer {shown(slot.layer)}; {there}"
         name = "raw; leave out use_raw=True" if slot.use_raw else X
         if not self.layer_names():
             return name

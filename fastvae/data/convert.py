@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .._files import atomic_path
+from .._files import atomic_path, cannot_write, replace_folder, set_aside
 from ..errors import InputError
 from ._arrays import fast_zarr
-from ._memory import size_text
 from .disk import DiskStore
-from .obs import storable
 from .opening import FileFrames
 from .order import BlockOrder, WholeOrder, shuffled
 from .parts import gather_rows
+from .storable import storable
 
 CHUNK = 1 << 15  # entries compressed together
 SHARD = 1 << 22  # entries per file
@@ -88,6 +86,7 @@ def convert(
         `target` is there, the disk is full or what was written does not read back; what is done is
         kept for the next call with the same inputs and options.
     """
+    put_back(target)
     check_target(target, overwrite=overwrite)
     partial = target.with_name(f".{target.name}.partial")
     plan = _plan(store, seed, shuffle)
@@ -111,7 +110,9 @@ def convert(
             report("writing", shard + 1, total)
         _verify(partial, arrays, sums, plan.fingerprint, report)
         _write_frames(partial, frames, store, order)
-    _put_in_place(partial, target)
+    replace_folder(partial, target)
+    with suppress(OSError):  # what is complete needs none
+        (target / _MANIFEST).unlink()
     return resumed
 
 
@@ -250,14 +251,15 @@ def _write_frames(partial: Path, frames: FileFrames, store: DiskStore, order: np
     import zarr
     from anndata.io import write_elem
 
+    obs = storable(frames.obs.iloc[order], "obs")
+    var = storable(frames.var.loc[list(store.gene_names)], "var")
     root = _open(partial)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # notices about defaults of versions to come
-        write_elem(root, "obs", storable(frames.obs.iloc[order]))
-        write_elem(root, "var", storable(frames.var.loc[list(store.gene_names)]))
+        write_elem(root, "obs", obs)
+        write_elem(root, "var", var)
         for name in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
             write_elem(root, name, {})
-        (partial / _MANIFEST).unlink()
         zarr.consolidate_metadata(partial)
     _sort_metadata(partial / "zarr.json")
 
@@ -271,13 +273,11 @@ def _sort_metadata(path: Path) -> None:
         temporary.write_text(json.dumps(text, indent=2))
 
 
-def _put_in_place(partial: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+def put_back(target: Path) -> None:
+    """Put the old store back where a process died just before the new one took its place."""
+    aside = set_aside(target)
+    if aside.is_dir() and not target.exists():
+        aside.rename(target)
 
 
 @contextmanager
@@ -288,10 +288,5 @@ def _keeping(partial: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # zarr and its codecs raise many kinds
-        free = shutil.disk_usage(partial.parent).free
-        full = free < SHARD * 8 or getattr(error, "errno", None) == errno.ENOSPC
-        what = f"the disk is full ({size_text(free)} free)" if full else f"{error}"
-        raise InputError(
-            f"{partial} cannot be written: {what}. What is done is kept there: make room and run "
-            "the same command again to go on, or delete the folder"
-        ) from error
+        kept = "What is done is kept there: run the same command again to go on, or delete it"
+        raise cannot_write(partial, error, kept) from error

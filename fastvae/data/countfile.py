@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, size_text
 from ._arrays import StoredArray, fast_zarr, hdf5_array, zarr_array
 from ._h5 import hdf5_root, kind_of, opened, reporting_damage
 from ._matrix import open_arrays, read_transposed, stored_layout
-from ._memory import size_text
 from ._slots import RAW, Slot, Slots, stored_slots
 from ._watch import Watch
 from .folder_layout import is_mtx

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from ._names import a_few
 from .keys import Key, checked_key
 
@@ -68,14 +68,15 @@ def key_of_files(data: Any, batch_key: Any, batch_per_file: str | None) -> Key |
     if not isinstance(batch_per_file, str) or not batch_per_file:
         raise InputError(
             "batch_per_file must be a name for the column of obs with the batch of each file, not "
-            f"{batch_per_file!r}"
+            f"{shown(batch_per_file)}"
         )
-    if batch_key not in (None, batch_per_file):
+    if batch_key is not None and not (isinstance(batch_key, str) and batch_key == batch_per_file):
         raise InputError(
-            f"batch_key={batch_key!r} and batch_per_file={batch_per_file!r} exclude each other: "
+            f"batch_key={shown(batch_key)} and batch_per_file={shown(batch_per_file)} exclude "
+            "each other: "
             "the batch is a column of obs, or the file; give one"
         )
-    paths = data if isinstance(data, Sequence) and not isinstance(data, str) else [data]
+    paths = data if isinstance(data, (list, tuple)) else [data]
     if not paths or not all(isinstance(path, (str, os.PathLike)) for path in paths):
         raise InputError(
             "batch_per_file needs the paths of files; for an object in memory give batch_key, the "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, file_path
 from ._h5 import hdf5_root, kind_of, opened, reporting_damage
 from ._slots import Slot
 from .countfile import is_zarr
@@ -91,10 +91,10 @@ def read(
     """
     slot = Slot(
         layer,
-        bool(use_raw),
+        use_raw,
         genome,
-        bool(allow_fractional),
-        allow_links=bool(allow_links),
+        allow_fractional,
+        allow_links=allow_links,
         gene_names=gene_names,
     )
     return read_slot(source, slot)
@@ -105,7 +105,7 @@ def read_slot(source: Any, slot: Slot) -> AnnData:
     from anndata import AnnData
 
     if isinstance(source, (str, os.PathLike)):
-        return _read_path(Path(source).expanduser(), slot)
+        return _read_path(file_path("source", source), slot)
     if slot.genome is not None:
         raise InputError("genome= is for 10x files and folders; leave it out")
     if isinstance(source, AnnData):

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from ..errors import InputError
-from ._memory import size_text
+from ..errors import InputError, size_text
 from ._names import a_few
 from ._slots import Slot
 from .countfile import CountFile, open_count_file

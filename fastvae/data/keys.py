@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, listed, shown
 from ._names import a_few, those_there
 from .categories import as_known, factorise, text_of
 
@@ -31,12 +31,13 @@ def checked_key(key: Any, option: str) -> Key | None:
     """
     if key is None or isinstance(key, str):
         return key
-    several = isinstance(key, Sequence) or hasattr(key, "tolist")
-    names = [str(name) if isinstance(name, np.str_) else name for name in key] if several else []
+    wanted = "the name of a column of obs, or a list of names"
+    names = [
+        str(name) if isinstance(name, np.str_) else name
+        for name in listed(option, key, wanted, 1000)
+    ]
     if not names or not all(isinstance(name, str) for name in names):
-        raise InputError(
-            f"{option} must be the name of a column of obs, or a list of names, not {key!r}"
-        )
+        raise InputError(f"{option} must be {wanted}, not {shown(key)}")
     if len(set(names)) < len(names):
         raise InputError(f"{option} names a column twice: {names}; name each once")
     return names[0] if len(names) == 1 else tuple(names)
@@ -81,7 +82,8 @@ def key_column(obs: pd.DataFrame, key: Key, option: str) -> pd.Series:
         if name not in obs.columns:
             columns = [str(column) for column in obs.columns]
             raise InputError(
-                f"obs has no column {name!r} ({option}); {those_there(columns, name, 'no columns')}"
+                f"obs has no column {shown(name)} ({option}); "
+                f"{those_there(columns, name, 'no columns')}"
             )
         if getattr(obs[name], "ndim", 1) != 1:
             raise InputError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..errors import InputError, one_of
+from ..errors import InputError, file_path, one_of
 from ._memory import available_memory, parse_size, require_memory
 from .countfile import CountFile, MemoryFile, constant, is_zarr
 from .disk import DiskStore, distinct_cells
@@ -265,7 +265,7 @@ def _paths(data: Any) -> list[Path] | None:
         return None
     if not data:
         raise InputError("no file is given; give at least one")
-    return [Path(path).expanduser() for path in data]
+    return [file_path("data", path) for path in data]
 
 
 def _streamable(path: Path) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..errors import InputError, one_of
-from ._memory import size_text
+from ..errors import InputError, one_of, size_text
 from .device import DeviceStore, compact_bytes
 from .store import Store
 

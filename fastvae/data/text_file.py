@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from ..errors import InputError
+from ..errors import InputError, size_text
 from ._h5 import check_file
-from ._memory import size_text
 
 _BLOCK = 8 << 20
 _LONGEST_LINE = 1 << 20

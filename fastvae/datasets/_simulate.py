@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..data._memory import require_memory
+from ..errors import InputError, shown, whole_number
 from ._zinb import ZINBSampler, nonzero_probability
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 CALIBRATION_CELLS = 256
 LOG_LIBRARY_RANGE = (-12.0, np.log(1e6))  # above it counts come near float32's last whole number
+BYTES_PER_CELL, BYTES_PER_GENE = 200, 100  # of names, codes and library sizes
 MAX_TABLE = 10**8  # types x batches x genes, 0.8 GB
 
 
@@ -77,13 +78,18 @@ def simulate(
     >>> data.shape
     (500, 100)
     """
-    n_cells = _whole("n_cells", n_cells)
-    n_genes = _whole("n_genes", n_genes)
-    n_batches = _whole("n_batches", n_batches, at_most=n_cells)
-    n_types = _whole("n_types", n_types, at_most=n_cells)
-    seed = _whole("seed", seed, at_least=0)
+    n_cells = whole_number("n_cells", n_cells, minimum=1)
+    n_genes = whole_number("n_genes", n_genes, minimum=1)
+    n_batches = _groups("n_batches", n_batches, n_cells)
+    n_types = _groups("n_types", n_types, n_cells)
+    seed = whole_number("seed", seed, minimum=0)
     if not isinstance(density, (int, float, np.floating)) or not 0 < density < 1:
-        raise InputError(f"density is {density!r}; give a share of nonzeros between 0 and 1")
+        raise InputError(f"density is {shown(density)}; give a share of nonzeros between 0 and 1")
+    require_memory(
+        BYTES_PER_CELL * n_cells + BYTES_PER_GENE * n_genes,
+        f"simulating n_cells={n_cells:,} x n_genes={n_genes:,}",
+        "ask for fewer",
+    )
     if n_types * n_batches * n_genes > MAX_TABLE:
         raise InputError(
             f"n_types * n_batches * n_genes is {n_types * n_batches * n_genes:,}, above "
@@ -141,6 +147,8 @@ def simulated_mean(data: AnnData, cells: Any = None) -> np.ndarray:
     InputError
         If `data` does not carry the truth.
     """
+    if not hasattr(data, "obs") or not hasattr(data, "varm"):
+        raise InputError(f"data must be what fastvae.datasets.simulate made, not {shown(data)}")
     needed = {"cell_type", "batch", "library"} - set(data.obs.columns)
     needed |= {"type_scale", "batch_effect"} - set(data.varm.keys())
     if needed:
@@ -150,22 +158,26 @@ def simulated_mean(data: AnnData, cells: Any = None) -> np.ndarray:
     scale, effect = np.asarray(data.varm["type_scale"]), np.asarray(data.varm["batch_effect"])
     if not np.allclose(scale.sum(axis=0), 1.0):
         raise InputError("genes were removed from the simulated data; subset cells only")
-    obs = data.obs if cells is None else data.obs.iloc[cells]
+    obs = data.obs
+    if cells is not None:
+        try:
+            obs = obs.iloc[np.atleast_1d(np.arange(len(obs))[cells])]
+        except Exception as error:  # NumPy raises many kinds
+            raise InputError(
+                f"cells must be positions of cells, 0 to {len(obs) - 1}, not {shown(cells)}"
+            ) from error
     cell_type = np.array([int(name.removeprefix("type_")) for name in obs["cell_type"]], dtype=int)
     batch = np.array([int(name.removeprefix("batch_")) for name in obs["batch"]], dtype=int)
     rate = _rates(scale, effect)
     return obs["library"].to_numpy()[:, None] * rate[cell_type * effect.shape[1] + batch]
 
 
-def _whole(name: str, value: Any, *, at_least: int = 1, at_most: int | None = None) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = at_least - 1
-    if isinstance(value, bool) or number < at_least:
-        raise InputError(f"{name} is {value!r}; give a whole number, {at_least} or more")
-    if at_most is not None and number > at_most:
-        raise InputError(f"{name} is {number}, but there are {at_most} cells; ask for at most that")
+def _groups(name: str, value: Any, n_cells: int) -> int:
+    number = whole_number(name, value, minimum=1)
+    if number > n_cells:
+        raise InputError(
+            f"{name} is {shown(number)}, but there are {n_cells} cells; ask for at most that"
+        )
     return number
 
 

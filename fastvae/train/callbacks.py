@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ..errors import InputError
+from ..errors import InputError, file_path
 from .settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._folder = file_path("folder", folder)
         try:
             from torch.utils import tensorboard
         except ImportError as error:
@@ -59,7 +59,6 @@ class TensorBoard(Callback):
                 "pip install 'fastvae[tensorboard]' (or pip install tensorboard)"
             ) from error
         self._make = tensorboard.SummaryWriter
-        self._folder = Path(folder)
         self._writer: SummaryWriter | None = None
 
     def on_train_begin(self, module: nn.Module, settings: TrainSettings) -> None:

@@ -79,7 +79,6 @@ class CheckpointFiles:
         }
         with atomic_path(self._state(number)) as temporary:
             temporary.write_text(json.dumps({**head, "state": state}, allow_nan=False) + "\n")
-        _sync_folder(self.folder)
         for old in numbers[: max(0, len(numbers) + 1 - self.keep)]:
             self._remove(old)
         return self._state(number)
@@ -165,15 +164,3 @@ class CheckpointFiles:
 def _body(state: dict[str, Any]) -> str:
     """The form of the state that is digested: the same before writing and after reading."""
     return json.dumps(state, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in `folder` last through a power cut, where the system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from ..errors import InputError
+from .._files import WriteError
+from ..errors import InputError, file_path, real_number, true_or_false, whole_number
 from .checkpoint_files import CheckpointFiles, Loaded
 from .group import Group
-from .settings import real_number, whole_number
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ class CheckpointOptions:
     resume: bool = False
 
     def __post_init__(self) -> None:
+        if self.folder is not None:
+            file_path("checkpoint_dir", self.folder)
+        true_or_false("resume", self.resume)
         if self.every is not None:
             whole_number("checkpoint_every", self.every, minimum=1)
         if self.minutes is not None:
@@ -141,6 +145,13 @@ class Checkpoints:
         return (self._every is not None and epochs % self._every == 0) or self.due()
 
     def write(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Write one."""
-        self.files.write(tensors, {**state, "about": self.about})
+        """Write one; where the disk refuses, say so and let the training go on."""
+        try:
+            self.files.write(tensors, {**state, "about": self.about})
+        except WriteError as error:
+            warnings.warn(
+                f"this checkpoint is missing: {error}. Training goes on",
+                UserWarning,
+                stacklevel=2,
+            )
         self._written = time.perf_counter()

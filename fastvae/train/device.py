@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, shown
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -19,10 +19,10 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     try:
         found = torch.device(device)
-    except (RuntimeError, TypeError):
+    except Exception:  # torch raises many kinds, for values that are no name
         found = None
     if found is None or found.type not in ("cpu", "cuda"):
-        raise InputError(f"unknown device {device!r}; use 'auto', 'cpu', 'cuda' or 'cuda:N'")
+        raise InputError(f"unknown device {shown(device)}; use 'auto', 'cpu', 'cuda' or 'cuda:N'")
     if found.type == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():

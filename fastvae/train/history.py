@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 from pathlib import Path
@@ -43,12 +44,19 @@ def new_history() -> History:
 
 def write_history(history: History, path: str | os.PathLike[str]) -> None:
     """Write `history` as CSV, every number with all its digits, NaN as an empty field."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(history_text(history).encode())
+
+
+def history_text(history: History) -> str:
+    """Return what `write_history` writes."""
     rows = zip(*(history[name] for name in COLUMNS), strict=True)
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for row in rows:
-            writer.writerow(["" if math.isnan(value) else repr(value) for value in row])
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow(["" if math.isnan(value) else repr(value) for value in row])
+    return file.getvalue()
 
 
 def read_history(path: str | os.PathLike[str]) -> History:
@@ -59,17 +67,26 @@ def read_history(path: str | os.PathLike[str]) -> History:
     InputError
         The file has other columns or something that is not a number.
     """
-    path = Path(path)
+    return parse_history(Path(path).read_bytes(), Path(path))
+
+
+def parse_history(content: bytes, path: Path) -> History:
+    """Return the history in the content of a file; `path` is named in errors.
+
+    Raises
+    ------
+    InputError
+        As `read_history`.
+    """
     history = new_history()
     check_regular(path)
     try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise InputError(f"{path} is not a training history: its columns are others")
-            for row in reader:
-                for name in COLUMNS:
-                    history[name].append(_number(row[name]))
+        reader = csv.DictReader(io.StringIO(content.decode(), newline=""))
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise InputError(f"{path} is not a training history: its columns are others")
+        for row in reader:
+            for name in COLUMNS:
+                history[name].append(_number(row[name]))
     except (ValueError, csv.Error) as error:
         if isinstance(error, InputError):
             raise

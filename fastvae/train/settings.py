@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
-from ..errors import InputError, one_of
+from ..errors import InputError, one_of, real_number, shown, true_or_false, whole_number
 from .precision import PRECISIONS
 
 BASE_BATCH_SIZE = 128
@@ -15,40 +13,12 @@ BASE_LEARNING_RATE = 1e-3
 """scvi's; larger minibatches scale the rate from here."""
 
 
-def whole_number(name: str, value: Any, *, minimum: int) -> int:
-    """Return `value` as int; refuse anything that is not a whole number of at least `minimum`.
-
-    Raises
-    ------
-    InputError
-        Names the option, what it must be and what it was.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool) or number < minimum:
-        raise InputError(f"{name} must be a whole number of at least {minimum}, not {value!r}")
-    return number
+MOST_EPOCHS = 1_000_000
+"""Training for longer would not end."""
 
 
-def real_number(name: str, value: Any, *, above: float | None = None, least: float = 0.0) -> float:
-    """Return `value` as a finite float, greater than `above` or else at least `least`.
-
-    Raises
-    ------
-    InputError
-        Names the option, what it must be and what it was.
-    """
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    fits = number > above if above is not None else number >= least
-    if not (math.isfinite(number) and fits) or isinstance(value, bool):
-        wanted = f"greater than {above:g}" if above is not None else f"of at least {least:g}"
-        raise InputError(f"{name} must be a number {wanted}, not {value!r}")
-    return number
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == "auto"
 
 
 @dataclass(frozen=True)
@@ -118,8 +88,9 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         if self.max_epochs is not None:
-            self._set("max_epochs", whole_number("max_epochs", self.max_epochs, minimum=1))
-        if self.batch_size != "auto":
+            epochs = whole_number("max_epochs", self.max_epochs, minimum=1, maximum=MOST_EPOCHS)
+            self._set("max_epochs", epochs)
+        if not _is_auto(self.batch_size):
             batch_size = whole_number("batch_size", self.batch_size, minimum=1)
             if batch_size == 1:
                 raise InputError(
@@ -131,14 +102,14 @@ class TrainSettings:
         if train_size > 1:
             raise InputError(
                 f"train_size is the share of cells to train on, above 0 and at most 1, "
-                f"not {self.train_size!r}"
+                f"not {shown(self.train_size)}"
             )
         self._set("train_size", train_size)
         name = "early_stopping_patience"
         self._set(name, whole_number(name, self.early_stopping_patience, minimum=1))
         name = "early_stopping_min_delta"
         self._set(name, real_number(name, self.early_stopping_min_delta))
-        if self.learning_rate not in (None, "auto"):
+        if self.learning_rate is not None and not _is_auto(self.learning_rate):
             self._set("learning_rate", real_number("learning_rate", self.learning_rate, above=0.0))
         self._set("eps", real_number("eps", self.eps, above=0.0))
         self._set("weight_decay", real_number("weight_decay", self.weight_decay))
@@ -148,12 +119,13 @@ class TrainSettings:
         if self.max_grad_norm is not None:
             self._set("max_grad_norm", real_number("max_grad_norm", self.max_grad_norm, above=0.0))
         self._set("lr_patience", whole_number("lr_patience", self.lr_patience, minimum=0))
-        factor = real_number("lr_factor", self.lr_factor, above=0.0)
-        if factor >= 1:
-            raise InputError(f"lr_factor must be below 1, not {self.lr_factor!r}")
-        self._set("lr_factor", factor)
+        self._set("lr_factor", real_number("lr_factor", self.lr_factor, above=0.0, below=1.0))
         self._set("lr_min", real_number("lr_min", self.lr_min))
         one_of("precision", self.precision, PRECISIONS)
+        for name in ("early_stopping", "reduce_lr_on_plateau", "sync_batch_norm", "compile"):
+            self._set(name, true_or_false(name, getattr(self, name)))
+        if self.cuda_graph is not None:
+            self._set("cuda_graph", true_or_false("cuda_graph", self.cuda_graph))
         if self.compile and self.sync_batch_norm:
             raise InputError("compile and sync_batch_norm do not go together; leave out one")
 
