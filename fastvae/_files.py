@@ -79,7 +79,7 @@ def atomic_path(target: str | os.PathLike[str], *, name: Path | None = None) -> 
     except WriteError:
         raise
     except Exception as error:
-        if not of_the_system(error):
+        if not _of_the_system(error):
             raise
         name = name or target
         kept = "What was there before is untouched" if name.exists() else "Nothing is left of it"
@@ -173,7 +173,7 @@ def _temporary(target: Path) -> Path:
     return Path(name)
 
 
-def of_the_system(error: BaseException) -> bool:
+def _of_the_system(error: BaseException) -> bool:
     """Whether the system refused; libraries in between raise errors of their own for it."""
     chain: BaseException | None = error
     while chain is not None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import __version__
-from .._files import atomic_path, of_the_system
+from .._files import atomic_path
 from ..data.storable import storable
 from ..errors import shortened
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 KEY = "X_fastvae"
 
@@ -26,21 +29,30 @@ def write_latent_file(path: Path, latent: np.ndarray, obs: Any, var: Any) -> Non
 
     obs, var = storable(obs, "obs"), storable(var, "var")
     extra = {"obsm": {KEY: latent}, "uns": {"fastvae_version": __version__}}
+    reason = ""
+    try:
+        content = _h5ad(AnnData(obs=obs, var=var, **extra))
+    except Exception as error:  # of AnnData, h5py and pandas
+        reason = shortened(f"{type(error).__name__}: {error}")
+        content = _h5ad(AnnData(obs=obs.iloc[:, :0], var=var.iloc[:, :0], **extra))
     with atomic_path(path) as temporary:
-        try:
-            AnnData(obs=obs, var=var, **extra).write_h5ad(temporary)
-            reason = ""
-        except Exception as error:  # of AnnData, h5py and pandas
-            if of_the_system(error):
-                raise
-            reason = shortened(f"{type(error).__name__}: {error}")
-        if reason:
-            AnnData(obs=obs.iloc[:, :0], var=var.iloc[:, :0], **extra).write_h5ad(temporary)
-    if not reason:
-        return
-    warnings.warn(
-        f"{path} has the names of cells and genes, but no columns of obs and var, which cannot "
-        f"be written ({reason})",
-        UserWarning,
-        stacklevel=3,
-    )
+        temporary.write_bytes(content)
+    if reason:
+        warnings.warn(
+            f"{path} has the names of cells and genes, but no columns of obs and var, which "
+            f"cannot be written ({reason})",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _h5ad(adata: AnnData) -> bytes:
+    """Return the content of an .h5ad file, made in memory: HDF5 may crash on a full disk."""
+    import h5py
+    from anndata.io import write_elem
+
+    with h5py.File("latent", "w", driver="core", backing_store=False) as file:
+        write_elem(file, "/", adata)
+        file.flush()
+        content: bytes = file.id.get_file_image()
+    return content
