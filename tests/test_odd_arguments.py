@@ -64,7 +64,7 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
 # What stands behind the name of collected keyword arguments.
 HANDED_ON = {
     "fit": [name for name in inspect.signature(Model.fit).parameters if name != "self"],
-    "reading": ["layer", "use_raw", "genome", "allow_fractional"],
+    "reading": ["layer", "use_raw", "genome", "allow_fractional", "allow_links", "gene_names"],
 }
 
 # What a message may call the argument instead: the thing that it holds.

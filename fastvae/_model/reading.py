@@ -53,7 +53,11 @@ def check_reading(data: Any, reading: Mapping[str, Any]) -> None:
     for name in reading:
         if name not in Reading.__annotations__:
             raise TypeError(f"unexpected keyword argument {name!r}")
-    given = [name for name, value in reading.items() if value not in (None, False, {})]
+    given = [
+        name
+        for name, value in reading.items()
+        if not (value is None or value is False or (isinstance(value, Mapping) and not value))
+    ]
     if data is None and given:
         raise InputError(
             f"{given[0]}= says how new data are read, and this call has none: give data=, or leave "
@@ -70,7 +74,7 @@ def slot_of(model: Slot, reading: Mapping[str, Any]) -> Slot:
     layer, genome = reading.get("layer"), reading.get("genome")
     use_raw = true_or_false("use_raw", reading.get("use_raw", False))
     links = true_or_false("allow_links", reading.get("allow_links", False))
-    genome = genome or model.genome
+    genome = model.genome if genome is None else genome
     if layer is None and not use_raw:
         layer, use_raw, asked_for = model.layer, model.use_raw, False
     else:
@@ -83,7 +87,7 @@ def slot_of(model: Slot, reading: Mapping[str, Any]) -> Slot:
         allowed,
         asked_for,
         allow_links=links,
-        gene_names=column or model.gene_names,
+        gene_names=model.gene_names if column is None else column,
         names_asked_for=column is not None,
     )
 

@@ -67,6 +67,8 @@ class Slot:
             text("layer", self.layer, "the name of a layer")
         if self.genome is not None:
             text("genome", self.genome, "the name of a genome")
+        if self.gene_names is not None:
+            text("gene_names", self.gene_names, "the name of a column of var")
         for name in ("use_raw", "allow_fractional", "allow_links"):
             object.__setattr__(self, name, true_or_false(name, getattr(self, name)))
         if self.layer is not None and self.use_raw:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from ._names import a_few, make_unique, those_there
 from .categories import category_name
 
@@ -152,7 +152,7 @@ def named(
             return var
         columns = [str(name) for name in var.columns]
         raise InputError(
-            f"var of {source} has no column {column!r} (gene_names=); "
+            f"var of {source} has no column {shown(column)} (gene_names=); "
             f"{those_there(columns, str(column), 'no columns')}"
         )
     former = [str(name) for name in var.index]
