@@ -88,6 +88,24 @@ def test_log1p_leaves_the_sums_those_of_the_counts(gather, source_of):
     assert torch.equal(totals[:, 0], dense.double().sum(dim=1).float())
 
 
+@pytest.mark.parametrize("log1p", [False, True])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_counts_that_are_not_finite_stay_in_their_places(gather, log1p):
+    dense = counts(4, 40).float()
+    dense[2, 3], dense[2, 7], dense[3, 5] = torch.nan, torch.inf, -torch.inf
+    source, rows = csr(dense), torch.tensor([3, 1, 2])
+    want = dense[rows].log1p() if log1p else dense[rows]
+    out, totals = gather.gather_dense(source, rows, log1p=log1p)
+    torch.testing.assert_close(out, want, rtol=3e-7, atol=0, equal_nan=True)
+    sums = dense[rows].double().sum(dim=1, keepdim=True).float()
+    assert torch.equal(totals.nan_to_num(), sums.nan_to_num())
+    assert totals.isnan().ravel().tolist() == [False, False, True]
+    buffers = CsrBuffers.empty(3, 120, device())
+    batch = gather.gather_csr(source, rows, buffers)
+    assert torch.equal(laid_out(batch).nan_to_num(), dense[rows].nan_to_num())
+    assert torch.equal(laid_out(batch).isnan(), dense[rows].isnan())
+
+
 def test_sums_of_long_rows(gather):
     """60,000 entries whose float32 sum one after the other would be off by 1e-3."""
     values = torch.rand(2, 60000) * torch.tensor([[1.0], [3e4]]) + 1e-3
