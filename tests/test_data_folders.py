@@ -91,6 +91,11 @@ def test_several_prefixes_are_named_and_one_is_chosen_by_its_file(tmp_path: Path
     assert "2 matrices with the prefixes 'GSM1_a_', 'GSM2_b_'" in str(error.value)
     assert f"pass one by its file, such as {first}" in str(error.value)
     np.testing.assert_array_equal(read(first).X.toarray(), COUNTS)
+    for names in ("GSM1_a_barcodes.tsv.gz", "GSM1_a_features.tsv.gz"):
+        with pytest.raises(InputError, match=r"pass the folder or the \.mtx file beside it"):
+            read(tmp_path / names)
+    with pytest.raises(InputError, match=rf"does not exist; did you mean {first}\?"):
+        read(tmp_path / "GSM1_a_")
     second = tmp_path / "GSM2_b_matrix.mtx.gz"
     np.testing.assert_array_equal(read(second).X.toarray(), COUNTS + 1)
     assert Model(second, n_latent=2, n_hidden=4) is not None

@@ -30,8 +30,11 @@ def opened(path: Path) -> Iterator[Any]:
     if not h5py.is_hdf5(path):
         with path.open("rb") as handle:
             compressed = handle.read(2) == b"\x1f\x8b"
+        name = path.name.lower().removesuffix(".gz")
         hint = (
-            f"it is gzip-compressed; unpack it first (gunzip {path.name})"
+            "it may be the names of cells or genes; pass the folder or the .mtx file beside it"
+            if name.endswith((".tsv", ".txt")) or name in ("cell_metadata.csv", "all_genes.csv")
+            else f"it is gzip-compressed; unpack it first (gunzip {path.name})"
             if compressed
             else "expected .h5ad, 10x .h5, or a folder with matrix.mtx; "
             "if it came by download, check that it is complete"

@@ -249,10 +249,10 @@ def open_count_file(path: Path, slot: Slot, memory: int) -> CountFile:
     InputError
         As `read`, or a matrix stored by gene that is too large.
     """
-    from .formats import ACCEPTED, read_slot
+    from .formats import no_such_file, read_slot
 
     if not path.exists():
-        raise InputError(f"{path} does not exist; expected {ACCEPTED}")
+        raise no_such_file(path)
     watch = Watch(str(path))
     if is_zarr(path):
         with reporting_damage(path), fast_zarr():

@@ -67,6 +67,14 @@ def is_mtx(path: Path) -> bool:
     return _plain(path.name).lower().endswith(".mtx")
 
 
+def matrix_with_prefix(path: Path) -> Path | None:
+    """Return the one matrix of a folder whose name begins as `path` does, which is no file."""
+    if not (path.name and path.parent.is_dir() and os.access(path.parent, os.R_OK | os.X_OK)):
+        return None
+    found = [p for p in _matrices_in(path.parent) if p.name.startswith(path.name)]
+    return found[0] if len(found) == 1 else None
+
+
 def find_mtx(path: Path, genome: str | None) -> MtxFiles:
     """Find the matrix that is meant by a folder or named by its path, and the files beside it.
 

@@ -13,7 +13,7 @@ from ..errors import InputError, file_path
 from ._h5 import hdf5_root, kind_of, opened, reporting_damage
 from ._slots import Slot
 from .countfile import is_zarr
-from .folder_layout import is_mtx
+from .folder_layout import is_mtx, matrix_with_prefix
 from .h5ad import assemble, from_object, joined, read_h5ad, wanted_names
 from .mtx_folder import read_mtx_folder
 from .tenx import read_tenx_h5
@@ -114,9 +114,16 @@ def read_slot(source: Any, slot: Slot) -> AnnData:
     return _read_matrix(source, slot.allow_fractional)
 
 
+def no_such_file(path: Path) -> InputError:
+    """Return what to raise; a prefix of names in a folder, as other tools take it, gets a hint."""
+    matrix = matrix_with_prefix(path)
+    meant = f"; did you mean {matrix}?" if matrix else f"; expected {ACCEPTED}"
+    return InputError(f"{path} does not exist{meant}")
+
+
 def _read_path(path: Path, slot: Slot) -> AnnData:
     if not path.exists():
-        raise InputError(f"{path} does not exist; expected {ACCEPTED}")
+        raise no_such_file(path)
     if is_zarr(path):
         return _read_zarr(path, slot)
     if path.is_dir() or is_mtx(path):

@@ -42,9 +42,9 @@ def read_mtx_folder(path: Path, genome: str | None, allow_fractional: bool) -> A
     """
     files = find_mtx(path, genome)
     header = read_header(files.matrix)
-    most = max(header.n_rows, header.n_columns) + 1
+    sizes = header.n_rows, header.n_columns
     cells_in_rows, cell_table, gene_table = _oriented(
-        files, header, read_table(files.cells, most), read_table(files.genes, most)
+        files, header, read_table(files.cells, sizes), read_table(files.genes, sizes)
     )
     cells, genes = cells_of(cell_table), genes_of(gene_table, files.symbols)
     check_not_swapped(cells, genes, (files.cells, files.genes))

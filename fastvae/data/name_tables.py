@@ -35,7 +35,6 @@ _CELLS = (
 _HEADERS = {*_IDS, *_SYMBOLS, *_CELLS, "id", "ids", "index"}
 # What R and pandas write above a column without a name: a header only where a line is too many.
 _WEAK_HEADERS = {"", "x", "v1", "0"}
-_MOST_SPARE = 1000  # blank lines
 _ROW_BYTES = 400  # a row in memory: its list, its fields
 _TYPES = ("feature_type", "feature_types", "type")
 _BARCODE = re.compile(r"[ACGTN]{8,}([^A-Za-z].*)?")
@@ -80,16 +79,16 @@ class NameTable:
         return [row[position] for row in self.rows]
 
 
-def read_table(path: Path, most: int) -> NameTable:
-    """Read a table of at most about `most` rows.
+def read_table(path: Path, sizes: tuple[int, int]) -> NameTable:
+    """Read a table of about as many rows as one of `sizes`.
 
     Raises
     ------
     InputError
-        Not text, damaged, far too long, or lines of different numbers of fields.
+        Not text, damaged, of quite another length, or lines of different numbers of fields.
     """
     with reporting_damage(path):
-        lines = read_lines(path, most + _MOST_SPARE)
+        lines = read_lines(path, sizes)
         require_memory(len(lines) * _ROW_BYTES, f"reading the {len(lines)} lines of {path}")
         comma = path.name.lower().removesuffix(".gz").endswith(".csv")
         try:
@@ -235,7 +234,7 @@ def _check_fields(path: Path, rows: list[list[str]], header: list[str] | None) -
 
 def _symbols(path: Path, n_genes: int) -> list[str]:
     with reporting_damage(path):
-        names = [line.strip() for line in read_lines(path, n_genes + _MOST_SPARE)]
+        names = [line.strip() for line in read_lines(path, (n_genes,))]
     while names and not names[-1] and len(names) > n_genes:
         names.pop()
     if len(names) != n_genes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, cast
@@ -13,6 +13,7 @@ from ._h5 import check_file
 
 _BLOCK = 8 << 20
 _LONGEST_LINE = 1 << 20
+_SPARE_LINES = 1000
 # Tables of counts and names shrink to between a half and a thirtieth.
 _MOST_EXPANSION = 200
 _ALWAYS_ALLOWED = 16 << 20
@@ -77,32 +78,37 @@ def line_blocks(handle: IO[bytes], path: Path) -> Iterator[bytes]:
         yield rest
 
 
-def read_lines(path: Path, most_lines: int) -> list[str]:
+def read_lines(path: Path, sizes: Sequence[int]) -> list[str]:
     """Read all lines, without their ends; blank ones are kept.
 
     Parameters
     ----------
     path
         Plain or compressed; UTF-8, with or without a byte order mark.
-    most_lines
-        More are refused before they are taken apart.
+    sizes
+        How many lines there may be, but for some blank ones and a header: any other number is
+        refused before they are taken apart.
 
     Raises
     ------
     InputError
         As `line_blocks`; not UTF-8; too many lines.
     """
-    blocks, n_lines = [], 0
+    blocks, n_lines, more = [], 0, "has"
     with open_bytes(path) as handle:
         for block in line_blocks(handle, path):
             block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
             n_lines += block.count(b"\n")
-            if n_lines > most_lines:
-                raise InputError(
-                    f"{path} has more than {most_lines} lines, which no size of the matrix "
-                    "beside it explains; the files do not belong together"
-                )
+            if n_lines > max(sizes) + _SPARE_LINES:
+                more = "has more than"
+                break
             blocks.append(block)
+    if all(abs(n_lines - size) > _SPARE_LINES for size in sizes):
+        expected = " or ".join(str(size) for size in dict.fromkeys(sizes))
+        raise InputError(
+            f"{path} {more} {min(n_lines, max(sizes) + _SPARE_LINES)} lines, and the matrix beside "
+            f"it wants {expected}; the files do not belong together"
+        )
     try:
         text = b"".join(blocks).decode("utf-8-sig")
     except UnicodeDecodeError as error:

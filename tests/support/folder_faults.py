@@ -126,6 +126,10 @@ CASES: list[tuple[str, Callable[[Path], Any]]] = [
     ("barcodes that are bytes", lambda d: content(d, "barcodes.tsv", bytes(range(256)))),
     ("barcodes in Latin-1", lambda d: content(d, "barcodes.tsv", "Zürich\n".encode("latin-1"))),
     ("barcodes without end", lambda d: _bomb(d, "barcodes.tsv")),
+    (
+        "barcodes of quite another number",
+        lambda d: changed(d, "barcodes.tsv", lambda rows: rows * 30),
+    ),
     ("a line of barcodes without end", lambda d: content(d, "barcodes.tsv", b"A" * 3_000_000)),
     ("a barcode too few", line(9, "", "barcodes.tsv")),
     ("genes with a field too few", line(9, "ENSG0008", "features.tsv")),
