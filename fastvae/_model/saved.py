@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._files import atomic_path
+from .._files import atomic_path, check_regular
 from ..errors import InputError
 
 WEIGHTS = "model.safetensors"
@@ -80,7 +80,9 @@ def read_part(folder: Path, name: str, digest: str | None) -> bytes | None:
         What has the digest; else what is there under the plain name, or None.
     """
     plain = folder / name
-    content = plain.read_bytes() if plain.is_file() else None
+    if plain.exists():
+        check_regular(plain)
+    content = plain.read_bytes() if plain.exists() else None
     ready = folder / f".{name}.new"
     if digest is None or not ready.is_file():
         return content

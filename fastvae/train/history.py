@@ -67,7 +67,9 @@ def read_history(path: str | os.PathLike[str]) -> History:
     InputError
         The file has other columns or something that is not a number.
     """
-    return parse_history(Path(path).read_bytes(), Path(path))
+    path = Path(path)
+    check_regular(path)
+    return parse_history(path.read_bytes(), path)
 
 
 def parse_history(content: bytes, path: Path) -> History:
@@ -79,7 +81,6 @@ def parse_history(content: bytes, path: Path) -> History:
         As `read_history`.
     """
     history = new_history()
-    check_regular(path)
     try:
         reader = csv.DictReader(io.StringIO(content.decode(), newline=""))
         if tuple(reader.fieldnames or ()) != COLUMNS:
