@@ -76,8 +76,8 @@ def write_data(folder: Path, genes: int) -> Path:
 
 def ours(name: str, data: Path) -> Callable[[int], Iterator[Any]]:
     from fastvae.data import Minibatches
-    from fastvae.data.joint import Wanted
-    from fastvae.data.opening import Source, open_data
+    from fastvae.data.opening import open_data
+    from fastvae.data.request import Source, Wanted
 
     kind = name.split()[1]
     source = Source("disk" if kind in ("h5ad", "zarr") else "host", "2GB")

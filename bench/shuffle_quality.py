@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
 @contextmanager
 def ordered(by: int) -> Iterator[None]:
     """Let training draw the order of the cells from the seed plus `by`, and all else as before."""
-    from fastvae._model import fitting
+    from fastvae.model import training as fitting
 
     plain = fitting.Minibatches
 

@@ -116,8 +116,8 @@ def speeds(args: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]
     import torch
 
     from fastvae import Model
-    from fastvae.data.joint import Wanted
-    from fastvae.data.opening import Source, open_data
+    from fastvae.data.opening import open_data
+    from fastvae.data.request import Source, Wanted
     from fastvae.train.step import apply_gradients, compute_gradients
 
     torch.set_num_threads(args.threads)

@@ -13,9 +13,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from . import datasets, distributions, functional, nn
     from .errors import InputError
-    from .ldvae import LDVAE
-    from .model import Model
-    from .vae import VAE
+    from .model.model import Model
+    from .vae.ldvae import LDVAE
+    from .vae.vae import VAE
 
 __all__ = [
     "LDVAE",
@@ -28,7 +28,7 @@ __all__ = [
     "nn",
 ]
 
-_HOME = {"VAE": "vae", "LDVAE": "ldvae", "Model": "model", "InputError": "errors"}
+_HOME = {"VAE": "vae", "LDVAE": "vae", "Model": "model", "InputError": "errors"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The one exception type for input that a user can mend, and the checks of single arguments."""
+"""The one exception type for input that a user can mend, and the checks that raise it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
+
 
 Option = TypeVar("Option")
 
@@ -257,3 +258,10 @@ def mapping(name: str, value: Any, what: str) -> dict[Any, Any]:
     if not isinstance(value, Mapping):
         raise InputError(f"{name} must be {what}, not {shown(value)}")
     return dict(value)
+
+
+def at_least(minimum: int, **sizes: int) -> None:
+    """Refuse a size below `minimum`."""
+    for name, size in sizes.items():
+        if not size >= minimum:
+            raise InputError(f"{name}={size} is too small; it must be at least {minimum}.")

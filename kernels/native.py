@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .entries import Counts
+from .counts import Counts
 
 ABI = 2
 GRAIN = 16_384  # entries that are worth a thread

@@ -34,9 +34,8 @@ import structure_faults
 import torch
 from count_data import TENX, annotated, dense_counts
 
-from fastvae import Model
-from fastvae._cli.de_command import check_outputs
-from fastvae.data import _memory
+from fastvae import Model, _memory
+from fastvae.cli.de import check_outputs
 from fastvae.errors import InputError
 
 LEGACY = Path(__file__).parent / "legacy"

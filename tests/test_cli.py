@@ -18,8 +18,7 @@ from small_models import small_data
 
 import fastvae
 from fastvae import Model
-from fastvae._cli import demo
-from fastvae.cli import main
+from fastvae.cli import demo, main
 from fastvae.train import COLUMNS, read_history
 
 TRAIN = ["--max-epochs", "2", "--batch-size", "32", "--n-latent", "3", "--n-hidden", "8"]
@@ -297,7 +296,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_waiting_threads_soon_sleep_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastvae.cli.app", lambda **_: None)
+    monkeypatch.setattr("fastvae.cli.app.app", lambda **_: None)
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     main()
     assert os.environ["GOMP_SPINCOUNT"] == "7"

@@ -13,7 +13,8 @@ from small_models import small_data
 
 from fastvae import Model
 from fastvae.errors import InputError
-from fastvae.plots import plot_volcano, volcano_figure
+from fastvae.plots import plot_volcano
+from fastvae.plots.figures import volcano_figure
 
 
 def run_de(*arguments: Any, code: int = 0) -> Any:

@@ -6,7 +6,7 @@ import matplotlib.colors
 import numpy as np
 import pytest
 
-from fastvae._plots.colours import FEW, GREY, MANY, category_codes, category_colours
+from fastvae.plots.colours import FEW, GREY, MANY, category_codes, category_colours
 
 
 def test_category_codes_are_in_natural_order_with_no_category_last():

@@ -45,7 +45,7 @@ def test_matrices_move_in_128_bit_words(reports, target, kernel, family):
 
 
 def test_the_first_layer_reads_its_weight_in_128_bit_words(reports):
-    report = reports[90, "sparse.linear_kernel", "sparse, log1p"]
+    report = reports[90, "linear.linear_kernel", "sparse, log1p"]
     assert report.entries == 16  # products per thread and pass
     assert report.loads[128] == 4
 

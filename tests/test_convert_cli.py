@@ -18,7 +18,7 @@ from scvi_cells import draw_counts, make_cells
 from small_models import small_data
 
 from fastvae import Model
-from fastvae.train.checkpoint_files import CheckpointFiles
+from fastvae.train.checkpoints import CheckpointFiles
 
 SAVED = pathlib.Path(__file__).parent / "data" / "scvi_tools"
 LEGACY = pathlib.Path(__file__).parent / "legacy"

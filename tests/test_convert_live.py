@@ -7,8 +7,9 @@ from scvi_cells import SEED, draw_counts, make_cells
 from witness import assert_parity
 
 from fastvae import InputError, Model
+from fastvae._torch import evaluating
 from fastvae.data import Minibatches
-from fastvae.train.step import evaluating, loss_terms
+from fastvae.train.step import loss_terms
 
 scvi = pytest.importorskip("scvi")
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fastvae.kernels import dense
+from fastvae.kernels.linear import dense
 
 pytestmark = pytest.mark.skipif(not dense.available(), reason="this torch has no oneDNN")
 

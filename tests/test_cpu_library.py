@@ -8,8 +8,9 @@ import threading
 
 import pytest
 import torch
-from fastvae.kernels import cpu_likelihood, native
-from fastvae.kernels.entries import Counts
+from fastvae.kernels import native
+from fastvae.kernels.counts import Counts
+from fastvae.kernels.likelihood import cpu as cpu_likelihood
 from likelihoods import FAMILIES, LAYOUTS, call, problem, textbook
 
 from fastvae import functional
@@ -215,7 +216,8 @@ def test_python_threads_compute_side_by_side():
 
 WITHOUT = """
 import sys, torch
-from fastvae import _backend, functional
+from fastvae import functional
+from fastvae.functional import dispatch
 import ctypes, importlib.resources, pathlib
 folder, change = pathlib.Path(sys.argv[1]), sys.argv[2]
 if change != "present":
@@ -225,7 +227,7 @@ if change == "of another version":
 one = torch.ones(1, 2)
 for _ in range(2):
     assert torch.isfinite(functional.poisson_nll(one, one, one[:, :1])).all()
-print(_backend.select(one).__name__)
+print(dispatch.select(one).name)
 try:
     with functional.use_backend("cpu"):
         functional.poisson_nll(one, one, one[:, :1])
@@ -250,11 +252,11 @@ def test_without_the_library_torch_computes_and_one_line_says_so(tmp_path, chang
     env = {k: v for k, v in os.environ.items() if k != "FASTVAE_CPU_LIBRARY"}
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     if reason is None:
-        assert run.stdout.split() == ["fastvae.kernels.cpu"]
+        assert run.stdout.split() == ["cpu"]
         assert not run.stderr
         return
     used, error = run.stdout.strip().splitlines()
-    assert used == "fastvae.kernels.reference"
+    assert used == "torch"
     assert reason in error
     assert "reinstall fastvae where a C++ compiler is found" in error
     assert run.stderr.count("fastvae computes in torch, which is slower") == 1

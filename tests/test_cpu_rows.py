@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from fastvae.kernels.cpu_rows import gather_rows
+from fastvae.kernels.gather.cpu import gather_rows
 
 
 @pytest.mark.parametrize("index", [np.int32, np.int64])

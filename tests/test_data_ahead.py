@@ -11,11 +11,12 @@ import pytest
 import scipy.sparse as sp
 from count_data import annotated, dense_counts
 
-from fastvae.data import Minibatches, _arrays, joint
-from fastvae.data.joint import Wanted
-from fastvae.data.opening import Source, open_data
-from fastvae.data.parts import SpareMemory
+from fastvae.data import Minibatches, joint
+from fastvae.data.opening import open_data
 from fastvae.data.prefetch import Ahead
+from fastvae.data.request import Source, Wanted
+from fastvae.data.sources import arrays as _arrays
+from fastvae.data.stores.minibatch import SpareMemory
 
 N, G = 200, 13
 

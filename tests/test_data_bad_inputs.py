@@ -15,7 +15,9 @@ import zarr
 from anndata import AnnData
 from count_data import TENX, annotated, dense_counts, write_v3_h5
 
-from fastvae.data import _memory, read, validate
+from fastvae import _memory
+from fastvae.data import checks as validate
+from fastvae.data import read
 from fastvae.errors import InputError
 
 

@@ -19,8 +19,8 @@ from fastvae import Model
 from fastvae.cli import app
 from fastvae.data import Minibatches, joint, read
 from fastvae.data import convert as convert_module
-from fastvae.data.joint import Wanted
-from fastvae.data.opening import Source, open_data
+from fastvae.data.opening import open_data
+from fastvae.data.request import Source, Wanted
 
 N, G = 150, 13
 

@@ -7,17 +7,18 @@ import pytest
 import scipy.sparse as sp
 import torch
 from count_data import annotated, dense_counts
-from fastvae.kernels.compact import compact
-from fastvae.kernels.rows import CsrBuffers, gather_csr
+from fastvae.kernels.counts import CsrBuffers, compact
+from fastvae.kernels.gather.reference import gather_csr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastvae import Model, _backend, functional
+from fastvae import Model, functional
 from fastvae.data import CountStore, Minibatches, read
-from fastvae.data import residence as residence_module
-from fastvae.data.device import DeviceStore, compact_bytes
-from fastvae.data.residence import place
+from fastvae.data.stores import residence as residence_module
+from fastvae.data.stores.device import DeviceStore, compact_bytes
+from fastvae.data.stores.residence import place
 from fastvae.errors import InputError
+from fastvae.functional import dispatch as _backend
 
 CPU = torch.device("cpu")
 
@@ -43,7 +44,7 @@ def test_minibatches_are_those_from_memory(
             store = _store(counts)
     else:
         store = _store(counts)
-    monkeypatch.setattr("fastvae.data.device._SLAB_CELLS", 7)
+    monkeypatch.setattr("fastvae.data.stores.device._SLAB_CELLS", 7)
     device = DeviceStore.of(store, CPU)
     assert (type(device.source).__name__ == "CompactCounts") is (kind != "fractional")
     options = {"batch_size": 13, "shuffle": True, "seed": 4}

@@ -15,10 +15,10 @@ from count_data import annotated, dense_counts, write_mtx_folder
 
 from fastvae import Model
 from fastvae.data import Minibatches, joint, read
-from fastvae.data.device import DeviceStore
-from fastvae.data.disk import DiskStore
-from fastvae.data.joint import Wanted
-from fastvae.data.opening import Source, open_data
+from fastvae.data.opening import open_data
+from fastvae.data.request import Source, Wanted
+from fastvae.data.stores.device import DeviceStore
+from fastvae.data.stores.disk import DiskStore
 from fastvae.errors import InputError
 
 N, G = 200, 13
@@ -92,8 +92,8 @@ def _small_pools(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joint, "_LARGEST_POOL", 64)
     monkeypatch.setattr(joint, "_BLOCKS_PER_POOL", 8)
     monkeypatch.setattr(joint, "_CHECK_BYTES", 4000)
-    monkeypatch.setattr("fastvae.data.disk._RUN_BYTES", 1000)
-    monkeypatch.setattr("fastvae.data.disk._GROUP_BYTES", 3000)
+    monkeypatch.setattr("fastvae.data.stores.disk._RUN_BYTES", 1000)
+    monkeypatch.setattr("fastvae.data.stores.disk._GROUP_BYTES", 3000)
 
 
 def _open(path: Path | list[Path], wanted: Wanted = WANTED, **source: str) -> DiskStore:

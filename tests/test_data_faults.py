@@ -15,9 +15,9 @@ import zarr
 from count_data import annotated, dense_counts
 
 from fastvae.data import Minibatches, joint
-from fastvae.data.joint import Wanted
-from fastvae.data.opening import Source, open_data
-from fastvae.data.store import Store
+from fastvae.data.opening import open_data
+from fastvae.data.request import Source, Wanted
+from fastvae.data.stores.store import Store
 from fastvae.errors import InputError
 
 N = 200

@@ -15,8 +15,8 @@ from count_data import dense_counts, write_mtx_folder, write_v3_h5
 
 from fastvae import Model
 from fastvae.data import read
-from fastvae.data.joint import Wanted
-from fastvae.data.opening import Source, open_data
+from fastvae.data.opening import open_data
+from fastvae.data.request import Source, Wanted
 from fastvae.errors import InputError
 
 COUNTS = dense_counts()

@@ -20,8 +20,8 @@ from fastvae import Model
 from fastvae.cli import app
 from fastvae.data import read
 from fastvae.data.genes import Genes, columns_of
-from fastvae.data.joint import Wanted
-from fastvae.data.opening import Source, open_data
+from fastvae.data.opening import open_data
+from fastvae.data.request import Source, Wanted
 from fastvae.errors import InputError
 
 SMALL: dict[str, Any] = {"n_latent": 2, "n_hidden": 4}

@@ -12,7 +12,8 @@ import pytest
 import scipy.sparse as sp
 from count_data import annotated, dense_counts
 
-from fastvae.data import _matrix, read
+from fastvae.data import read
+from fastvae.data.sources import matrix as _matrix
 from fastvae.errors import InputError
 
 FORMS = {

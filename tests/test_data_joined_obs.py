@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from fastvae import Model
 from fastvae.cli import app
 from fastvae.data.categories import category_name
-from fastvae.data.joint import Wanted
-from fastvae.data.opening import Source, open_data
+from fastvae.data.opening import open_data
+from fastvae.data.request import Source, Wanted
 from fastvae.errors import InputError
 
 N = 40

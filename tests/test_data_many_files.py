@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from fastvae import Model
 from fastvae.cli import app
-from fastvae.data.joint import Wanted
-from fastvae.data.opening import Source, open_data
+from fastvae.data.opening import open_data
+from fastvae.data.request import Source, Wanted
 from fastvae.errors import InputError
 
 

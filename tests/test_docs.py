@@ -44,8 +44,8 @@ def open_page(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(autouse=True)
 def _short_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut every training to `MOST_EPOCHS` epochs, whatever the page says."""
-    from fastvae._cli import demo
-    from fastvae._model.fitting import Fitting
+    from fastvae.cli import demo
+    from fastvae.model.training import Fitting
 
     fit = Fitting.fit
 

@@ -52,7 +52,7 @@ def test_loss_and_gradients_are_those_of_dense_layers(
     model = network(use_observed_lib_size=not learned)
     prior = (torch.full((N, 1), 2.5), torch.full((N, 1), 0.4)) if learned else (None, None)
     if backend == "cpu":
-        pytest.importorskip("fastvae.kernels.cpu")
+        pytest.importorskip("fastvae.kernels.backends.cpu")
     torch.manual_seed(5)
     with functional.use_backend(backend):
         first, kl, _ = model(x.to_sparse_csr() if sparse else x, *prior, batch)

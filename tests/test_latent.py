@@ -7,8 +7,9 @@ import scipy.stats
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from fastvae import InputError, _backend
+from fastvae import InputError
 from fastvae import functional as fn
+from fastvae.functional import dispatch as _backend
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR")
 

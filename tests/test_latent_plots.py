@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fastvae import plots
-from fastvae._plots import projection
-from fastvae._plots.colours import FEW, GREY
 from fastvae.errors import InputError
+from fastvae.plots import figures as plots
+from fastvae.plots import projection
+from fastvae.plots.colours import FEW, GREY
 
 
 @pytest.fixture(scope="module")

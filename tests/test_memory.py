@@ -92,7 +92,7 @@ def test_the_cpu_library_is_given_two_matrices(sparse):
     x, leaves = arguments(sparse)
     if leaves[0].device.type != "cpu":
         pytest.skip("the library computes on the CPU")
-    from fastvae.kernels import cpu_likelihood
+    from fastvae.kernels.likelihood import cpu as cpu_likelihood
 
     cpu_likelihood._expected.clear()  # it expects ones first, then what came last
     upstream = torch.ones(N)

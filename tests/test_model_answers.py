@@ -11,10 +11,9 @@ import scipy.sparse as sp
 import torch
 from small_models import small_data
 
-from fastvae import Model
-from fastvae._model.draws import BlockNoise
-from fastvae.data import _memory
+from fastvae import Model, _memory
 from fastvae.errors import InputError
+from fastvae.model.posterior.noise import BlockNoise
 
 DATA = small_data()
 X = torch.from_numpy(DATA.X.toarray().astype(np.float32))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastvae._model.differential_rules import (
+from fastvae.model.differential.rules import (
     bayes_factor,
     choose_delta,
     choose_pseudocounts,

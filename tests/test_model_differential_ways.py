@@ -13,8 +13,8 @@ import torch
 from small_models import small_data
 
 from fastvae import Model
-from fastvae._model import differential_draws
 from fastvae.errors import InputError
+from fastvae.model.posterior import population as differential_draws
 
 DATA = small_data()
 TYPES = DATA.obs["cell_type"].astype(str).to_numpy()

@@ -11,10 +11,11 @@ from small_models import small_data
 
 import fastvae
 from fastvae import VAE, Model
+from fastvae._torch import evaluating
 from fastvae.data import Minibatches
 from fastvae.errors import InputError
 from fastvae.train import NonFiniteError
-from fastvae.train.step import evaluate_sums, evaluating
+from fastvae.train.step import evaluate_sums
 
 DATA = small_data()
 SMALL = {"n_latent": 3, "n_hidden": 16}
@@ -144,7 +145,7 @@ def test_default_number_of_epochs_is_by_the_cells(monkeypatch: pytest.MonkeyPatc
         asked.append(args[3].max_epochs)
         raise RuntimeError("enough")
 
-    monkeypatch.setattr("fastvae._model.fitting.train_vae", note)
+    monkeypatch.setattr("fastvae.model.training.train_vae", note)
     monkeypatch.setattr("fastvae.train.schedules.default_max_epochs", lambda n_cells: n_cells // 10)
     with pytest.raises(RuntimeError, match="enough"):
         Model(DATA, **SMALL).fit(progress=False)

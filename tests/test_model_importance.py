@@ -11,10 +11,10 @@ import torch
 from small_models import small_data
 
 from fastvae import Model
-from fastvae._model.importance import Anchors, Weighting
+from fastvae._torch import evaluating
 from fastvae.data import Minibatches
 from fastvae.errors import InputError
-from fastvae.train.step import evaluating
+from fastvae.model.posterior.importance import Anchors, Weighting
 
 DATA = small_data(60, 8)
 X = DATA.X.toarray().astype(np.float64)

@@ -14,11 +14,10 @@ import scipy.stats
 import torch
 from small_models import small_data
 
-from fastvae import Model
-from fastvae._model import posterior
-from fastvae._model.posterior_correlation import pearson, spearman
-from fastvae.data import _memory
+from fastvae import Model, _memory
 from fastvae.errors import InputError
+from fastvae.model import predictive as posterior
+from fastvae.model.correlation import pearson, spearman
 
 DATA = small_data()
 X = torch.from_numpy(DATA.X.toarray().astype(np.float32))

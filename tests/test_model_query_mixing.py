@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastvae import Model
-from fastvae._cli.neighbours import neighbours, same_share
+from fastvae.cli.neighbours import neighbours, same_share
 from fastvae.datasets import pbmc
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from fastvae._cli.neighbours import (
+from fastvae.cli.neighbours import (
     chance_share,
     neighbours,
     principal_components,
@@ -17,7 +17,7 @@ from fastvae.errors import InputError
 
 
 def test_neighbours_are_the_nearest_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastvae._cli.neighbours._CHUNK", 7)
+    monkeypatch.setattr("fastvae.cli.neighbours._CHUNK", 7)
     points = np.random.default_rng(0).normal(size=(40, 3))
     distance = ((points[:, None] - points[None]) ** 2).sum(-1)
     np.fill_diagonal(distance, np.inf)

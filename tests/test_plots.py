@@ -9,8 +9,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from fastvae import plots
 from fastvae.errors import InputError
+from fastvae.plots import figures as plots
 
 EPOCHS = 40
 

@@ -14,7 +14,10 @@ import lightning.pytorch as pl  # noqa: E402
 from scvi_native import SIZE, adata, made, same_history, train  # noqa: E402
 
 from fastvae.errors import InputError  # noqa: E402
-from fastvae.integrations.scvi_tools import _choice, _data, _plan, _trainer  # noqa: E402
+from fastvae.integrations.scvi_tools import _minibatches as _data  # noqa: E402
+from fastvae.integrations.scvi_tools import _trainer  # noqa: E402
+from fastvae.integrations.scvi_tools import _training_plan as _plan  # noqa: E402
+from fastvae.integrations.scvi_tools import _which_loop as _choice  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 __all__ = ["adata"]  # fixtures

@@ -13,7 +13,7 @@ from scvi_native import QUIET, SIZE, adata, made, same_history, same_weights, tr
 
 from fastvae.errors import InputError  # noqa: E402
 from fastvae.integrations import scvi_tools as door  # noqa: E402
-from fastvae.integrations.scvi_tools import _plan  # noqa: E402
+from fastvae.integrations.scvi_tools import _training_plan as _plan  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 __all__ = ["adata"]  # a fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastvae import distributions
-from fastvae._vae.lazy import LazyCounts, Logits
+from fastvae.integrations._counts_from_logits import LazyCounts, Logits
 
 
 class ZINB(LazyCounts, distributions.ZeroInflatedNegativeBinomial):

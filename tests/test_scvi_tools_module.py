@@ -13,7 +13,7 @@ scvi = pytest.importorskip("scvi")
 from scvi import REGISTRY_KEYS as KEYS  # noqa: E402
 from scvi import module as theirs  # noqa: E402
 
-from fastvae.data._csr import csr_tensor  # noqa: E402
+from fastvae.data.csr import csr_tensor  # noqa: E402
 from fastvae.integrations.scvi_tools import _module as ours  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -23,12 +23,15 @@ from scvi_native import (  # noqa: E402
     train,
 )
 
-from fastvae import _check  # noqa: E402
-from fastvae._vae import inputs  # noqa: E402
-from fastvae.data.residence import place  # noqa: E402
+from fastvae import _covariates  # noqa: E402
+from fastvae.data.stores.residence import place  # noqa: E402
 from fastvae.errors import InputError  # noqa: E402
-from fastvae.integrations.scvi_tools import _rows, _trainer  # noqa: E402
-from fastvae.train import Callback, NonFiniteError, static  # noqa: E402
+from fastvae.functional import arguments as _check  # noqa: E402
+from fastvae.integrations.scvi_tools import _loop_module as _rows  # noqa: E402
+from fastvae.integrations.scvi_tools import _trainer  # noqa: E402
+from fastvae.train import Callback, NonFiniteError  # noqa: E402
+from fastvae.train import cuda_graph as static  # noqa: E402
+from fastvae.vae import arguments as inputs  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 __all__ = ["adata"]  # fixtures
@@ -48,7 +51,8 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(static.StaticStep, "__call__", noted)
     monkeypatch.setattr(_trainer, "place", lambda store, _, device: place(store, "device", device))
     # On a GPU nobody looks at the numbers of a minibatch to check them.
-    monkeypatch.setattr(inputs, "_readable", lambda *_: False)
+    for module in (inputs, _covariates):
+        monkeypatch.setattr(module, "_readable", lambda *_: False)
     monkeypatch.setattr(_check, "index_range", lambda *_: None)
     return seen
 

@@ -16,7 +16,7 @@ from anndata import AnnData  # noqa: E402
 from scvi_native import adata  # noqa: E402
 
 from fastvae.integrations import scvi_tools as door  # noqa: E402
-from fastvae.integrations.scvi_tools._data import Source  # noqa: E402
+from fastvae.integrations.scvi_tools._minibatches import Source  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 __all__ = ["adata"]  # a fixture

@@ -4,20 +4,19 @@ import importlib
 
 import pytest
 import torch
-from fastvae.kernels import compact as compact_module
-from fastvae.kernels.compact import CompactCounts, compact
-from fastvae.kernels.entries import Counts
-from fastvae.kernels.rows import CsrBuffers, largest_minibatch
+from fastvae.kernels import counts as compact_module
+from fastvae.kernels.counts import CompactCounts, Counts, CsrBuffers, compact
+from fastvae.kernels.gather.reference import largest_minibatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 SHAPES = [(1, 1), (5, 1), (1, 700), (9, 40), (6, 1100), (4, 65536), (3, 65537)]
 
 
-@pytest.fixture(params=["reference", "fused"], ids=["torch", "triton"])
+@pytest.fixture(params=["reference", "gpu"], ids=["torch", "triton"])
 def gather(request):
-    if request.param == "fused":
+    if request.param == "gpu":
         pytest.importorskip("triton")
-    return importlib.import_module(f"fastvae.kernels.{request.param}")
+    return importlib.import_module(f"fastvae.kernels.gather.{request.param}")
 
 
 def device():
@@ -230,14 +229,14 @@ class Operations(TorchDispatchMode):
 def test_the_kernels_wait_for_nothing(monkeypatch, source_of):
     """Nothing but memory is asked of torch, so the host never learns a number of the device's."""
     pytest.importorskip("triton")
-    from fastvae.kernels import fused
+    from fastvae.kernels.backends.triton import BACKEND as fused
 
     class NoLaunch:
         def __getitem__(self, grid):
             return lambda *args, **kwargs: None
 
     for name in ("dense_kernel", "offsets_kernel", "csr_kernel"):
-        monkeypatch.setattr(f"fastvae.kernels.gather.{name}", NoLaunch())
+        monkeypatch.setattr(f"fastvae.kernels.gather.gpu.{name}", NoLaunch())
     source, rows = source_of(csr(counts(5, 20))), torch.arange(5)
     buffers = CsrBuffers.empty(5, 9, device())
     with Operations() as seen:
@@ -249,7 +248,7 @@ def test_the_kernels_wait_for_nothing(monkeypatch, source_of):
 def test_replays_in_a_graph(source_of):
     if device().type != "cuda":
         pytest.skip("needs a GPU")
-    from fastvae.kernels import fused
+    from fastvae.kernels.backends.triton import BACKEND as fused
 
     dense = counts(30, 700)
     source, rows = source_of(csr(dense)), torch.arange(8)

@@ -5,10 +5,11 @@ import torch
 
 pytest.importorskip("triton")
 
-from fastvae.kernels import sparse
-from fastvae.kernels.entries import Counts
+from fastvae.kernels.counts import Counts
+from fastvae.kernels.linear import gpu as linear
+from fastvae.kernels.linear.cost import nonzeros_pay
 
-FORMS = [sparse.linear_from_nonzeros, sparse.linear_from_dense]
+FORMS = [linear.linear_from_nonzeros, linear.linear_from_dense]
 
 
 def problem(n, genes, hidden, density=0.4):
@@ -38,10 +39,10 @@ def test_both_forms(form, log1p, n, genes, hidden):
 
 
 def test_weights_in_half_precision_leave_the_counts_alone(monkeypatch):
-    monkeypatch.setattr(sparse, "nonzeros_pay", lambda *args, tf32: False)
+    monkeypatch.setattr(linear, "nonzeros_pay", lambda *args, tf32: False)
     parts = torch.tensor([0, 2]), torch.tensor([0, 1]), torch.tensor([257.0, 256.0])
     weight = torch.tensor([[1.0, -1.0]], dtype=torch.bfloat16)
-    got = sparse.linear_forward(Counts((1, 2), None, *parts), weight, None, False)
+    got = linear.linear_forward(Counts((1, 2), None, *parts), weight, None, False)
     assert got.tolist() == [[1.0]]  # 257 is not a bfloat16 number, and would have become 256
 
 
@@ -68,9 +69,9 @@ def test_the_form_that_pays_is_taken(monkeypatch, pays):
             made.append(form)
             return form(*args)
 
-        monkeypatch.setattr(sparse, form.__name__, noted)
-    monkeypatch.setattr(sparse, "nonzeros_pay", verdict)
-    got = sparse.linear_forward(csr, weight, bias, True)
+        monkeypatch.setattr(linear, form.__name__, noted)
+    monkeypatch.setattr(linear, "nonzeros_pay", verdict)
+    got = linear.linear_forward(csr, weight, bias, True)
     tf32 = torch.get_float32_matmul_precision() != "highest"
     assert asked == [(5, 40, 8, int((x != 0).sum()), tf32)]
     assert made == [FORMS[0] if pays else FORMS[1]]
@@ -94,12 +95,12 @@ def test_the_form_that_pays_is_taken(monkeypatch, pays):
 def test_density_from_which_a_dense_product_pays(size, tf32, limit):
     n, genes, hidden = size
     densities = [i / 1000 for i in range(5, 1001)]
-    pays = [sparse.nonzeros_pay(n, genes, hidden, int(d * n * genes), tf32=tf32) for d in densities]
+    pays = [nonzeros_pay(n, genes, hidden, int(d * n * genes), tf32=tf32) for d in densities]
     assert pays == sorted(pays, reverse=True)  # one crossing
     found = max((d for d, p in zip(densities, pays, strict=True) if p), default=0.0)
     assert found == pytest.approx(limit, abs=0.005)
 
 
 def test_no_counts_need_no_dense_matrix():
-    assert sparse.nonzeros_pay(0, 2000, 128, 0)
-    assert sparse.nonzeros_pay(128, 2000, 128, 0)
+    assert nonzeros_pay(0, 2000, 128, 0)
+    assert nonzeros_pay(128, 2000, 128, 0)

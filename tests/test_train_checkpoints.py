@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from fastvae import InputError, Model
 from fastvae.cli import app
-from fastvae.train.checkpoint_files import CheckpointFiles
+from fastvae.train.checkpoints import CheckpointFiles
 
 SMALL = {"n_latent": 3, "n_hidden": 16}
 FIT: dict[str, Any] = {"max_epochs": 4, "batch_size": 16, "device": "cpu", "progress": False}

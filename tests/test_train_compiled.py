@@ -13,10 +13,10 @@ from static_step import SETTINGS, as_on_a_gpu, vae
 from typer.testing import CliRunner
 
 from fastvae import InputError, Model
-from fastvae._vae.layers import FCLayers
 from fastvae.cli import app
 from fastvae.data import Minibatches
-from fastvae.data.device import DeviceStore
+from fastvae.data.stores.device import DeviceStore
+from fastvae.nn import FCLayers
 from fastvae.train import TrainSettings, compiled, new_history, train_vae
 
 __all__ = ["as_on_a_gpu"]

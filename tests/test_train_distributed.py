@@ -17,8 +17,7 @@ from small_models import small_data, small_store
 
 from fastvae import InputError, Model
 from fastvae.data import Minibatches
-from fastvae.train.group import Group, launched
-from fastvae.train.syncnorm import SyncedBatchNorm1d, synced_batch_norm
+from fastvae.train.processes import Group, SyncedBatchNorm1d, launched, synced_batch_norm
 
 SUPPORT = Path(__file__).parent / "support"
 pytestmark = [

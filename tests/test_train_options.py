@@ -15,11 +15,10 @@ from small_models import batches_of, small_data, small_store
 from torch import nn
 
 from fastvae import VAE, InputError, Model
-from fastvae._vae import fused
 from fastvae.train import Callback, TensorBoard, TrainSettings
-from fastvae.train.precision import matrix_precision
 from fastvae.train.schedules import Plateau, auto_batch_size, resolved
-from fastvae.train.step import compute_gradients
+from fastvae.train.step import compute_gradients, matrix_precision
+from fastvae.vae import steps as fused
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 FIT: dict[str, Any] = {"seed": 0, "device": "cpu", "progress": False}

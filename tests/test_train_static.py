@@ -13,9 +13,10 @@ from static_step import SETTINGS, WAITS, Watch, as_on_a_gpu, interpreted, vae
 
 from fastvae import VAE, functional
 from fastvae.data import Minibatches
-from fastvae.data.device import DeviceStore
-from fastvae.train import TrainSettings, new_history, static, train_vae
-from fastvae.train.group import Group
+from fastvae.data.stores.device import DeviceStore
+from fastvae.train import TrainSettings, new_history, train_vae
+from fastvae.train import cuda_graph as static
+from fastvae.train.processes import Group
 from fastvae.train.run import Run
 from fastvae.train.schedules import epoch_seed, kl_weight_at
 from fastvae.train.step import apply_gradients, compute_gradients

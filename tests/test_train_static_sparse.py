@@ -13,12 +13,14 @@ from static_step import SETTINGS, WAITS, Watch, as_on_a_gpu, interpreted, vae
 from torch import nn
 
 from fastvae import VAE, functional
-from fastvae._vae.overrides import sparse_first_layers
 from fastvae.data import Minibatches
-from fastvae.data.device import DeviceStore
-from fastvae.train import layout, new_history, static, train_vae
-from fastvae.train.layout import capacity_of, csr_capacity
+from fastvae.data.stores.device import DeviceStore
+from fastvae.functional import dispatch
+from fastvae.train import cuda_graph as static
+from fastvae.train import new_history, train_vae
+from fastvae.train.cuda_graph import capacity_of, csr_capacity
 from fastvae.train.step import apply_gradients, compute_gradients
+from fastvae.vae.stock import sparse_first_layers
 
 pytestmark = interpreted
 __all__ = ["as_on_a_gpu"]
@@ -66,10 +68,10 @@ def test_same_run_as_with_plain_steps(
     observed: bool,
 ) -> None:
     """Bit for bit, over whole epochs: the plain step has CSR counts without anything after them."""
-    from fastvae.kernels import sparse
+    from fastvae.kernels.linear import gpu as linear
 
-    monkeypatch.setattr(sparse, "nonzeros_pay", lambda *_, **__: from_nonzeros)
-    monkeypatch.setattr(layout, "FORCED", "csr")
+    monkeypatch.setattr(linear, "nonzeros_pay", lambda *_, **__: from_nonzeros)
+    monkeypatch.setattr(static, "FORCED", "csr")
     found = []
     for devices in ({"cpu"}, set()):
         monkeypatch.setattr(static, "DEVICES", devices)
@@ -130,7 +132,7 @@ def test_capacity_is_that_of_the_longest_cells() -> None:
 
 
 def test_layout_goes_by_bytes_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastvae.kernels import fused
+    from fastvae.kernels.backends.triton import BACKEND as fused
 
     asked: list[tuple[Any, ...]] = []
 
@@ -138,7 +140,8 @@ def test_layout_goes_by_bytes_and_memory(monkeypatch: pytest.MonkeyPatch) -> Non
         asked.append((*sizes, kinds))
         return pays
 
-    monkeypatch.setattr(fused, "csr_pays", verdict)
+    judged = dataclasses.replace(fused, csr_pays=verdict)
+    monkeypatch.setitem(dispatch._imported, "triton", judged)
     capacity, given = capacity_of(batches()), (vae(), batches(), "float32")
     kinds = {"encoders": 1, "row_sums": True, "log1p": True, "tf32": False}
     with functional.use_backend("triton"):
@@ -147,9 +150,9 @@ def test_layout_goes_by_bytes_and_memory(monkeypatch: pytest.MonkeyPatch) -> Non
         assert asked.pop() == (32, 30, 16, capacity, kinds)
         pays = False
         assert csr_capacity(*given) is None
-        monkeypatch.setattr(layout, "_free_bytes", lambda _: 24 * 32 * 30 - 1)
+        monkeypatch.setattr(static, "_free_bytes", lambda _: 24 * 32 * 30 - 1)
         assert csr_capacity(*given) == capacity
-        monkeypatch.setattr(layout, "_free_bytes", lambda _: 24 * 32 * 30)
+        monkeypatch.setattr(static, "_free_bytes", lambda _: 24 * 32 * 30)
         assert csr_capacity(*given) is None
         learned = vae(use_observed_lib_size=False)
         csr_capacity(learned, batches(), "tf32")
@@ -171,7 +174,7 @@ class OwnEncoderLayer(nn.Linear):
 def test_nobody_else_is_given_arrays_longer_than_their_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(layout, "FORCED", "csr")
+    monkeypatch.setattr(static, "FORCED", "csr")
     with functional.use_backend("triton"):
         assert csr_capacity(vae(), batches(), "tf32") is not None
         replaced = OwnForward(30, use_observed_lib_size=True, check_counts=False)
@@ -189,7 +192,7 @@ def test_nobody_else_is_given_arrays_longer_than_their_rows(
 
 def test_counted_bytes() -> None:
     """Beside the passes written out one by one, for the model's defaults."""
-    from fastvae.kernels.traffic import csr_pays
+    from fastvae.kernels.linear.cost import csr_pays
 
     def told(n: int, genes: int, density: float, **kinds: Any) -> bool:
         return csr_pays(n, genes, 128, int(density * n * genes), **kinds)

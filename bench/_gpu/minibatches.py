@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import torch
-from fastvae.kernels import reference
-from fastvae.kernels.compact import ASIDE, CompactCounts
-from fastvae.kernels.entries import Counts
-from fastvae.kernels.rows import CsrBuffers, largest_minibatch
+from fastvae.kernels.backend import Backend
+from fastvae.kernels.backends.reference import REFERENCE
+from fastvae.kernels.counts import ASIDE, CompactCounts, Counts, CsrBuffers
+from fastvae.kernels.gather.reference import largest_minibatch
+from fastvae.kernels.linear.reference import linear_forward
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,22 +46,22 @@ def with_tf32(function: Callable[..., Any]) -> Callable[..., Any]:
 def forms(device: torch.device) -> dict[str, Callable[..., Tensor]]:
     """The first layer from nonzeros and from a dense matrix; torch's own where there is no GPU."""
     if device.type == "cuda":
-        from fastvae.kernels import sparse
+        from fastvae.kernels.linear import gpu
 
-        dense = sparse.linear_from_dense
+        dense = gpu.linear_from_dense
         tf32 = with_tf32(dense)
-        return {"nonzeros": sparse.linear_from_nonzeros, "dense": dense, "dense, tf32": tf32}
+        return {"nonzeros": gpu.linear_from_nonzeros, "dense": dense, "dense, tf32": tf32}
 
     def densified(x: Counts, weight: Tensor, bias: Tensor, log1p: bool) -> Tensor:
         return F.linear(x.to_dense(weight.dtype).log1p_(), weight, bias)
 
-    return {"nonzeros": reference.linear_forward, "dense": densified}
+    return {"nonzeros": linear_forward, "dense": densified}
 
 
 def reckoned(n: int, genes: int, nnz: int) -> dict[str, str]:
     """The form that the package would take, by what the dense product may round."""
     try:
-        from fastvae.kernels.sparse import nonzeros_pay
+        from fastvae.kernels.linear.cost import nonzeros_pay
     except ImportError:
         return {}
     pays = {name: nonzeros_pay(n, genes, HIDDEN, nnz, tf32="tf32" in name) for name in DENSE_FORMS}
@@ -155,7 +155,7 @@ def gather_row(
     buffers = CsrBuffers.empty(batch, largest_minibatch(source.crow, batch), device)
     out, totals = (torch.empty(batch, width, device=device) for width in (genes, 1))
     kernels = backend(device)
-    want, sums = reference.gather_dense(source, rows, log1p=True)
+    want, sums = REFERENCE.gather_dense(source, rows, log1p=True)
     functions: dict[str, Callable[[], Any]] = {}
     moved, row["agreement"] = {}, {}
     for name, (data, width) in sources.items():
@@ -169,7 +169,7 @@ def gather_row(
         row["agreement"][f"{name} to dense"] = close
         csr()
         same = torch.equal(buffers.totals, sums) and int(buffers.needed) == nnz
-        kept = reference.gather_csr(data, rows, CsrBuffers.empty(batch, nnz, device))
+        kept = REFERENCE.gather_csr(data, rows, CsrBuffers.empty(batch, nnz, device))
         for got, exact in ((buffers.col, kept.col), (buffers.values, kept.values)):
             same = same and exact is not None and torch.equal(got[:nnz], exact)
         row["agreement"][f"{name} to CSR"] = same
@@ -183,9 +183,9 @@ def gather_row(
     row.update(nnz=nnz, bytes=moved, data_set_bytes=sum(t.nbytes for t in source[1:]))
 
 
-def backend(device: torch.device) -> ModuleType:
+def backend(device: torch.device) -> Backend:
     if device.type != "cuda":
-        return reference
-    from fastvae.kernels import fused
+        return REFERENCE
+    from fastvae.kernels.backends.triton import BACKEND as fused
 
     return fused

@@ -17,12 +17,12 @@ import numpy as np
 
 from .._files import atomic_path, cannot_write, replace_folder, set_aside
 from ..errors import InputError
-from ._arrays import fast_zarr
-from .disk import DiskStore
+from ..functional.gather import gather_rows
 from .opening import FileFrames
 from .order import BlockOrder, WholeOrder, shuffled
-from .parts import gather_rows
+from .sources.arrays import fast_zarr
 from .storable import storable
+from .stores.disk import DiskStore
 
 CHUNK = 1 << 15  # entries compressed together
 SHARD = 1 << 22  # entries per file

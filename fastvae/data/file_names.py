@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._words import a_few
 from ..errors import InputError, shown
-from ._names import a_few
 from .keys import Key, checked_key
 
 # What pipelines call the counts of every sample: these say nothing about which sample it is.

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from .._words import a_few, make_unique, those_there
 from ..errors import InputError, shown
-from ._names import a_few, make_unique, those_there
 from .categories import category_name
 
 if TYPE_CHECKING:

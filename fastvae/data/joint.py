@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
+from .._words import a_few
 from ..errors import InputError, size_text
-from ._names import a_few
-from ._slots import Slot
-from .countfile import CountFile, open_count_file
-from .disk import DiskStore, as_float32
+from .checks import CountCheck, canonicalise
 from .file_names import FileBatches, by_file, distinct_names
 from .genes import STRICT, Genes, MayLack, columns_of, hint, refusal
-from .keys import Key, encode
-from .store import library_statistics
-from .validate import CountCheck, canonicalise
+from .keys import encode
+from .request import Wanted
+from .sources.countfile import CountFile, open_count_file
+from .stores.disk import DiskStore, as_float32
+from .stores.store import library_statistics
 
 FILE = "file"
 """The column of joined obs with the name of the file that each cell is from."""
@@ -34,67 +33,6 @@ _PROCESS_BYTES = 160 << 20  # network, optimiser, activations, threads' stacks
 _CELL_BYTES = 72  # row offsets, codes, lengths, orders of an epoch
 _POOL_COPIES = 6  # pools at once: trained on, ready, being read; and what is freed late
 _BLOCKS_PER_POOL = 64
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be taken from the files.
-
-    Attributes
-    ----------
-    slot
-        Where the counts are in each of them.
-    batch_key, labels_key
-        Columns of obs.
-    batch_key_of
-        Other names of the batch column, of the files that `by_file` says.
-    file_batches
-        Each file is a batch, where it has no column `batch_key`.
-    batch_categories, label_categories, gene_names
-        Those of a saved model, or None.
-    gene_ids
-        Their ids, of a saved model; none where it does not know them.
-    may_lack
-        Which of `gene_names` may be missing.
-    by_counts
-        Take the counts alone: batches and labels may be unknown or missing, and all codes are 0.
-    """
-
-    slot: Slot = field(default_factory=Slot)
-    batch_key: Key | None = None
-    labels_key: Key | None = None
-    batch_key_of: Mapping[str, str] = field(default_factory=dict)
-    file_batches: FileBatches | None = None
-    batch_categories: Sequence[str] | None = None
-    label_categories: Sequence[str] | None = None
-    gene_names: Sequence[str] | None = None
-    gene_ids: Sequence[str] | None = None
-    may_lack: MayLack = STRICT
-    by_counts: bool = False
-
-    def __post_init__(self) -> None:
-        if self.batch_key_of and isinstance(self.batch_key, tuple):
-            raise InputError(
-                "batch_key_of names one column for a file, and batch_key names several; join these "
-                "to one column in each file"
-            )
-
-    def key_of(self, what: str) -> Key | None:
-        """Return the column with the codes of the cells: of "batch" or "label"."""
-        if self.by_counts:
-            return None
-        return self.batch_key if what == "batch" else self.labels_key
-
-    def known(self, what: str) -> Sequence[str] | None:
-        """Return the categories of a saved model that cells are to be coded by."""
-        if self.by_counts:
-            return None
-        return self.batch_categories if what == "batch" else self.label_categories
-
-    @property
-    def genes(self) -> Genes | None:
-        """The genes wanted, None for all."""
-        return None if self.gene_names is None else Genes.of_model(self.gene_names, self.gene_ids)
 
 
 def open_files(paths: Sequence[Path], wanted: Wanted, memory: int) -> list[CountFile]:

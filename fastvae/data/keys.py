@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from .._words import a_few, those_there
 from ..errors import InputError, listed, shown
-from ._names import a_few, those_there
 from .categories import as_known, factorise, text_of
 
 if TYPE_CHECKING:

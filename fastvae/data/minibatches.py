@@ -9,9 +9,9 @@ import torch
 
 from ..errors import InputError
 from .order import BlockOrder, Order, WholeOrder, shuffled
-from .parts import Minibatch, Part, SpareMemory
 from .prefetch import Ahead
-from .store import Store
+from .stores.minibatch import Minibatch, Part, SpareMemory
+from .stores.store import Store
 
 
 class Minibatches:

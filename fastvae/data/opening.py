@@ -12,25 +12,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..errors import InputError, file_path, one_of
-from ._memory import available_memory, parse_size, require_memory
-from .countfile import CountFile, MemoryFile, constant, is_zarr
-from .disk import DiskStore, distinct_cells
+from .._memory import require_memory
+from ..errors import InputError, file_path
 from .file_names import common_tail
-from .formats import read_slot
-from .joint import FILE, Wanted, match_genes, open_files, stream
+from .joint import FILE, match_genes, open_files, stream
 from .obs import joined_obs
-from .residence import RESIDENCES
-from .store import CountStore, Store, log_library_statistics
+from .request import _ENTRY_BYTES, Source, Wanted
+from .sources.countfile import CountFile, MemoryFile, constant
+from .sources.hdf5 import is_zarr
+from .sources.memory import read_slot
+from .stores.disk import DiskStore, distinct_cells
+from .stores.host import CountStore
+from .stores.store import Store, log_library_statistics
 from .variable_genes import variable_genes
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_ENTRY_BYTES = 8
-_SPARE = 0.7  # share of the free memory that counts may take without being asked for
-_STREAMING_SHARE = 0.3  # share of it for streaming without a limit given
-_MOST_STREAMING = 4 << 30
 
 
 class Frames(Protocol):
@@ -43,41 +40,6 @@ class Frames(Protocol):
     @property
     def var(self) -> pd.DataFrame:
         """One row per gene."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """How data are to be opened.
-
-    Attributes
-    ----------
-    residence
-        "auto", "host", "disk" or "device" (first read into memory or streamed, as for "auto").
-    memory_limit
-        A size such as "500MB", or None.
-    """
-
-    residence: str = "auto"
-    memory_limit: int | str | None = None
-
-    def __post_init__(self) -> None:
-        one_of("residence", self.residence, RESIDENCES)
-        if self.memory_limit is not None:
-            parse_size(self.memory_limit, "memory_limit")
-
-    def streaming_memory(self) -> int:
-        """Bytes that streaming may take."""
-        if self.memory_limit is not None:
-            return parse_size(self.memory_limit, "memory_limit")
-        free = available_memory() or _MOST_STREAMING
-        return min(int(free * _STREAMING_SHARE), _MOST_STREAMING)
-
-    def counts_memory(self) -> int | None:
-        """Bytes that counts in memory may take; None where nobody knows."""
-        if self.memory_limit is not None:
-            return parse_size(self.memory_limit, "memory_limit")
-        free = available_memory()
-        return None if free is None else int(free * _SPARE)
 
 
 def open_data(data: Any, wanted: Wanted, source: Source) -> tuple[Store, Frames]:

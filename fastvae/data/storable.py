@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._names import a_few, make_unique
+from .._words import a_few, make_unique
 from .categories import category_name
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .store import Store
+from .stores.store import Store
 
 _SLAB_CELLS = 1 << 13
 _SPANS = (0.3, 0.5, 0.75, 1.0)

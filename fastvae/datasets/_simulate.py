@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data._memory import require_memory
+from .._memory import require_memory
 from ..errors import InputError, shown, whole_number
 from ._zinb import ZINBSampler, nonzero_probability
 

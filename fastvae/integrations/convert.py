@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._model.reading import Reading, check_reading
-from .._model.setup import Setup
-from ..data._slots import Slot
+from .._torch import device_of, seeded
 from ..data.keys import BETWEEN, Key, encode, key_column
-from ..data.opening import Source
-from ..data.store import CountStore
+from ..data.request import Source
+from ..data.sources.slots import Slot
+from ..data.stores.host import CountStore
 from ..errors import InputError
-from ..model import Model
-from ..train.step import device_of, seeded
+from ..model.model import Model
+from ..model.new_data import Reading, check_reading
+from ..model.setup import Setup
 from .convert_options import options_from, options_to
 from .convert_saved import Described, describe_model, read_folder
 
@@ -210,7 +210,7 @@ def _with_genes(adata: Any, setup: Setup) -> Any:
         return adata
     missing = sorted(set(names) - set(map(str, adata.var_names)))
     if missing:
-        from ..data._names import a_few
+        from .._words import a_few
 
         raise InputError(
             f"{len(missing)} of the model's {len(names)} genes are not in the data: "

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .._model.setup import Options
 from ..errors import InputError
+from ..model.setup import Options
 
 _SAME = ("n_hidden", "n_latent", "n_layers", "dropout_rate", "dispersion", "latent_distribution")
 _SAME_DEFAULTS = {

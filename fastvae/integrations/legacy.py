@@ -18,9 +18,9 @@ from torch import Tensor
 
 from .._files import atomic_path, check_new_file
 from ..errors import InputError
-from ..ldvae import LDVAE
-from ..model import Model
-from ..vae import VAE
+from ..model.model import Model
+from ..vae.ldvae import LDVAE
+from ..vae.vae import VAE
 from ._safe_load import load_without_code
 
 __all__ = ["from_legacy_checkpoint", "load_vae", "to_legacy_checkpoint"]

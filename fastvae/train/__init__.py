@@ -10,8 +10,8 @@ values), ``stopping`` (early stopping, signals), ``callbacks``, ``checkpoints``,
 
 from __future__ import annotations
 
+from .._torch import resolve_device
 from .callbacks import Callback, TensorBoard
-from .device import resolve_device
 from .guard import NonFiniteError
 from .history import COLUMNS, History, new_history, read_history, write_history
 from .loop import TrainResult, train_vae

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._vae.layers import FCLayers
 from ..errors import InputError
+from ..nn import FCLayers
 
 # Random numbers are torch's own, so that a seed gives the losses that it gives without compiling.
 _OPTIONS: dict[str, Any] = {"options": {"fallback_random": True}}

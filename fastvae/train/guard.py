@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..data import Minibatch
 from ..errors import InputError
-from .moment import copy_state
+from .state import copy_state
 
 
 class NonFiniteError(InputError):

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from .._torch import device_of, seeded
 from ..data import Minibatches
 from ..errors import InputError
 from .callbacks import Callback
 from .checkpoints import Checkpoints
 from .compiled import compiled_layers
 from .history import History
-from .persist import unpack
-from .precision import matrix_precision
 from .progress import make_progress
 from .run import Ending, Run
 from .schedules import resolved
 from .settings import TrainSettings
-from .step import device_of, seeded
+from .state import unpack
+from .step import matrix_precision
 from .stopping import interruptible
 
 

@@ -10,20 +10,20 @@ from typing import Any, Literal, NoReturn
 import torch
 from torch import Tensor, nn
 
+from .._torch import device_of, evaluating
 from ..data import Minibatch, Minibatches
 from ..errors import InputError
 from .callbacks import Callback
 from .checkpoints import Checkpoints
-from .group import Group
+from .cuda_graph import Readback, StaticStep, make_static_step
 from .guard import NonFiniteError, find_failure, first_non_finite, non_finite_error
 from .history import COLUMNS, History, enter_losses
-from .moment import Moment, Within, set_learning_rate, set_random_states
-from .persist import pack
+from .processes import Group
 from .progress import Progress
 from .schedules import Plateau, epoch_seed, kl_weight_at
 from .settings import TrainSettings
-from .static import Readback, StaticStep, make_static_step
-from .step import apply_gradients, compute_gradients, device_of, evaluate_sums, evaluating
+from .state import Moment, Within, pack, set_learning_rate, set_random_states
+from .step import apply_gradients, compute_gradients, evaluate_sums
 from .stopping import EarlyStopping, Interrupt
 
 VALIDATION_SEED = 0

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
 from ..errors import InputError, one_of, real_number, shown, true_or_false, whole_number
-from .precision import PRECISIONS
+from .step import PRECISIONS
 
 BASE_BATCH_SIZE = 128
 BASE_LEARNING_RATE = 1e-3

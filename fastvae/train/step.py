@@ -1,4 +1,4 @@
-"""What happens to one minibatch, in training and in evaluation.
+"""What happens to one minibatch, in training and in evaluation, and in which precision.
 
 Nothing here reads a number back from the device: sums stay in tensors until the loop asks.
 """
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Minibatch
-from .precision import autocast
 
 
 def loss_terms(
@@ -92,36 +91,33 @@ def _add(sums: Tensor, reconstruction: Tensor, kl: Tensor) -> None:
     sums += torch.stack(total)
 
 
-def device_of(module: nn.Module) -> torch.device:
-    """Return the device that the parameters are on."""
-    return next(module.parameters()).device
+PRECISIONS = ("float32", "tf32", "bf16")
 
 
 @contextmanager
-def seeded(device: torch.device, seed: int | None) -> Iterator[None]:
-    """Draw from `seed` inside the block and leave torch's generators as they were.
+def matrix_precision(precision: str, device: torch.device) -> Iterator[None]:
+    """Multiply float32 matrices on a GPU as `precision` says inside the block, as before after it.
 
-    None draws from torch's own generators as they stand, which then move on.
+    A CPU has no TF32 and multiplies in float32 throughout. A user who has chosen through
+    ``torch.backends`` instead, which torch does not mix with this, keeps that choice.
     """
-    if seed is None:
+    try:
+        before = torch.get_float32_matmul_precision() if device.type == "cuda" else None
+    except RuntimeError:
+        before = None
+    if before is None:
         yield
         return
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def evaluating(module: nn.Module, seed: int | None = 0) -> Iterator[None]:
-    """Evaluate inside the block: eval mode, no gradients, random numbers from `seed`.
-
-    Every submodule's training flag is put back afterwards, also where they differed.
-    """
-    flags = [(part, part.training) for part in module.modules()]
-    module.eval()
+    torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
     try:
-        with torch.no_grad(), seeded(device_of(module), seed):
-            yield
+        yield
     finally:
-        for part, training in flags:
-            part.training = training
+        torch.set_float32_matmul_precision(before)
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Return the context of a forward pass: dense layers in bfloat16 where that is asked for.
+
+    Counts never pass through it, and likelihoods are computed and summed in float32.
+    """
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .moment import copy_state
 from .settings import TrainSettings
+from .state import copy_state
 
 
 class EarlyStopping:

@@ -67,7 +67,8 @@ def _note(
         if divisible:
             attributes[(i,)] = [["tt.divisibility", 16]]
     tile = math.prod(v for k, v in values.items() if k in ("BLOCK", "ROWS"))
-    module = function.fn.__module__.rpartition(".")[2]
+    *_, family, module = function.fn.__module__.split(".")
+    module = family if module == "gpu" else module.removeprefix("gpu_")
     return Launch(
         case=case,
         kernel=f"{module}.{function.fn.__name__}",
@@ -108,8 +109,9 @@ def _likelihood(
     n: int = N,
     genes: int = G,
 ) -> Callable[[], Any]:
-    from fastvae.kernels import fused
-    from fastvae.kernels.entries import Counts
+    from fastvae.kernels.backends.triton import BACKEND as fused
+    from fastvae.kernels.counts import Counts
+    from fastvae.kernels.parameters import Parameters
 
     def launch() -> None:
         x = Counts((n, genes), torch.empty(n, genes, dtype=counts))
@@ -120,17 +122,17 @@ def _likelihood(
         r = None if family == "Poisson" else torch.empty(rows, dtype=r_dtype)
         pi = torch.empty(n, genes, dtype=logits) if family == "ZINB" else None
         index = torch.zeros(n, dtype=torch.int64) if layout == "grouped" else None
-        parameters = s, torch.empty(n, 1), r, pi, index
-        _, stats = fused.nll_forward(x, *parameters)
+        p = Parameters(s, torch.empty(n, 1), r, pi, index)
+        _, stats = fused.nll_forward(x, p)
         needs = (True, True, r is not None, pi is not None)
-        fused.nll_backward(torch.empty(n), x, *parameters, stats, needs)
+        fused.nll_backward(torch.empty(n), x, p, stats, needs)
 
     return launch
 
 
 def _log_prob(family: str) -> Callable[[], Any]:
-    from fastvae.kernels import fused
-    from fastvae.kernels.entries import Counts
+    from fastvae.kernels.backends.triton import BACKEND as fused
+    from fastvae.kernels.counts import Counts
 
     def launch() -> None:
         x, mu = Counts((N, G), torch.empty(N, G)), torch.empty(N, G)
@@ -143,7 +145,7 @@ def _log_prob(family: str) -> Callable[[], Any]:
 
 
 def _latent(softmax: bool) -> Callable[[], Any]:
-    from fastvae.kernels import fused
+    from fastvae.kernels.backends.triton import BACKEND as fused
 
     def launch() -> None:
         q = torch.empty(N, LATENT)
@@ -154,25 +156,24 @@ def _latent(softmax: bool) -> Callable[[], Any]:
 
 
 def _sparse(log1p: bool) -> Callable[[], Any]:
-    from fastvae.kernels import sparse
-    from fastvae.kernels.entries import Counts
+    from fastvae.kernels.counts import Counts
+    from fastvae.kernels.gather.gpu import densify
+    from fastvae.kernels.linear import gpu as linear
 
     def launch() -> None:
         crow, col = torch.zeros(N + 1, dtype=torch.int64), torch.zeros(64, dtype=torch.int64)
         x = Counts((N, G), None, crow, col, torch.empty(64))
-        sparse.densify(x, log1p)
+        densify(x, log1p)
         if not log1p:
-            sparse.row_sums(x)
-        sparse.linear_from_nonzeros(x, torch.empty(HIDDEN, G), torch.empty(HIDDEN), log1p)
+            linear.row_sums(x)
+        linear.linear_from_nonzeros(x, torch.empty(HIDDEN, G), torch.empty(HIDDEN), log1p)
 
     return launch
 
 
 def _gather(compact: bool, n: int = N, genes: int = G) -> Callable[[], Any]:
-    from fastvae.kernels import fused
-    from fastvae.kernels.compact import CompactCounts
-    from fastvae.kernels.entries import Counts
-    from fastvae.kernels.rows import CsrBuffers
+    from fastvae.kernels.backends.triton import BACKEND as fused
+    from fastvae.kernels.counts import CompactCounts, Counts, CsrBuffers
 
     def launch() -> None:
         crow, cells = torch.zeros(MANY_CELLS + 1, dtype=torch.int64), (MANY_CELLS, genes)

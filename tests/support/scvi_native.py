@@ -13,7 +13,9 @@ import torch
 from fastvae.data import Minibatches
 from fastvae.datasets import simulate
 from fastvae.integrations import scvi_tools as door
-from fastvae.integrations.scvi_tools import _data, _plan, _rows
+from fastvae.integrations.scvi_tools import _loop_module as _rows
+from fastvae.integrations.scvi_tools import _minibatches as _data
+from fastvae.integrations.scvi_tools import _training_plan as _plan
 from fastvae.train.schedules import epoch_seed
 
 SEED = 7

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
-from fastvae.kernels import special
+from fastvae.kernels import math_gpu as special
 
 
 @triton.jit

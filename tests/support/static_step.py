@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastvae import VAE, _check
-from fastvae._vae import inputs
-from fastvae.train import TrainSettings, static
+from fastvae import VAE, _covariates
+from fastvae.functional import arguments as _check
+from fastvae.train import TrainSettings
+from fastvae.train import cuda_graph as static
+from fastvae.vae import arguments as inputs
 
 interpreted = pytest.mark.skipif(
     not importlib.util.find_spec("triton") or os.environ.get("TRITON_INTERPRET") != "1",
@@ -31,7 +33,8 @@ SETTINGS = TrainSettings(
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(static, "DEVICES", {"cpu"})
     # On a GPU nobody looks at the numbers of a minibatch to check them.
-    monkeypatch.setattr(inputs, "_readable", lambda *_: False)
+    for module in (inputs, _covariates):
+        monkeypatch.setattr(module, "_readable", lambda *_: False)
     monkeypatch.setattr(_check, "index_range", lambda *_: None)
 
 

@@ -13,8 +13,8 @@ from count_data import annotated, dense_counts, write_mtx_folder
 
 from fastvae import Model
 from fastvae.data.convert import check_target
-from fastvae.data.joint import Wanted
-from fastvae.data.opening import Source, open_data
+from fastvae.data.opening import open_data
+from fastvae.data.request import Source, Wanted
 
 
 def _h5ad(folder: Path, name: str = "cells.h5ad", adata: anndata.AnnData | None = None) -> Path:

@@ -25,12 +25,14 @@ import torch.distributed as dist
 from small_models import small_store
 from torch import nn
 
-from fastvae import VAE, InputError
-from fastvae._vae import inputs
+from fastvae import VAE, InputError, _covariates
 from fastvae.data import Minibatch, Minibatches
-from fastvae.data.device import DeviceStore
-from fastvae.train import Callback, TrainSettings, group, new_history, static, train_vae
+from fastvae.data.stores.device import DeviceStore
+from fastvae.train import Callback, TrainSettings, new_history, train_vae
+from fastvae.train import cuda_graph as static
+from fastvae.train import processes as group
 from fastvae.train.checkpoints import CheckpointOptions, Checkpoints
+from fastvae.vae import arguments as inputs
 
 STORE = small_store(131)
 PLAIN: dict[str, Any] = {
@@ -148,7 +150,7 @@ def member(folder: Path, rank: int, mode: str) -> None:
         return
     if mode == "static":
         device_store = DeviceStore.of(STORE, torch.device("cpu"))
-        inputs._readable = lambda *_: False
+        inputs._readable = _covariates._readable = lambda *_: False
         steps: list[int] = []
         for name, devices, some in (
             ("plain", set(), None),

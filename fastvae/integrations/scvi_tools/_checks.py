@@ -15,10 +15,10 @@ import scipy.sparse as sp
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
-from ...data._matrix import to_csr
-from ...data._names import a_few
+from ..._words import a_few
+from ...data.checks import CountCheck, Origin, canonicalise
 from ...data.genes import Genes, refusal
-from ...data.validate import CountCheck, Origin, canonicalise
+from ...data.sources.matrix import to_csr
 from ...errors import InputError
 
 _SOURCE = "the AnnData object"

@@ -20,10 +20,10 @@ from scvi.dataloaders import AnnDataLoader
 from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
 from torch import Tensor
 
-from ..._vae.inputs import has_hooks
-from ...data._csr import csr_tensor
-from ...data.validate import canonicalise
-from ._data import CountLoader
+from ..._torch import has_hooks
+from ...data.checks import canonicalise
+from ...data.csr import csr_tensor
+from ._minibatches import CountLoader
 from ._module import LDVAE, SCANVAE, VAE
 
 # Methods that hand the counts to the module and do nothing else with them. Draws of counts are not

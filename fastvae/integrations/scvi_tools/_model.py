@@ -14,7 +14,6 @@ from scvi.module import SCANVAE as TheirSCANVAE
 from scvi.module import VAE as TheirVAE
 
 from ...errors import InputError
-from ._data import DataSplitter
 from ._evaluation import _make_data_loader
 from ._methods import (
     _validate_anndata,
@@ -22,9 +21,10 @@ from ._methods import (
     get_normalized_expression,
     mapping_loader,
 )
+from ._minibatches import DataSplitter
 from ._module import LDVAE, SCANVAE, VAE, Fused
-from ._plan import Plan, SemiSupervisedPlan
-from ._runner import CheckingRunner, Runner
+from ._trainer import CheckingRunner, Runner
+from ._training_plan import Plan, SemiSupervisedPlan
 
 Model = TypeVar("Model", bound=BaseModelClass)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from ... import functional
-from ..._vae.lazy import LazyCounts
+from .._counts_from_logits import LazyCounts
 from ._networks import decode, decodes_plainly, encode, encodes_plainly
 from ._posterior import LIKELIHOODS, Posterior, StandardNormal, kl_latent, kl_library
 

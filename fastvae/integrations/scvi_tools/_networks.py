@@ -14,10 +14,10 @@ from scvi.nn import DecoderSCVI, Encoder, FCLayers, LinearDecoderSCVI
 from torch import Tensor, nn
 
 from ... import functional
-from ..._vae.inputs import has_hooks
-from ..._vae.layers import _batch_norm, dense, one_hot
-from ..._vae.lazy import Logits
+from ..._torch import has_hooks
 from ...errors import InputError
+from ...nn import _batch_norm, dense, one_hot
+from .._counts_from_logits import Logits
 from ._posterior import Posterior
 
 _ONE_CELL = (

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from ... import functional
-from ..._vae.lazy import LazyCounts
+from .._counts_from_logits import LazyCounts
 
 
 class Posterior(Normal):

@@ -11,23 +11,19 @@ import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerStatus
 from scvi.train import Trainer as TheirTrainer
+from scvi.train import TrainRunner
 
-from ... import _backend
 from ...data import Minibatches
-from ...data.residence import place
+from ...data.stores.residence import place
 from ...errors import InputError, one_of
+from ...functional import dispatch as _backend
 from ...train import NonFiniteError, new_history, train_vae
-from ._choice import (
-    AUTOMATIC,
-    LOOPS,
-    say,
-    training_settings,
-    why_lightning,
-)
-from ._data import Source
-from ._log import EpochLog
-from ._plan import in_their_words
-from ._rows import ByRow, store_of
+from ._checks import check_data
+from ._epoch_log import EpochLog
+from ._loop_module import ByRow, store_of
+from ._minibatches import DataSplitter, Source
+from ._training_plan import in_their_words
+from ._which_loop import AUTOMATIC, LOOPS, say, training_settings, why_lightning
 
 _log = logging.getLogger("fastvae")
 
@@ -163,3 +159,27 @@ class Trainer(TheirTrainer):
 
 def _rows(indices: Any) -> np.ndarray:
     return np.asarray(indices).astype(np.int64)
+
+
+class CheckingRunner(TrainRunner):
+    """``TrainRunner`` that refuses data whose loss would be NaN."""
+
+    def __init__(self, model: Any, training_plan: Any, data_splitter: Any, **kwargs: Any) -> None:
+        manager = getattr(data_splitter, "adata_manager", None)
+        if manager is not None:
+            check_data(model, manager, again=True)
+        super().__init__(model, training_plan, data_splitter, **kwargs)
+
+
+class Runner(CheckingRunner):
+    """``TrainRunner`` for fastvae's modules."""
+
+    _trainer_cls = Trainer
+
+    def __init__(self, model: Any, training_plan: Any, data_splitter: Any, **kwargs: Any) -> None:
+        if isinstance(data_splitter, DataSplitter):
+            data_splitter.use(model.module)
+        super().__init__(model, training_plan, data_splitter, **kwargs)
+        if isinstance(self.trainer, Trainer):
+            ckpt_path = getattr(self, "ckpt_path", None)
+            self.trainer.choose(training_plan, data_splitter, ckpt_path)

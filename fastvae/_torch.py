@@ -1,0 +1,88 @@
+"""What every part asks of torch: the device, seeded generators, evaluation, hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from .errors import InputError, shown
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """Return the device called `device`; "auto" is the first CUDA device if there is one.
+
+    Raises
+    ------
+    InputError
+        An unknown name, or a device that this machine or this torch does not have.
+    """
+    if isinstance(device, str) and device == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        found = torch.device(device)
+    except Exception:  # torch raises many kinds, for values that are no name
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise InputError(f"unknown device {shown(device)}; use 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    if found.type == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"device {str(device)!r} is not available: torch sees no CUDA device here; use 'cpu' "
+            "or 'auto', or install a CUDA build of torch"
+        )
+    index = found.index if found.index is not None else torch.cuda.current_device()
+    if index >= torch.cuda.device_count():
+        raise InputError(
+            f"device {str(device)!r} is not available: this machine has CUDA devices 0 to "
+            f"{torch.cuda.device_count() - 1}"
+        )
+    return torch.device("cuda", index)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device that the parameters are on."""
+    return next(module.parameters()).device
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int | None) -> Iterator[None]:
+    """Draw from `seed` inside the block and leave torch's generators as they were.
+
+    None draws from torch's own generators as they stand, which then move on.
+    """
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def evaluating(module: nn.Module, seed: int | None = 0) -> Iterator[None]:
+    """Evaluate inside the block: eval mode, no gradients, random numbers from `seed`.
+
+    Every submodule's training flag is put back afterwards, also where they differed.
+    """
+    flags = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad(), seeded(device_of(module), seed):
+            yield
+    finally:
+        for part, training in flags:
+            part.training = training
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether someone listens to the calls of `module` itself."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )

@@ -1,1 +1,0 @@
-"""Inner parts of `fastvae.vae` and `fastvae.nn`."""

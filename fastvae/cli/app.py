@@ -1,0 +1,239 @@
+"""The ``fastvae`` command.
+
+Nothing heavy is imported before a command runs, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from . import map_import as reference_commands
+from .de import de
+from .options import (
+    AllowFractional,
+    AllowLinks,
+    BatchKey,
+    BatchKeyOf,
+    BatchPerFile,
+    Device,
+    GeneNames,
+    Genes,
+    Genome,
+    Layer,
+    MemoryLimit,
+    NewAllowFractional,
+    NewGeneNames,
+    NewLayer,
+    NewUseRaw,
+    Overwrite,
+    Quiet,
+    UseRaw,
+)
+from .train import train
+from .user_errors import user_errors
+
+app = typer.Typer(
+    name="fastvae",
+    help="Train the scVI variational autoencoder on single-cell counts, fast.",
+    epilog="Start with:  fastvae demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    # Read when torch loads its OpenMP: threads that spin for long while they wait make training
+    # several times slower as soon as another process wants the same cores.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    app(prog_name="fastvae")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fastvae {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command(epilog="Example:  fastvae train atlas.h5ad --batch-key donor -o run --early-stopping")(
+    train
+)
+
+
+@app.command(epilog="Example:  fastvae embed run new_cells.h5ad -o new_latent.h5ad")
+def embed(
+    run: Annotated[Path, typer.Argument(help="Folder that fastvae train wrote.")],
+    data: Annotated[
+        list[Path], typer.Argument(help="Cells with the genes the model was trained on.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .h5ad file to write.")],
+    layer: NewLayer = None,
+    use_raw: NewUseRaw = False,
+    genome: Genome = None,
+    allow_fractional: NewAllowFractional = None,
+    allow_links: AllowLinks = False,
+    gene_names: NewGeneNames = None,
+    batch_key_of: BatchKeyOf = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Put the cells of DATA into the latent space of a trained model."""
+    with user_errors():
+        from ..model.latent import KEY
+        from ..model.model import Model
+        from .inputs import assignments
+
+        model = Model.load(run, device=device)
+        latent = model.write_latent(
+            output,
+            data,
+            overwrite=overwrite,
+            layer=layer,
+            use_raw=use_raw,
+            genome=genome,
+            allow_fractional=allow_fractional,
+            allow_links=allow_links,
+            gene_names=gene_names,
+            batch_key_of=assignments(batch_key_of, "--batch-key-of"),
+        )
+        typer.echo(f'{output}: {latent.shape[0]:,} cells, obsm["{KEY}"] {latent.shape}')
+
+
+app.command(epilog="Example:  fastvae de run atlas.h5ad --groupby cell_type -o markers.csv")(de)
+reference_commands.register(app, user_errors)
+
+
+@app.command(epilog="Example:  fastvae convert a.h5ad b.h5ad -o atlas.zarr")
+def convert(
+    data: Annotated[list[Path], typer.Argument(help="What fastvae train takes; one or several.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .zarr folder to write.")],
+    layer: Layer = None,
+    use_raw: UseRaw = False,
+    genome: Genome = None,
+    allow_fractional: AllowFractional = False,
+    allow_links: AllowLinks = False,
+    gene_names: GeneNames = None,
+    genes: Genes = None,
+    batch_key: BatchKey = None,
+    batch_key_of: BatchKeyOf = None,
+    batch_per_file: BatchPerFile = None,
+    memory_limit: MemoryLimit = None,
+    seed: Annotated[int, typer.Option(help="Of the order of the cells.")] = 0,
+    keep_order: Annotated[
+        bool, typer.Option("--keep-order", help="Do not shuffle the cells.")
+    ] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write DATA as one shuffled AnnData zarr that streams fast; run it again to resume."""
+    with user_errors():
+        from ..data.file_names import FileBatches, key_of_files
+        from ..data.request import Wanted
+        from ..data.sources.slots import Slot
+        from .convert import run_convert
+        from .inputs import assignments, gene_list
+
+        wanted = Wanted(
+            slot=Slot(
+                layer,
+                use_raw,
+                genome,
+                allow_fractional,
+                allow_links=allow_links,
+                gene_names=gene_names,
+            ),
+            gene_names=gene_list(genes),
+            batch_key=key_of_files(data, batch_key or None, batch_per_file),
+            batch_key_of=assignments(batch_key_of, "--batch-key-of"),
+            file_batches=FileBatches(strict=True) if batch_per_file is not None else None,
+        )
+        text = run_convert(
+            data,
+            output,
+            wanted,
+            memory_limit=memory_limit,
+            seed=seed,
+            shuffle=not keep_order,
+            overwrite=overwrite,
+            quiet=quiet,
+        )
+        typer.echo(text)
+
+
+@app.command(epilog="Examples:  fastvae info atlas.h5ad    fastvae info run    fastvae info a/ b/")
+def info(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Data, or a folder that fastvae train wrote; several are joined."),
+    ],
+    layer: Layer = None,
+    use_raw: UseRaw = False,
+    genome: Genome = None,
+    allow_fractional: AllowFractional = False,
+    allow_links: AllowLinks = False,
+    gene_names: GeneNames = None,
+) -> None:
+    """Say what is in a data set or a trained model, and in several data sets together."""
+    with user_errors():
+        from ..data.sources.slots import Slot
+        from .info import describe
+
+        slot = Slot(
+            layer, use_raw, genome, allow_fractional, allow_links=allow_links, gene_names=gene_names
+        )
+        for path in paths:
+            typer.echo(describe(path, slot))
+            if len(paths) > 1:
+                typer.echo()
+        if len(paths) > 1:
+            from .joint_report import describe_joint
+
+            typer.echo(describe_joint(paths, slot))
+
+
+@app.command(epilog="Example:  fastvae demo -o run_demo")
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder to write the run to.")
+    ] = Path("fastvae_demo"),
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train on the blood cells that come with fastvae, and draw what was learned."""
+    with user_errors():
+        from ..model.model import Model
+        from .demo import DEMO_FIT, demo_data, draw_latent, mixing_lines
+        from .run_folder import fit_and_write, print_run, run_folder
+
+        with run_folder(output, overwrite=overwrite) as folder:
+            adata = demo_data()
+            model = Model(adata, batch_key="batch")
+            typer.echo(f"{adata.n_obs:,} blood cells, {adata.n_vars:,} genes, 3 batches")
+            latent = fit_and_write(model, folder, device=device, progress=not quiet, **DEMO_FIT)
+            draw_latent(adata, latent, folder / "latent.png")
+            print_run(model, folder)
+            for line in mixing_lines(adata, latent):
+                typer.echo(line)
+            typer.echo("next, with data of your own:")
+            typer.echo("  fastvae info data.h5ad")
+            typer.echo("  fastvae train data.h5ad --batch-key COLUMN -o run")

@@ -1,0 +1,60 @@
+"""``fastvae convert``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from .._memory import available_memory
+from ..data.convert import check_target, convert
+from ..data.joint import open_files, stream
+from ..data.opening import FileFrames
+from ..data.request import Source, Wanted
+from ..errors import InputError
+
+_LINE_EVERY_SECONDS = 5.0
+
+
+def run_convert(
+    data: list[Path],
+    target: Path,
+    wanted: Wanted,
+    *,
+    memory_limit: str | None,
+    seed: int,
+    shuffle: bool,
+    overwrite: bool,
+    quiet: bool,
+) -> str:
+    """Convert, with progress on standard error; return what to tell the user.
+
+    Raises
+    ------
+    InputError
+        As `convert` and the readers.
+    """
+    check_target(target, overwrite=overwrite)
+    if any(path.resolve() == target.resolve() for path in data):
+        raise InputError(f"{target} is one of the inputs; choose another name")
+    memory = Source("disk", memory_limit).streaming_memory()
+    # A file stored by gene has to be turned as a whole, limit or not: that is what this is for.
+    files = open_files(data, wanted, int(0.7 * (available_memory() or memory)))
+    if not quiet:
+        print("checking every count", file=sys.stderr, flush=True)
+    store = stream(files, wanted, memory)
+    looked = [0.0]
+
+    def report(what: str, done: int, total: int) -> None:
+        now = time.perf_counter()
+        if not quiet and (done == total or now - looked[0] > _LINE_EVERY_SECONDS):
+            looked[0] = now
+            print(f"{what}: {100 * done // total} %", file=sys.stderr, flush=True)
+
+    frames = FileFrames(tuple(files), wanted)
+    resumed = convert(
+        store, frames, target, seed=seed, shuffle=shuffle, overwrite=overwrite, report=report
+    )
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    cells = f"{store.n_cells:,} cells x {store.n_genes:,} genes, {size / 1e6:,.1f} MB"
+    return f"{target}: {cells}{' (went on from where it had stopped)' if resumed else ''}"

@@ -1,0 +1,163 @@
+"""What ``fastvae info`` says about a data set or a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..data.categories import category_name
+from ..data.keys import in_words
+from ..data.sources.h5ad import read_outline
+from ..data.sources.memory import read_slot
+from ..data.sources.slots import Slot
+from ..errors import InputError
+from ..model.model import CONFIG, WEIGHTS, read_config
+from ..model.setup import Setup
+from .user_errors import as_options
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+MOST_BATCHES = 200
+"""A column with more categories than this is hardly a batch."""
+
+
+def describe(path: Path, slot: Slot) -> str:
+    """Return the report on `path`, whichever of the two it is; on data, with the counts in `slot`.
+
+    Raises
+    ------
+    InputError
+        It is neither, or it cannot be read.
+    """
+    if path.is_dir() and any((path / name).exists() for name in (CONFIG, WEIGHTS)):
+        if slot != Slot(allow_links=slot.allow_links):
+            raise InputError(f"{path} is a trained model; {slot} can be asked for of data only")
+        return _describe_run(path)
+    return _describe_data(path, slot)
+
+
+def table(rows: list[tuple[str, str]]) -> str:
+    """Return one line per row, the values below each other."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
+
+
+def _describe_data(path: Path, slot: Slot) -> str:
+    problem = None
+    extra: list[tuple[str, str]] = []
+    try:
+        adata = read_slot(path, slot)
+        counts, obs, var = adata.X, adata.obs, adata.var
+    except InputError as error:
+        if path.suffix != ".h5ad" or not path.is_file():
+            raise
+        problem, counts = error, None
+    if path.suffix == ".h5ad":
+        obs, all_genes, extra = _other_parts(path, problem, slot)
+        var = all_genes if counts is None else var
+    rows = [("file", str(path)), ("cells", f"{len(obs):,}"), ("genes", f"{len(var):,}")]
+    if counts is not None:
+        rows += _describe_counts(counts, str(slot))
+    else:
+        rows.append((f"{slot} as counts", f"no: {as_options(str(problem))}"))
+    rows += extra
+    rows += [(f"obs[{str(name)!r}]", describe_column(obs[name])) for name in obs.columns]
+    return table(rows)
+
+
+def _other_parts(
+    path: Path, problem: InputError | None, slot: Slot
+) -> tuple[pd.DataFrame, pd.DataFrame, list[tuple[str, str]]]:
+    """Return obs, var and what else an .h5ad has, without reading a matrix."""
+    try:
+        outline = read_outline(path, slot)
+    except InputError as error:
+        # What `read` said of such a file comes first.
+        raise (problem or error) from None
+    n_raw = outline.n_raw_genes
+    extra = [("layers", ", ".join(outline.layers) or "none")]
+    extra.append(("raw", "none" if n_raw is None else f"{n_raw:,} genes"))
+    return outline.obs, outline.var, extra
+
+
+def _describe_counts(counts: Any, slot: str) -> list[tuple[str, str]]:
+    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    density = counts.nnz / max(counts.shape[0] * counts.shape[1], 1)
+    whole = bool(np.all(counts.data == np.rint(counts.data)))
+    fractions = "" if whole else ", with some values that are not whole numbers"
+    rows = [
+        (f"{slot} as counts", f"yes{fractions}"),
+        ("non-zero", f"{100 * density:.2f} % of the entries"),
+        ("counts", f"{counts.data.min():g} to {counts.data.max():g} where not zero"),
+        (
+            "total per cell",
+            f"median {np.median(totals):,.0f}, {totals.min():,.0f} to {totals.max():,.0f}",
+        ),
+    ]
+    empty = int(np.count_nonzero(totals == 0))
+    if empty:
+        rows.append(("empty cells", f"{empty:,} (kept; they get a finite latent position)"))
+    return rows
+
+
+def describe_column(column: pd.Series) -> str:
+    """Say what a column of obs holds, and whether it can be one of batches."""
+    kind = str(column.dtype).lower()
+    values = column.dropna().unique()
+    n_values = len(values)
+    whole = kind.startswith(("int", "uint"))
+    if kind.startswith("float"):
+        whole = n_values > 0 and all(float(value).is_integer() for value in values)
+    if whole:
+        text = f"{n_values:,} different whole numbers"
+    elif kind.startswith("float"):
+        text = str(column.dtype)
+    else:
+        text = f"{n_values:,} {'category' if n_values == 1 else 'categories'}"
+    missing = int(column.isna().sum())
+    if missing:
+        return f"{text}, missing for {missing:,} cells"
+    few = 2 <= n_values <= min(MOST_BATCHES, max(2, len(column) // 10))
+    if few and (whole or not kind.startswith("float")):
+        shown = ", ".join(category_name(value) for value in values[:4])
+        text += f" ({shown}{', ...' if n_values > 4 else ''}); can be a --batch-key"
+    return text
+
+
+def _describe_run(folder: Path) -> str:
+    config = read_config(folder)
+    try:
+        setup = Setup.from_config(config)
+        training = dict(config["training"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder / CONFIG} is damaged ({error}); train again") from error
+    genes = ", ".join(setup.gene_names[:5])
+    more = ", ..." if len(setup.gene_names) > 5 else ""
+    rows = [
+        ("model", f"{folder} (saved by fastvae {config.get('fastvae_version')})"),
+        ("genes", f"{len(setup.gene_names):,}: {genes}{more}"),
+    ]
+    keyed = (
+        ("batches", setup.batch_key, setup.batch_categories),
+        ("labels", setup.labels_key, setup.label_categories),
+    )
+    for name, key, categories in keyed:
+        shown = f"{len(categories)} in {in_words(key)}: {', '.join(categories)}"
+        rows.append((name, shown if key is not None else "none"))
+    rows.append(("counts from", str(setup.slot)))
+    rows += [(name, str(value)) for name, value in vars(setup.options).items()]
+    rows += [(name, str(value)) for name, value in config.get("origin", {}).items()]
+    if not training:
+        return table([*rows, ("training", "none yet")])
+    for name, value in training.items():
+        if name == "settings":
+            rows += [(option, str(chosen)) for option, chosen in value.items()]
+        elif isinstance(value, float):
+            rows.append((name, f"{value:.2f}"))
+        else:
+            rows.append((name, str(value)))
+    return table(rows)

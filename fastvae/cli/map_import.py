@@ -1,0 +1,223 @@
+"""``fastvae map`` and ``fastvae import``: models that begin with the weights of another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .options import (
+    AllowFractional,
+    AllowLinks,
+    BatchKey,
+    BatchKeyOf,
+    BatchPerFile,
+    BatchSize,
+    CheckpointEvery,
+    CheckpointMinutes,
+    Device,
+    EarlyStopping,
+    Genome,
+    KeepCheckpoints,
+    LabelsKey,
+    Layer,
+    LearningRate,
+    MemoryLimit,
+    NewAllowFractional,
+    NewGeneNames,
+    NewLayer,
+    NewUseRaw,
+    Overwrite,
+    Quiet,
+    Residence,
+    Resume,
+    UseRaw,
+    WeightDecay,
+)
+
+_FREEZE: dict[str, bool | str] = {
+    "all": True,
+    "decoder": "decoder",
+    "encoder": "encoder",
+    "none": False,
+}
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write the run to.")]
+
+
+def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[None]]) -> None:
+    """Add both commands to `app`."""
+
+    @app.command("map", epilog="Example:  fastvae map run query.h5ad --batch-key donor -o mapped")
+    def map_command(
+        run: Annotated[Path, typer.Argument(help="Reference: a folder that fastvae train wrote.")],
+        query: Annotated[list[Path], typer.Argument(help="New cells; one file or several.")],
+        output: Output,
+        batch_key: BatchKey = None,
+        batch_key_of: BatchKeyOf = None,
+        batch_per_file: BatchPerFile = None,
+        freeze: Annotated[
+            str,
+            typer.Option(
+                help="What keeps the reference's weights: all (but the columns of new batches), "
+                "decoder, encoder or none."
+            ),
+        ] = "all",
+        layer: NewLayer = None,
+        use_raw: NewUseRaw = False,
+        genome: Genome = None,
+        allow_fractional: NewAllowFractional = None,
+        allow_links: AllowLinks = False,
+        gene_names: NewGeneNames = None,
+        min_genes: Annotated[
+            float, typer.Option(help="Refuse a smaller share of the reference's genes.")
+        ] = 0.1,
+        max_epochs: Annotated[
+            int | None,
+            typer.Option(help="Passes over the cells.  [default: by the number of cells]"),
+        ] = None,
+        batch_size: BatchSize = 128,
+        train_size: Annotated[
+            float, typer.Option(help="Share of the cells to train on; the rest validates.")
+        ] = 0.9,
+        early_stopping: EarlyStopping = False,
+        seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
+        learning_rate: LearningRate = None,
+        weight_decay: WeightDecay = 1e-6,
+        device: Device = "auto",
+        residence: Residence = "auto",
+        memory_limit: MemoryLimit = None,
+        checkpoint_every: CheckpointEvery = None,
+        checkpoint_minutes: CheckpointMinutes = 10.0,
+        keep_checkpoints: KeepCheckpoints = 2,
+        resume: Resume = False,
+        overwrite: Overwrite = False,
+        quiet: Quiet = False,
+    ) -> None:
+        """Map QUERY onto a trained model: new batches are added, its own weights stay."""
+        with user_errors():
+            from ..errors import InputError
+            from ..model.mapping import origin_lines
+            from ..model.model import Model
+            from .inputs import assignments
+            from .run_folder import CHECKPOINTS, fit_and_write, print_run, run_folder
+
+            if freeze not in _FREEZE:
+                raise InputError(f"--freeze must be {', '.join(_FREEZE)}, not {freeze!r}")
+            if output.resolve() == run.resolve():
+                raise InputError(f"{output} is the reference itself; choose another folder")
+            with run_folder(output, overwrite=overwrite, resume=resume) as folder:
+                model = Model.load_query(
+                    query,
+                    run,
+                    batch_key=batch_key or None,
+                    batch_key_of=assignments(batch_key_of, "--batch-key-of"),
+                    batch_per_file=batch_per_file,
+                    freeze=_FREEZE[freeze],
+                    layer=layer,
+                    use_raw=use_raw,
+                    genome=genome,
+                    allow_fractional=allow_fractional,
+                    allow_links=allow_links,
+                    gene_names=gene_names,
+                    min_genes=min_genes,
+                    device=device,
+                    residence=residence,
+                    memory_limit=memory_limit,
+                )
+                setup = model._setup
+                for line in origin_lines(model.origin, setup.may_lack, len(setup.gene_names)):
+                    typer.echo(line)
+                fit_and_write(
+                    model,
+                    folder,
+                    max_epochs=max_epochs,
+                    batch_size=batch_size,
+                    train_size=train_size,
+                    early_stopping=early_stopping,
+                    seed=seed,
+                    device=device,
+                    progress=not quiet,
+                    learning_rate=learning_rate,
+                    weight_decay=weight_decay,
+                    n_epochs_kl_warmup=None,
+                    checkpoint_dir=folder / CHECKPOINTS,
+                    checkpoint_every=checkpoint_every,
+                    checkpoint_minutes=checkpoint_minutes,
+                    keep_checkpoints=keep_checkpoints,
+                    resume=resume,
+                )
+                print_run(model, folder)
+
+    @app.command(
+        "import",
+        epilog="Example:  fastvae import scvi_model atlas.h5ad -o run    "
+        "fastvae import vae.pkl atlas.h5ad --batch-key batch_indices -o run",
+    )
+    def import_command(
+        checkpoint: Annotated[
+            Path,
+            typer.Argument(
+                help="Folder of scvi-tools' SCVI.save, or a state dict file of scvi 0.5-0.6.8 "
+                "(or the folder of its posterior). No code in it is run."
+            ),
+        ],
+        data: Annotated[list[Path], typer.Argument(help="The cells it was trained on.")],
+        output: Output,
+        batch_key: BatchKey = None,
+        labels_key: LabelsKey = None,
+        layer: Layer = None,
+        use_raw: UseRaw = False,
+        genome: Genome = None,
+        allow_fractional: AllowFractional = False,
+        allow_links: AllowLinks = False,
+        dispersion: Annotated[
+            str | None, typer.Option(help="Of a scvi 0.6 model whose weights leave it open.")
+        ] = None,
+        reconstruction_loss: Annotated[
+            str, typer.Option(help="Of a scvi 0.6 model: zinb, nb or poisson.")
+        ] = "zinb",
+        latent_distribution: Annotated[
+            str, typer.Option(help="Of a scvi 0.6 model: normal or ln.")
+        ] = "normal",
+        device: Device = "auto",
+        overwrite: Overwrite = False,
+    ) -> None:
+        """Make a run of a model that scvi-tools or scvi 0.5-0.6.8 trained."""
+        with user_errors():
+            from ..integrations.convert import from_scvi_tools
+            from ..integrations.legacy import from_legacy_checkpoint
+            from ..train import resolve_device
+            from .run_folder import list_files, run_folder, write_run
+
+            where = resolve_device(device)
+            reading: Any = {
+                "layer": layer,
+                "use_raw": use_raw,
+                "genome": genome,
+                "allow_fractional": allow_fractional,
+                "allow_links": allow_links,
+            }
+            with run_folder(output, overwrite=overwrite) as folder:
+                if checkpoint.is_dir() and list(checkpoint.glob("*model.pt")):
+                    model = from_scvi_tools(checkpoint, data, device=where, **reading)
+                else:
+                    model = from_legacy_checkpoint(
+                        checkpoint,
+                        data,
+                        batch_key=batch_key or None,
+                        labels_key=labels_key or None,
+                        **reading,
+                        device=where,
+                        dispersion=dispersion,
+                        reconstruction_loss=reconstruction_loss,
+                        latent_distribution=latent_distribution,
+                    )
+                write_run(model, folder)
+                typer.echo(repr(model))
+                typer.echo("written:")
+                for line in list_files(folder):
+                    typer.echo(line)

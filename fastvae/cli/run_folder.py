@@ -1,0 +1,185 @@
+"""The folder that ``fastvae train`` and ``fastvae map`` leave: all about one trained model."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from .._files import WriteError, check_writable_folder
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..model.model import Model
+
+
+CHECKPOINTS = "checkpoints"
+
+_PARTIAL = re.compile(
+    r"\.(model|config|history|loss|latent)-\w+\.(safetensors|json|csv|png|h5ad)"
+    r"|\.\.(model\.safetensors|history\.csv)-\w+\.new"
+)
+_DERIVED = ("latent.h5ad", "latent.png", "loss.png")
+"""Of the weights that were there when they were written."""
+
+
+@contextmanager
+def run_folder(path: Path, *, overwrite: bool, resume: bool = False) -> Iterator[Path]:
+    """Make the folder before any work is done; leave no empty one behind if the work fails.
+
+    Of several processes the first does so, and the others wait for it.
+
+    With `resume` it may be the folder of a run that was cut short, or not be there yet;
+    otherwise the checkpoints of an earlier run are removed from it.
+
+    Raises
+    ------
+    InputError
+        It cannot be written, or has something in it and neither is asked for.
+    """
+    if resume and overwrite:
+        raise InputError("--resume goes on and --overwrite starts again; leave one of them out")
+    with _first_alone() as first:
+        new = first and not path.exists()
+        folder = _prepared(path, overwrite, resume) if first else path
+    try:
+        yield folder
+    finally:
+        if new:
+            with suppress(OSError):
+                folder.rmdir()  # refuses a folder with something in it
+
+
+@contextmanager
+def _first_alone() -> Iterator[bool]:
+    """Whether this is the first process; at the end of the block the others wait for it."""
+    import torch.distributed as dist
+
+    several = dist.is_available() and dist.is_initialized()
+    yield not several or dist.get_rank() == 0
+    if several:
+        dist.barrier()
+
+
+def _prepared(path: Path, overwrite: bool, resume: bool) -> Path:
+    if resume and path.is_dir() and any(path.iterdir()) and not (path / CHECKPOINTS).is_dir():
+        raise InputError(
+            f"{path} has no {CHECKPOINTS} to resume from: give the folder of a run that was cut "
+            "short (one that ended by itself keeps them only with --checkpoint-every), or leave "
+            "out --resume"
+        )
+    folder = check_writable_folder(path, overwrite=overwrite or resume)
+    if resume:
+        for leftover in folder.iterdir():
+            if _PARTIAL.fullmatch(leftover.name):
+                leftover.unlink()
+    elif (folder / CHECKPOINTS).is_dir():
+        from ..train.checkpoints import CheckpointFiles
+
+        CheckpointFiles(folder / CHECKPOINTS).clear()
+    return folder
+
+
+def resume_command() -> str:
+    """Return what to type to go on with the command that is running."""
+    words = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
+    if words[:1] not in (["train"], ["map"]):
+        return "the same command with --resume"
+    return shlex.join(["fastvae", *words, "--resume"])
+
+
+def fit_and_write(model: Model, folder: Path, **fit: Any) -> Any:
+    """Train, and write the run also where training was cut short; return the latent space.
+
+    Of several processes, the first alone writes. Once the run is complete its checkpoints go,
+    unless they were asked for by number of epochs.
+    """
+    from ..train import NonFiniteError
+    from ..train.checkpoints import CheckpointFiles
+    from ..train.processes import leads
+
+    try:
+        model.fit(**fit)
+    except NonFiniteError:
+        if model.is_trained and leads():
+            write_run(model, folder)
+            typer.echo(f"the last good weights are in {folder}", err=True)
+        raise
+    if not leads():
+        return None
+    if model.training["ending"] == "interrupted":
+        if "checkpoint_dir" in fit:
+            typer.echo(f"a checkpoint is written; go on with:\n  {resume_command()}", err=True)
+        if not model.is_trained:
+            raise InputError("interrupted before the first step; there is no model to write")
+        typer.echo(
+            f"interrupted after {model.training['epochs']} whole epochs; saving what was learned",
+            err=True,
+        )
+    try:
+        latent = write_run(model, folder)
+    except WriteError as error:
+        if not CheckpointFiles(folder / CHECKPOINTS).numbers():
+            raise
+        raise WriteError(
+            f"{error}. The training itself is kept in {folder / CHECKPOINTS}; with room, only "
+            f"this is written again by:  {resume_command()}"
+        ) from error
+    if model.training["ending"] != "interrupted" and fit.get("checkpoint_every") is None:
+        CheckpointFiles(folder / CHECKPOINTS).clear()
+        with suppress(OSError):
+            (folder / CHECKPOINTS).rmdir()
+    return latent
+
+
+def write_run(model: Model, folder: Path) -> np.ndarray:
+    """Write the model, its loss curve and the latent space; return the latent space (N, L)."""
+    model.save(folder, overwrite=True)
+    for name in _DERIVED:
+        (folder / name).unlink(missing_ok=True)  # of the model that was there before
+    try:
+        # The picture comes last: whatever goes wrong with it, the rest is there.
+        latent = model.write_latent(folder / "latent.h5ad", overwrite=True)
+        if model.history["epoch"]:
+            from ..plots.figures import plot_history
+
+            plot_history(model.history, folder / "loss.png")
+    except WriteError as error:
+        raise WriteError(
+            f"{error}. The model is saved in {folder}, and fastvae embed {folder} writes its "
+            "latent space anew"
+        ) from error
+    return latent
+
+
+def print_run(model: Model, folder: Path) -> None:
+    """Say how it went and what is in the folder."""
+    typer.echo(repr(model).splitlines()[-1].strip())
+    typer.echo("written:")
+    for line in list_files(folder):
+        typer.echo(line)
+
+
+def list_files(folder: Path) -> list[str]:
+    """Return a line for each file of the run that is there."""
+    meaning = {
+        "model.safetensors": "weights",
+        "config.json": "options, genes, batches, training summary",
+        "history.csv": "losses of every epoch",
+        "loss.png": "loss curve",
+        "latent.h5ad": 'latent space in obsm["X_fastvae"], obs and var',
+        "latent.png": "latent space in two dimensions",
+        "tensorboard": "the curves, for tensorboard --logdir",
+        CHECKPOINTS: "to go on from with --resume",
+    }
+    there = [name for name in meaning if (folder / name).exists()]
+    width = max(len(str(folder / name)) for name in there)
+    return [f"  {folder / name!s:<{width}}  {meaning[name]}" for name in there]

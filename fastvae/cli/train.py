@@ -1,0 +1,184 @@
+"""``fastvae train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import (
+    AllowFractional,
+    AllowLinks,
+    BatchKey,
+    BatchKeyOf,
+    BatchPerFile,
+    BatchSize,
+    CheckpointEvery,
+    CheckpointMinutes,
+    Compile,
+    CudaGraph,
+    Device,
+    EarlyStopping,
+    GeneNames,
+    Genes,
+    Genome,
+    KeepCheckpoints,
+    LabelsKey,
+    Layer,
+    LearnedLibrary,
+    LearningRate,
+    MaxGradNorm,
+    MemoryLimit,
+    NTopGenes,
+    Overwrite,
+    Precision,
+    Quiet,
+    ReduceLrOnPlateau,
+    Residence,
+    Resume,
+    SyncBatchNorm,
+    TensorBoard,
+    UseRaw,
+    WeightDecay,
+)
+from .user_errors import user_errors
+
+
+def train(
+    data: Annotated[
+        list[Path],
+        typer.Argument(help="An .h5ad, AnnData zarr, 10x .h5, or folder with a .mtx; or several."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder to write the run to.  [default: DATA's name + _fastvae]"
+        ),
+    ] = None,
+    batch_key: BatchKey = None,
+    batch_key_of: BatchKeyOf = None,
+    batch_per_file: BatchPerFile = None,
+    genes: Genes = None,
+    gene_names: GeneNames = None,
+    n_top_genes: NTopGenes = None,
+    labels_key: LabelsKey = None,
+    layer: Layer = None,
+    use_raw: UseRaw = False,
+    genome: Genome = None,
+    allow_fractional: AllowFractional = False,
+    allow_links: AllowLinks = False,
+    max_epochs: Annotated[
+        int | None, typer.Option(help="Passes over the cells.  [default: by the number of cells]")
+    ] = None,
+    batch_size: BatchSize = 128,
+    train_size: Annotated[
+        float, typer.Option(help="Share of the cells to train on; the rest validates.")
+    ] = 0.9,
+    early_stopping: EarlyStopping = False,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
+    device: Device = "auto",
+    residence: Residence = "auto",
+    memory_limit: MemoryLimit = None,
+    n_latent: Annotated[int, typer.Option(help="Latent dimensions.")] = 10,
+    n_hidden: Annotated[int, typer.Option(help="Width of the hidden layers.")] = 128,
+    n_layers: Annotated[int, typer.Option(help="Hidden layers.")] = 1,
+    dropout_rate: Annotated[float, typer.Option(help="Dropout of the encoder.")] = 0.1,
+    dispersion: Annotated[
+        str, typer.Option(help="gene, gene-batch, gene-label or gene-cell.")
+    ] = "gene",
+    reconstruction_loss: Annotated[str, typer.Option(help="zinb, nb or poisson.")] = "zinb",
+    latent_distribution: Annotated[str, typer.Option(help="normal or ln.")] = "normal",
+    learned_library: LearnedLibrary = False,
+    encode_covariates: Annotated[
+        bool, typer.Option("--encode-covariates", help="Tell the encoder the batch too.")
+    ] = False,
+    learning_rate: LearningRate = None,
+    weight_decay: WeightDecay = 1e-6,
+    max_grad_norm: MaxGradNorm = None,
+    reduce_lr_on_plateau: ReduceLrOnPlateau = False,
+    precision: Precision = "tf32",
+    n_epochs_kl_warmup: Annotated[
+        int, typer.Option(help="Epochs over which the KL weight grows from 0 to 1.")
+    ] = 400,
+    cuda_graph: CudaGraph = None,
+    sync_batch_norm: SyncBatchNorm = False,
+    compile: Compile = False,
+    tensorboard: TensorBoard = False,
+    checkpoint_every: CheckpointEvery = None,
+    checkpoint_minutes: CheckpointMinutes = 10.0,
+    keep_checkpoints: KeepCheckpoints = 2,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train on DATA and write model, history, loss curve and latent space to a folder."""
+    with user_errors():
+        from ..model.model import Model
+        from ..train.processes import launched
+        from .inputs import assignments, gene_list
+        from .run_folder import CHECKPOINTS, fit_and_write, print_run, run_folder
+
+        output = output or Path(f"{data[0].resolve().stem}_fastvae")
+        with (
+            launched(device) as device,
+            run_folder(output, overwrite=overwrite, resume=resume) as folder,
+        ):
+            model = Model(
+                data,
+                residence=residence,
+                memory_limit=memory_limit,
+                genes=gene_list(genes),
+                gene_names=gene_names,
+                n_top_genes=n_top_genes,
+                batch_key_of=assignments(batch_key_of, "--batch-key-of"),
+                batch_per_file=batch_per_file,
+                batch_key=batch_key or None,
+                labels_key=labels_key or None,
+                layer=layer,
+                use_raw=use_raw,
+                genome=genome,
+                allow_fractional=allow_fractional,
+                allow_links=allow_links,
+                n_latent=n_latent,
+                n_hidden=n_hidden,
+                n_layers=n_layers,
+                dropout_rate=dropout_rate,
+                dispersion=dispersion,
+                reconstruction_loss=reconstruction_loss,
+                latent_distribution=latent_distribution,
+                use_observed_lib_size=not learned_library,
+                encode_covariates=encode_covariates,
+            )
+            latent = fit_and_write(
+                model,
+                folder,
+                max_epochs=max_epochs,
+                batch_size=batch_size,
+                train_size=train_size,
+                early_stopping=early_stopping,
+                seed=seed,
+                device=device,
+                progress=not quiet,
+                learning_rate=learning_rate,
+                n_epochs_kl_warmup=n_epochs_kl_warmup,
+                weight_decay=weight_decay,
+                max_grad_norm=max_grad_norm,
+                reduce_lr_on_plateau=reduce_lr_on_plateau,
+                precision=precision,
+                tensorboard=folder / "tensorboard" if tensorboard else None,
+                checkpoint_dir=folder / CHECKPOINTS,
+                checkpoint_every=checkpoint_every,
+                checkpoint_minutes=checkpoint_minutes,
+                keep_checkpoints=keep_checkpoints,
+                resume=resume,
+                cuda_graph=cuda_graph,
+                sync_batch_norm=sync_batch_norm,
+                compile=compile,
+            )
+            if latent is None:  # another process writes
+                return
+            print_run(model, folder)
+            typer.echo("next:")
+            typer.echo(f"  fastvae info {folder}")
+            typer.echo(f"  fastvae embed {folder} {' '.join(map(str, data))} -o embedded.h5ad")

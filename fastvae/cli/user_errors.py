@@ -1,0 +1,73 @@
+"""Errors and warnings as the user of the command line sees them."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shlex
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from ..errors import InputError
+
+_COMMANDS = {"Model.map_query": "fastvae map"}
+"""Commands that do what a method does in Python."""
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Say what the user can mend in one line and exit with 2; a defect keeps its traceback.
+
+    Arguments that a message names are called by their options.
+    """
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        typer.echo(f"warning: {as_options(str(message))}", err=True)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    except (InputError, OSError) as error:
+        text = " ".join(str(error).split())
+        typer.echo(f"error: {as_options(text)}", err=True)
+        raise typer.Exit(2) from error
+
+
+@functools.cache
+def _option_names() -> dict[str, str]:
+    """Return the options of all commands, by the Python arguments that they are given to."""
+    from .app import app
+
+    group: Any = typer.main.get_command(app)
+    return {
+        parameter.name: next(name for name in parameter.opts if name.startswith("--"))
+        for command in group.commands.values()
+        for parameter in command.params
+        if parameter.param_type_name == "option"
+    }
+
+
+def as_options(text: str) -> str:
+    """Word a message about Python arguments for the command line.
+
+    ``layer='counts'`` becomes ``--layer counts``, ``use_raw=True`` ``--use-raw``, ``genome=``
+    ``--genome`` and ``batch_key`` ``--batch-key``; a word such as ``layer`` alone stays.
+    """
+    for method, command in _COMMANDS.items():
+        text = text.replace(method, command)
+    for name, option in _option_names().items():
+        value = r"=(?:True\b|'(?P<single>[^']*)'|\"(?P<double>[^\"]*)\"|(?P<number>\d[\w.]*)|)"
+        optional = "?" if "_" in name else ""
+        pattern = rf"(?<![\w'\"./-]){name}(?:{value}){optional}(?![\w'\"\[])"
+        text = re.sub(pattern, lambda found, option=option: _given(option, found), text)  # type: ignore[misc]
+    return re.sub(r"(--[\w-]+) \(\1\)", r"\1", text)  # what named both doors
+
+
+def _given(option: str, found: re.Match[str]) -> str:
+    values = [value for value in found.groups() if value is not None]
+    return f"{option} {shlex.quote(values[0])}" if values else option

@@ -1,0 +1,207 @@
+"""scvi-tools' training plan with less to do in each step.
+
+Losses are added up in one tensor and logged once per epoch, at the step and under the names that
+scvi-tools logs them; Adam runs as one fused operation. A NaN or an infinity ends the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from scvi.train import SemiSupervisedTrainingPlan, TrainingPlan
+from scvi.train._trainingplans import _compute_kl_weight
+from torch import Tensor
+
+from ...train.guard import NonFiniteError, first_non_finite, non_finite_error
+from ...train.state import copy_state
+from ._minibatches import wrong_input
+from ._module import LDVAE, VAE
+from ._networks import load_in_place
+
+LEAN = {kind: (kind.loss, kind.forward) for kind in (VAE, LDVAE)}
+"""Modules that return losses alone, and what must not have been replaced for that."""
+
+
+if TYPE_CHECKING:
+    _Behind = Any
+else:
+    _Behind = object
+
+
+def in_their_words(error: NonFiniteError) -> NonFiniteError:
+    """Return the error with scvi-tools' names of the options."""
+    words = str(error).replace("learning_rate", "lr in plan_kwargs")
+    return NonFiniteError(words.replace("max_grad_norm", "gradient_clip_val"), error.steps)
+
+
+class GuardedPlan(_Behind):
+    """Put in front of a training plan, this fuses its Adam or AdamW and looks at the weights.
+
+    An epoch that ends with weights that are not finite ends the training, with the weights that it
+    began with: scvi-tools' distributions check their parameters at each step, fastvae's do not.
+    """
+
+    _good: tuple[int, dict[str, Tensor]] | None = None
+    """Optimiser steps and weights when the epoch began."""
+
+    def on_train_epoch_start(self) -> None:
+        """Keep the weights that the epoch begins with."""
+        super().on_train_epoch_start()
+        self._good = self.global_step, copy_state(self.module)
+
+    def on_train_epoch_end(self) -> None:
+        """Look at the weights."""
+        super().on_train_epoch_end()
+        if self._good is not None:
+            name = first_non_finite(self.module.state_dict().items())
+            if name is not None:
+                self._fail(f"{name} after an optimiser's step")
+            self._good = None
+
+    def _fail(self, what: str) -> NoReturn:
+        """Go back to the weights that the epoch began with and say what went wrong, data first."""
+        assert self._good is not None
+        steps, weights = self._good
+        load_in_place(self.module, weights)
+        remedy = None
+        data = wrong_input(self.trainer)
+        name = first_non_finite(weights.items())
+        if data is not None:
+            what, remedy = data, "Mend that in the data or drop the cell"
+        elif name is not None:
+            what = f"{name}, before a step of this epoch,"
+            remedy = "Load or train weights that are finite"
+        error = non_finite_error(self.current_epoch + 1, None, what, self.lr, steps, remedy=remedy)
+        raise in_their_words(error)
+
+    def _optimizer_creator_fn(self, optimizer_cls: Any) -> Callable[..., torch.optim.Optimizer]:
+        # scvi-tools has the option fused_optimizer from 1.5 on
+        if not (self._full_precision() and getattr(self, "fused_optimizer", True)):
+            return super()._optimizer_creator_fn(optimizer_cls)
+
+        def create(parameters: Any) -> torch.optim.Optimizer:
+            return optimizer_cls(
+                parameters, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
+            )
+
+        return create
+
+    def _full_precision(self) -> bool:
+        """Whether no gradient scaler comes between, which does not go with a fused Adam."""
+        on = {p.device.type for p in self.module.parameters()}
+        return str(self.trainer.precision) in ("32-true", "bf16-mixed") and on <= {"cpu", "cuda"}
+
+
+class SemiSupervisedPlan(GuardedPlan, SemiSupervisedTrainingPlan):
+    """``SemiSupervisedTrainingPlan`` with the optimiser fused and the weights guarded."""
+
+
+class Plan(GuardedPlan, TrainingPlan):
+    """``TrainingPlan`` for fastvae's modules; for any other it is ``TrainingPlan``."""
+
+    def __init__(self, module: Any, *args: Any, **kwargs: Any) -> None:
+        self._kl_weight: tuple[float, Tensor] | None = None
+        super().__init__(module, *args, **kwargs)
+        self._lean = self.why_not_lean() is None
+        self._sums: Tensor | None = None
+        self._logged_weight: Tensor | None = None
+
+    def why_not_lean(self) -> str | None:
+        """Return why losses are not just added up to the end of an epoch, or None."""
+        module = self.module
+        kind = type(module)
+        if kind not in LEAN:
+            return f"the module is a {kind.__name__}, not one of fastvae's"
+        if (kind.loss, kind.forward) != LEAN[kind] or {"loss", "forward"} & module.__dict__.keys():
+            return "the module's loss or forward was replaced"
+        if getattr(module, "extra_payload_autotune", False):
+            return "extra_payload_autotune is on"
+        # scvi-tools 1.3 knows neither, and logs each step
+        if getattr(self, "on_step", True) or not getattr(self, "on_epoch", True):
+            return "losses are logged at each step (on_step, on_epoch)"
+        if type(self).compute_and_log_metrics is not TrainingPlan.compute_and_log_metrics:
+            return "compute_and_log_metrics was replaced"
+        return None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning sets this twice at each of its hooks, and a Module looks at everything it is set
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    @property
+    def kl_weight(self) -> Tensor:
+        """Weight of the KL divergence now; the same tensor as long as it is the same number."""
+        weight = _compute_kl_weight(
+            self.current_epoch,
+            self.global_step,
+            self.n_epochs_kl_warmup,
+            self.n_steps_kl_warmup,
+            self.max_kl_weight,
+            self.min_kl_weight,
+        )
+        known = self._kl_weight
+        if known is None or known[0] != weight or known[1].device != self.device:
+            known = self._kl_weight = (weight, torch.tensor(weight).to(self.device))
+        return known[1]
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the sums of an epoch."""
+        super().on_train_epoch_start()
+        self._sums = self._logged_weight = None
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
+        """Compute the loss of a minibatch."""
+        if not self._lean:
+            return super().training_step(batch, batch_idx)
+        if "kl_weight" in self.loss_kwargs:
+            self.loss_kwargs["kl_weight"] = weight = self.kl_weight
+            if weight is not self._logged_weight:
+                self._logged_weight = weight
+                self.log("kl_weight", weight, on_step=True, on_epoch=False, batch_size=1)
+        _, _, found = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        loss, n = found.loss, found.n_obs_minibatch
+        with torch.no_grad():
+            row = [loss * n, found.reconstruction_loss_sum, found.kl_local_sum]
+            sums = torch.stack([*row, loss.new_tensor(float(n))]).double()
+            self._sums = sums if self._sums is None else self._sums.add_(sums)
+        if self.trainer.is_last_batch:
+            self._log_epoch()
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log an epoch that was left before its last minibatch; look at the weights."""
+        self._log_epoch()
+        super().on_train_epoch_end()
+
+    def _log_epoch(self) -> None:
+        if self._sums is None:
+            return
+        (loss, reconstruction, kl, n), self._sums = self._sums.float(), None
+        alone = self.trainer.world_size == 1 and self._full_precision()
+        if alone and self._good is not None and not torch.isfinite(loss + reconstruction + kl):
+            name, value = ("the KL divergence", kl)
+            if not torch.isfinite(reconstruction):
+                name, value = ("the reconstruction loss", reconstruction)
+            self._fail(f"{name} ({float(value / n):g})")
+        self.log(
+            "train_loss",
+            loss / n,
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=int(n),
+            sync_dist=self.use_sync_dist,
+        )
+        epoch = SimpleNamespace(
+            reconstruction_loss_sum=reconstruction,
+            kl_local_sum=kl,
+            kl_global_sum=torch.zeros_like(kl),
+            n_obs_minibatch=n,
+            extra_metrics_keys=(),
+        )
+        self.compute_and_log_metrics(epoch, self.train_metrics, "train")

@@ -1,0 +1,5 @@
+"""`fastvae.Model`: data in, training, answers out."""
+
+from .model import Model
+
+__all__ = ["Model"]

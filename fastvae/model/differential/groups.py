@@ -1,0 +1,348 @@
+"""Which cells are compared with which."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..._words import a_few, those_there
+from ...data import Minibatches
+from ...data.categories import CategoryNames, factorise
+from ...data.keys import Key, checked_key, columns_of, in_words, key_column
+from ...errors import InputError, listed, shortened, shown
+from ...vae.vae import VAE
+from ..posterior import encode
+from ..posterior.population import Picked
+from ..selection import is_name, name_of, row_array
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+MOST_GROUPS = 500
+"""A column with more values than this is hardly one of groups."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Cells whose code is one of `first` against cells whose code is one of `second`.
+
+    The names are None where the cells were given by row.
+    """
+
+    first: tuple[int, ...]
+    second: tuple[int, ...]
+    group1: str | None = None
+    group2: str | None = None
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What messages call both sides."""
+        return self.group1 or "the first cells", self.group2 or "the second cells"
+
+
+@dataclass(frozen=True, eq=False)
+class Comparisons:
+    """A code for every cell, and what is to be compared.
+
+    Attributes
+    ----------
+    codes
+        (N,) int64; -1 takes part in nothing.
+    n_codes
+        Number of codes from 0 on.
+    listed
+        In the order of the results.
+    """
+
+    codes: np.ndarray
+    n_codes: int
+    listed: tuple[Comparison, ...]
+
+    def cells(self, codes: tuple[int, ...]) -> np.ndarray:
+        """Return the rows of the cells with one of these codes, ascending."""
+        return np.flatnonzero(np.isin(self.codes, codes))
+
+    def all_cells(self) -> np.ndarray:
+        """Return the rows of the cells that take part in any comparison."""
+        return np.flatnonzero(self.codes >= 0)
+
+
+def by_rows(idx1: Any, idx2: Any, obs: pd.DataFrame, min_cells: int) -> Comparisons:
+    """Compare cells given by row; without `idx2`, with all others.
+
+    Raises
+    ------
+    InputError
+        Cells that are not there, in both groups, or too few.
+    """
+    first = _mask("idx1", idx1, obs)
+    second = ~first if idx2 is None else _mask("idx2", idx2, obs)
+    both = int(np.count_nonzero(first & second))
+    if both:
+        raise InputError(
+            f"idx1 and idx2 have {both:,} cell{'' if both == 1 else 's'} in common; a cell can "
+            "be in one of them only"
+        )
+    for name, mask in (("idx1", first), ("idx2 (all other cells)", second)):
+        name = "idx2" if idx2 is not None and name != "idx1" else name
+        _enough(name, int(np.count_nonzero(mask)), min_cells)
+    codes = np.where(first, 0, np.where(second, 1, -1))
+    return Comparisons(codes, 2, (Comparison((0,), (1,)),))
+
+
+def by_groups(
+    groupby: Any, group1: Any, group2: Any, obs: pd.DataFrame, min_cells: int
+) -> Comparisons:
+    """Compare groups named by one or more columns; without `group2`, each with all other cells.
+
+    Raises
+    ------
+    InputError
+        No such column or group, a single group, one compared with itself, or too few cells.
+    """
+    key = checked_key(groupby, "groupby")
+    codes, names = _groups(key, obs)
+    words = in_words(key)
+    wanted = _names("group1", group1, names)
+    if wanted is None and len(names) > MOST_GROUPS:
+        raise InputError(
+            f"{words} has {len(names):,} different values; name those to compare "
+            "(group1=), or use a column with groups of cells"
+        )
+    if wanted == []:
+        raise InputError("group1 is empty; name at least one group, or leave it out for all")
+    against = _names("group2", group2, names)
+    if against is not None and len(against) != 1:
+        raise InputError(
+            f"group2 must be one group, or left out for all other cells; not {shown(group2)}"
+        )
+    for option, asked in (("group1", wanted), ("group2", against)):
+        for name in asked or ():
+            if name not in names:
+                raise InputError(
+                    f"{option} {shown(name)} is not in {words}; {those_there(names, name)}"
+                )
+    sizes = np.bincount(codes[codes >= 0], minlength=len(names))
+    if wanted is None:
+        wanted = _large_enough(words, names, sizes, min_cells, but=against)
+    for name in [*wanted, *(against or ())]:
+        _enough(f"group {name!r} of {words}", int(sizes[names.index(name)]), min_cells)
+    if against is not None and against[0] in wanted:
+        raise InputError(f"group1 and group2 are both {against[0]!r}; compare different groups")
+
+    # Cells that are in no group asked for share one code: they are told apart by nobody.
+    asked = list(dict.fromkeys([*wanted, *(against or ())]))
+    place = np.full(len(names) + 1, len(asked), dtype=np.int64)  # the last is "no group"
+    for code, name in enumerate(asked):
+        place[names.index(name)] = code
+    coded = place[codes]
+    everyone = range(len(asked) + 1)
+    if against is not None:
+        coded[coded == len(asked)] = -1
+        everyone = range(len(asked))
+    listed = []
+    for name in wanted:
+        own = asked.index(name)
+        others = (
+            tuple(code for code in everyone if code != own)
+            if against is None
+            else (asked.index(against[0]),)
+        )
+        rest = "Rest" if against is None else against[0]
+        if against is None:
+            n_others = len(coded) - int(sizes[names.index(name)])
+            _enough(f"the rest beside group {name!r} of {words}", n_others, min_cells)
+        listed.append(Comparison((own,), others, name, rest))
+    return Comparisons(coded, len(asked) + 1, tuple(listed))
+
+
+def _groups(groupby: Key | None, obs: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+    """Codes (N,), -1 where the value is missing, and the names of the groups that have cells."""
+    if groupby is None:
+        raise InputError(
+            "nothing to compare: give groupby (a column of obs), or the cells of idx1 (and idx2)"
+        )
+    columns = [str(name) for name in obs.columns]
+    for name in columns_of(groupby):
+        if name not in columns:
+            raise InputError(
+                f"groupby {shown(name)} is not a column of obs; {those_there(columns, name)}"
+            )
+    codes, found = factorise(key_column(obs, groupby, "groupby"), f"{in_words(groupby)} (groupby)")
+    names = list(found)
+    if len(names) < 2:
+        raise InputError(
+            f"{in_words(groupby)} has {len(names)} group{'' if len(names) == 1 else 's'} "
+            f"({a_few(names) or 'every value is missing'}); a comparison needs two"
+        )
+    return codes, names
+
+
+def _names(option: str, given: Any, known: list[str]) -> list[str] | None:
+    """Names of the groups asked for, written as in `known` where they are there."""
+    if given is None:
+        return None
+    groups, names = CategoryNames(known), []
+    for value in [given] if is_name(given) else listed(option, given, "names of groups"):
+        name = name_of(option, value)
+        code = groups.code(name)
+        names.append(name if code is None else known[code])
+    return list(dict.fromkeys(names))
+
+
+def _large_enough(
+    words: str, names: list[str], sizes: np.ndarray, min_cells: int, but: list[str] | None
+) -> list[str]:
+    """All groups that have enough cells, and a warning that names the others."""
+    asked = [name for name in names if name not in (but or ())]
+    small = [name for name in asked if sizes[names.index(name)] < min_cells]
+    large = [name for name in asked if name not in small]
+    if not large:
+        raise InputError(f"no group of {words} has {min_cells} cells or more (min_cells)")
+    if small:
+        warnings.warn(
+            f"groups of {words} with fewer than {min_cells} cells are not compared: "
+            f"{a_few(small)} (min_cells)",
+            UserWarning,
+            stacklevel=4,
+        )
+    return large
+
+
+def _enough(what: str, n_cells: int, min_cells: int) -> None:
+    if n_cells < min_cells:
+        raise InputError(
+            f"{what} has {n_cells:,} cell{'' if n_cells == 1 else 's'}, fewer than "
+            f"min_cells={min_cells}; take a larger group or lower min_cells"
+        )
+
+
+def _mask(name: str, given: Any, obs: pd.DataFrame) -> np.ndarray:
+    """Rows, a mask, or an expression on the columns of obs, as a mask (N,)."""
+    n_cells = len(obs)
+    if isinstance(given, str):
+        try:
+            rows = np.asarray(obs.eval(given))
+        except Exception as error:
+            # pandas raises whatever the expression runs into
+            raise InputError(
+                f"{name}={shown(given)} cannot be evaluated on obs ({shortened(str(error))}); "
+                f"there are the columns {a_few(obs.columns, 30)}"
+            ) from error
+        if rows.dtype != bool:
+            raise InputError(
+                f"{name}={shown(given)} is not a condition; compare a column, as in 'a > 1'"
+            )
+    else:
+        rows = row_array(name, given).ravel()
+    if rows.dtype == bool:
+        if rows.shape != (n_cells,):
+            raise InputError(f"{name} is a mask of {rows.size} values for {n_cells} cells")
+        return rows
+    if rows.size and rows.dtype.kind not in "iu":
+        raise InputError(
+            f"{name} must be row numbers, a boolean mask or a condition on obs, not {rows.dtype}"
+        )
+    if rows.size and (rows.min() < 0 or rows.max() >= n_cells):
+        raise InputError(f"{name} has rows outside 0 to {n_cells - 1}")
+    mask = np.zeros(n_cells, dtype=bool)
+    mask[rows.astype(np.int64)] = True
+    return mask
+
+
+Sides = tuple[np.ndarray, np.ndarray]
+
+
+def pick(
+    sides: Sides,
+    told: tuple[list[int] | None, list[int] | None],
+    own_batch: np.ndarray,
+    n_samples: int,
+    n_latent: int,
+    seed: int,
+    *,
+    evenly: bool = False,
+) -> tuple[Picked, Picked]:
+    """Draw cells and noise for both sides; it depends on no other comparison."""
+    one, two = (
+        Picked.of(
+            cells,
+            batches,
+            own_batch,
+            n_samples,
+            n_latent,
+            np.random.default_rng([seed, number]),
+            evenly=evenly,
+        )
+        for number, (cells, batches) in enumerate(zip(sides, told, strict=True))
+    )
+    return one, two
+
+
+def check_outlier_filter() -> None:
+    """Refuse to look for outliers where scikit-learn is missing."""
+    try:
+        import sklearn.covariance  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "filter_outlier_cells needs scikit-learn, which is not installed: "
+            "pip install scikit-learn"
+        ) from error
+
+
+def inlying_sides(
+    module: VAE, batches: Minibatches, cells: np.ndarray, sides: list[Sides], seed: int
+) -> list[Sides]:
+    """Leave the outliers out of each side; every cell is encoded once.
+
+    Parameters
+    ----------
+    batches, cells
+        Minibatches over the cells of all sides, and their rows, ascending.
+    """
+    latent = encode.latent(module, batches, len(cells), give_mean=True, seed=seed)
+
+    def kept(rows: np.ndarray) -> np.ndarray:
+        return without_outliers(rows, latent[np.searchsorted(cells, rows)], seed)
+
+    return [(kept(one), kept(two)) for one, two in sides]
+
+
+def without_outliers(cells: np.ndarray, latent: np.ndarray, seed: int) -> np.ndarray:
+    """Leave out the tenth of a population that lies farthest from its middle.
+
+    Distances are those of Mahalanobis by the minimum covariance determinant (Rousseeuw & Van
+    Driessen 1999), as scikit-learn's ``EllipticEnvelope`` has it.
+
+    Parameters
+    ----------
+    cells, latent
+        Rows (M,) and their latent positions (M, L).
+
+    Warns
+    -----
+    UserWarning
+        There are too few cells for a covariance; all are kept.
+    """
+    from sklearn.covariance import EllipticEnvelope
+
+    if len(cells) > latent.shape[1] + 1:
+        envelope = EllipticEnvelope(random_state=seed % 2**32)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of covariances without full rank
+            try:
+                kept: np.ndarray = cells[envelope.fit_predict(latent) == 1]
+                return kept
+            except ValueError:
+                pass
+    warnings.warn(
+        f"a population of {len(cells)} cells has no covariance in {latent.shape[1]} latent "
+        "dimensions; none of its cells is left out as an outlier",
+        UserWarning,
+        stacklevel=4,
+    )
+    return cells

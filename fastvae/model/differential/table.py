@@ -1,0 +1,62 @@
+"""One comparison from the draws to its rows of the table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .counts import GroupSums
+from .effects import ChangeOptions, Pairs, change, vanilla
+from .groups import Comparison
+from .rules import discoveries
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def columns_of(
+    pairs: Pairs,
+    comparison: Comparison,
+    sums: GroupSums | None,
+    mode: str,
+    options: ChangeOptions,
+    all_stats: bool,
+) -> dict[str, np.ndarray]:
+    """Columns of one comparison, genes in the order of the model."""
+    if mode == "vanilla":
+        found = vanilla(pairs)
+    else:
+        means = (
+            None if sums is None else (sums.mean(comparison.first), sums.mean(comparison.second))
+        )
+        found = change(pairs, means, options)
+    if all_stats:
+        assert sums is not None
+        found |= sums.statistics(comparison.first, comparison.second)
+    return found
+
+
+def data_frame(
+    tables: list[dict[str, np.ndarray]],
+    comparisons: tuple[Comparison, ...],
+    gene_names: np.ndarray,
+    mode: str,
+    target: float,
+    fdr_target: float,
+) -> pd.DataFrame:
+    """One data frame, each comparison sorted, with its marks and names."""
+    import pandas as pd
+
+    key = "proba_de" if mode == "change" else "bayes_factor"
+    frames = []
+    for columns, comparison in zip(tables, comparisons, strict=True):
+        order = np.argsort(-columns[key], kind="stable")
+        if mode == "change":
+            columns[f"is_de_fdr_{fdr_target}"] = discoveries(columns["proba_de"], target)
+        frame = pd.DataFrame(columns, index=pd.Index(gene_names.astype(str))).iloc[order]
+        if comparison.group1 is not None:
+            frame["comparison"] = f"{comparison.group1} vs {comparison.group2}"
+            frame["group1"], frame["group2"] = comparison.group1, comparison.group2
+        frames.append(frame)
+    return pd.concat(frames, axis=0)

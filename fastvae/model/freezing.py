@@ -1,0 +1,140 @@
+"""Holding the weights of a reference still while a query trains what is new.
+
+Where a weight matrix has columns of old and of new batches, only the new ones are a parameter
+meanwhile: no gradient, weight decay or moment of the optimiser can reach the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..errors import InputError, shown
+from ..vae.vae import VAE
+
+MODES = (True, "decoder", "encoder", False)
+"""Hold still: all but the new columns, the decoder alone, the encoders alone, or nothing."""
+
+_DECODER = ("decoder",)
+_ENCODERS = ("z_encoder", "l_encoder")
+_TOLD = {"decoder": "px_decoder", "z_encoder": "encoder", "l_encoder": "encoder"}
+
+
+def check_mode(freeze: Any) -> bool | str:
+    """Return `freeze` if it is a mode.
+
+    Raises
+    ------
+    InputError
+        It is not; the message lists them.
+    """
+    if isinstance(freeze, (bool, str)) and freeze in MODES:
+        return freeze
+    raise InputError(f"freeze must be True, 'decoder', 'encoder' or False, not {shown(freeze)}")
+
+
+def what_is_frozen(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of the origin a checkpoint must agree with; nothing without a reference."""
+    names = {"freeze": "freeze", "the reference's weights (SHA-256)": "reference_sha256"}
+    return {name: origin[key] for name, key in names.items() if key in origin}
+
+
+@contextmanager
+def held_still(module: VAE, origin: Mapping[str, Any]) -> Iterator[None]:
+    """Freeze inside the block what the origin of the model says; every weight is there after it.
+
+    Frozen parts run as in evaluation: their batch normalisation uses and keeps the statistics of
+    the reference, and they have no dropout.
+    """
+    freeze = origin.get("freeze", False)
+    if freeze is False:
+        yield
+        return
+    decoder = freeze in (True, "decoder")
+    names = (_DECODER if decoder else ()) + (_ENCODERS if freeze in (True, "encoder") else ())
+    parts = [module.get_submodule(name) for name in names]
+    frozen = [weight for part in parts for weight in part.parameters()]
+    split = _with_new_columns(module, names, int(origin["reference_columns"]))
+    if decoder and isinstance(getattr(module, "px_r", None), Tensor):
+        frozen.append(module.px_r)
+    before = [weight.requires_grad for weight in frozen]
+    try:
+        for weight in frozen:
+            weight.requires_grad_(False)
+        for owner, name, n_old in split:
+            _split(owner, name, n_old)
+        _keep_in_evaluation(module, parts)
+        yield
+    finally:
+        module.__dict__.pop("train", None)
+        for owner, name, _ in split:
+            if parametrize.is_parametrized(owner, name):
+                _join(owner, name)
+        for weight, flag in zip(frozen, before, strict=True):
+            weight.requires_grad_(flag)
+
+
+def _with_new_columns(
+    module: VAE, names: tuple[str, ...], n_reference: int
+) -> list[tuple[nn.Module, str, int]]:
+    """Each weight in these parts that has a column per batch, and how many columns are not new."""
+    n_batch = module.n_batch
+    if n_batch <= n_reference:
+        return []
+    n_new = n_batch - n_reference
+    told = [name for name in names if name in _DECODER or module.encode_covariates]
+    networks = [module.get_submodule(f"{name}.{_TOLD[name]}") for name in told]
+    layers = [one for network in networks for one in network.modules() if type(one) is nn.Linear]
+    found: list[tuple[nn.Module, str, int]] = [
+        (layer, "weight", layer.in_features - n_new) for layer in layers
+    ]
+    if "decoder" in names and module.dispersion == "gene-batch":
+        found.append((module, "px_r", n_reference))
+    return found
+
+
+class _NewColumns(nn.Module):
+    """A weight made of the columns of the reference, fixed, and new ones."""
+
+    old: Tensor
+
+    def __init__(self, old: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("old", old)
+
+    def forward(self, new: Tensor) -> Tensor:
+        return torch.cat([self.old, new], dim=1)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight[:, self.old.shape[1] :].clone()
+
+
+def _split(owner: nn.Module, name: str, n_old: int) -> None:
+    old: Tensor = getattr(owner, name).detach()[:, :n_old].clone()
+    # unsafe: what is learned has another shape than the weight
+    parametrize.register_parametrization(owner, name, _NewColumns(old), unsafe=True)
+    parametrizations: Any = owner.parametrizations
+    parametrizations[name].original.requires_grad_(True)
+
+
+def _join(owner: nn.Module, name: str) -> None:
+    order = ["weight", "bias"] if name == "weight" else [name]
+    parametrize.remove_parametrizations(owner, name, leave_parametrized=True)
+    getattr(owner, name).requires_grad_(True)
+    for parameter in order:  # the order of named_parameters stays what it was
+        owner._parameters[parameter] = owner._parameters.pop(parameter)
+
+
+def _keep_in_evaluation(module: VAE, parts: list[nn.Module]) -> None:
+    def train(mode: bool = True) -> VAE:
+        type(module).train(module, mode)
+        for part in parts:
+            part.eval()
+        return module
+
+    module.__dict__["train"] = train

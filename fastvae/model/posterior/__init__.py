@@ -1,0 +1,1 @@
+"""Draws from a trained network, as functions of plain values."""

@@ -1,0 +1,234 @@
+"""Expression decoded from latent draws, a chunk of genes or cells at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..._torch import evaluating
+from ...data import Minibatch, Minibatches
+from ...nn import DecoderSCVI
+from ...vae.steps import decoder_batch, log_dispersion
+from ...vae.vae import VAE
+from .encode import library_draws, normal_draw, z_posterior
+from .noise import BlockNoise, entropy_of, with_noise
+
+LARGEST_RATE = 1e8  # a float32 Poisson draw above this is no longer a whole number
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What one draw of z (and of the library) decodes to, for B cells.
+
+    Attributes
+    ----------
+    rows
+        Positions of the cells among those asked for.
+    sample
+        Number of the draw, from 0.
+    scale
+        Expression frequencies (B, G).
+    library
+        (B, 1), not its logarithm.
+    theta
+        (G,) or (B, G); None for "poisson".
+    zi_logits
+        (B, G); None but for "zinb".
+    noise
+        For further draws.
+    """
+
+    rows: slice
+    sample: int
+    scale: Tensor
+    library: Tensor
+    theta: Tensor | None
+    zi_logits: Tensor | None
+    noise: BlockNoise
+
+    def theta_of_cells(self) -> Tensor:
+        """Return theta as (B, G)."""
+        assert self.theta is not None
+        return self.theta.expand_as(self.scale)
+
+    def counts(self, genes: Tensor | slice) -> Tensor:
+        """Draw counts of some genes, (B, genes)."""
+        rate = self.library * self.scale[:, genes]
+        if self.theta is not None:
+            theta = self.theta_of_cells()[:, genes].contiguous()
+            rate = rate * (self.noise.gamma(theta) / theta)
+        counts = self.noise.poisson(rate.clamp(max=LARGEST_RATE))
+        if self.zi_logits is not None:
+            extra = self.noise.uniform(counts) <= torch.sigmoid(self.zi_logits[:, genes])
+            counts = counts.masked_fill(extra, 0.0)
+        return counts
+
+    def denoised(self, genes: Tensor | slice, size: float) -> Tensor:
+        """Draw the rate at library `size`: without the noise of counting, with that of theta."""
+        rate = size * self.scale[:, genes]
+        if self.theta is None:
+            return rate
+        theta = self.theta_of_cells()[:, genes].contiguous()
+        return rate * (self.noise.gamma(theta) / theta)
+
+
+def decoded(
+    module: VAE, batches: Minibatches, n_samples: int, batch_code: int | None, seed: int
+) -> Iterator[Decoded]:
+    """Go over the cells, and for each minibatch over the draws.
+
+    Parameters
+    ----------
+    module
+        In evaluation mode, gradients off.
+    batches
+        Of whole blocks.
+    batch_code
+        Decode as this batch; None is each cell's own.
+    """
+    likelihood = module.reconstruction_loss
+    for rows, batch, noise in with_noise(batches, seed):
+        posterior = z_posterior(module, batch)
+        draw_library = library_draws(module, batch, noise)
+        told = decoder_batch(module, batch.batch_index, batch_code, batch.x)
+        for sample in range(n_samples):
+            z = module.z_encoder.z_transformation(normal_draw(*posterior, noise))
+            log_library = draw_library()
+            logits, head, zi_logits = module.decoder.logits(
+                module.dispersion, z, told, batch.y, zero_inflation=likelihood == "zinb"
+            )
+            theta = None
+            if likelihood != "poisson":
+                log_theta, codes = log_dispersion(module, head, told, batch.y, batch.x)
+                theta = torch.exp(log_theta)
+                theta = theta if codes is None else theta.index_select(0, codes.ravel())
+            yield Decoded(
+                rows,
+                sample,
+                torch.softmax(logits, dim=-1),
+                torch.exp(log_library),
+                theta,
+                zi_logits if likelihood == "zinb" else None,
+                noise,
+            )
+
+
+def expression(
+    module: VAE,
+    batches: Minibatches,
+    result: np.ndarray,
+    *,
+    n_samples: int,
+    genes: Tensor | None,
+    batch_codes: Sequence[int | None],
+    library_size: float | None,
+    seed: int | None,
+) -> None:
+    """Fill `result` with decoded expression.
+
+    Parameters
+    ----------
+    result
+        (N, G') float32 for the mean of the draws of z, or (S, N, G') for each of them.
+    n_samples
+        Draws of z per cell.
+    genes
+        Which genes, None for all.
+    batch_codes
+        Decode every draw as each of these batches and average; None is the cell's own.
+    library_size
+        Multiplies the frequencies; None gives the mean counts at the cell's own library size.
+    """
+    with evaluating(module, seed):
+        for rows, batch, noise in with_noise(batches, entropy_of(seed)):
+            posterior = z_posterior(module, batch)
+            draw_library = library_draws(module, batch, noise)
+            mean: Tensor | None = None
+            for sample in range(n_samples):
+                z = module.z_encoder.z_transformation(normal_draw(*posterior, noise))
+                scale = _scale(module, batch, z, genes, batch_codes)
+                scale *= torch.exp(draw_library()) if library_size is None else library_size
+                if result.ndim == 3:
+                    result[sample, rows] = scale.cpu().numpy()
+                else:
+                    mean = scale if mean is None else mean.add_(scale)
+            if mean is not None:
+                result[rows] = mean.div_(n_samples).cpu().numpy()
+
+
+def _scale(
+    module: VAE,
+    batch: Minibatch,
+    z: Tensor,
+    genes: Tensor | None,
+    batch_codes: Sequence[int | None],
+) -> Tensor:
+    """Expression frequencies of chosen genes (N, G'), averaged over `batch_codes`."""
+    total: Tensor | None = None
+    for code in batch_codes:
+        rows = decoder_batch(module, batch.batch_index, code, batch.x)
+        # "gene" and no zero inflation: of the heads, only that of the scale is needed.
+        logits, _, _ = module.decoder.logits("gene", z, rows, batch.y, zero_inflation=False)
+        scale = torch.softmax(logits, dim=-1)
+        scale = scale if genes is None else scale[:, genes]
+        total = scale if total is None else total.add_(scale)
+    if total is None:
+        raise AssertionError("batch_codes is never empty")
+    return total.div_(len(batch_codes))
+
+
+CHUNK_VALUES = 1 << 22
+"""Genes are taken so many at a time that a matrix over the draws has no more values than this."""
+
+
+class ScaleDraws:
+    """Expression frequencies of S draws of z, given for a few genes at a time.
+
+    Kept are the last hidden layer (S, H) and the normaliser of the softmax (S,); a gene costs
+    one row of the last linear layer each time it is asked for.
+    """
+
+    def __init__(self, module: VAE, z: Tensor, batch_codes: Tensor) -> None:
+        self.z, self.decoder, self.n_genes = z, module.decoder, module._n_input
+        self.batch = decoder_batch(module, batch_codes.unsqueeze(1), None, z)
+        self.head: nn.Linear | None = None
+        if isinstance(self.decoder, DecoderSCVI):
+            self.hidden = self.decoder.px_decoder(z, self.batch)
+            self.head = cast(nn.Linear, self.decoder.px_scale_decoder[0])
+        self.log_norm = torch.full((len(z),), -torch.inf, dtype=z.dtype, device=z.device)
+        for genes in chunks(self.n_genes, len(z)):
+            part = torch.logsumexp(self._logits(genes), dim=0)
+            self.log_norm = torch.logaddexp(self.log_norm, part)
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def scale(self, genes: slice | Tensor) -> Tensor:
+        """Return the frequencies of these genes, (genes, S); over all genes a draw sums to 1."""
+        return torch.exp(self._logits(genes) - self.log_norm)
+
+    def _logits(self, genes: slice | Tensor) -> Tensor:
+        if self.head is not None:
+            weight, bias = self.head.weight[genes], self.head.bias[genes, None]
+            return torch.addmm(bias, weight, self.hidden.T)
+        # A decoder without a hidden layer gives all genes; take a few draws at a time.
+        step = max(1, CHUNK_VALUES // self.n_genes)
+        parts = []
+        for start in range(0, len(self.z), step):
+            rows = slice(start, start + step)
+            batch = None if self.batch is None else self.batch[rows]
+            logits = self.decoder.logits("gene", self.z[rows], batch, None, zero_inflation=False)[0]
+            parts.append(logits[:, genes].T)
+        return torch.cat(parts, dim=1)
+
+
+def chunks(n_genes: int, n_draws: int) -> Iterator[slice]:
+    """Cut the genes so that no matrix over the draws has more than `CHUNK_VALUES` values."""
+    step = max(1, CHUNK_VALUES // max(n_draws, 1))
+    for start in range(0, n_genes, step):
+        yield slice(start, min(start + step, n_genes))

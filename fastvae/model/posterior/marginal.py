@@ -1,0 +1,90 @@
+"""Marginal likelihood and loss of cells, streamed in minibatches."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ... import functional
+from ..._torch import evaluating
+from ...data import Minibatches
+from ...vae.steps import negative_log_likelihood
+from ...vae.vae import VAE
+from .encode import library_draws, library_posterior, normal_draw, z_posterior
+from .noise import BlockNoise, entropy_of, with_noise
+
+
+def loss_of_cells(
+    module: VAE, batches: Minibatches, n_cells: int, *, seed: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reconstruction loss, -log p(x | z, l) at one draw, and KL divergence; (N,) float64 each.
+
+    The KL divergence is that of z and, where the library is learned, of l.
+    """
+    losses = np.empty(n_cells)
+    divergences = np.empty(n_cells)
+    with evaluating(module, seed):
+        for rows, batch, noise in with_noise(batches, entropy_of(seed)):
+            q_m, q_v = z_posterior(module, batch)
+            z = module.z_encoder.z_transformation(normal_draw(q_m, q_v, noise))
+            kl = functional.kl_normal(q_m, q_v)
+            log_library = library_draws(module, batch, noise)()
+            if not module.use_observed_lib_size:
+                l_m, l_v = library_posterior(module, batch)
+                kl = kl + functional.kl_normal(l_m, l_v, batch.local_l_mean, batch.local_l_var)
+            nll = negative_log_likelihood(
+                module, batch.x, z, log_library, batch.batch_index, batch.y
+            )
+            losses[rows] = nll.cpu().numpy()
+            divergences[rows] = kl.cpu().numpy()
+    return losses, divergences
+
+
+def marginal_log_likelihood(
+    module: VAE, batches: Minibatches, n_cells: int, *, n_samples: int, seed: int | None
+) -> np.ndarray:
+    """Importance-sampled log p(x) of each cell, (N,) float64.
+
+    ``log mean_s exp(log p(x | z_s, l_s) + log p(z_s, l_s) - log q(z_s, l_s | x))`` with z_s and
+    l_s drawn from q; the observed library is not drawn. For ``latent_distribution="ln"`` the
+    densities are those of the normal before the softmax. Sums are in float64; memory does not
+    grow with `n_samples`.
+    """
+    result = np.empty(n_cells)
+    learned = not module.use_observed_lib_size
+    with evaluating(module, seed):
+        for rows, batch, noise in with_noise(batches, entropy_of(seed)):
+            posterior = z_posterior(module, batch)
+            if learned:
+                l_posterior = library_posterior(module, batch)
+            else:
+                log_library = functional.log_library_size(batch.x)
+            n_here, device = batch.x.shape[0], batch.x.device
+            total = torch.full((n_here,), -math.inf, dtype=torch.float64, device=device)
+            for _ in range(n_samples):
+                u, log_weight = _draw(*posterior, torch.zeros(()), torch.ones(()), noise)
+                z = module.z_encoder.z_transformation(u)
+                if learned:
+                    prior = batch.local_l_mean, batch.local_l_var
+                    log_library, log_ratio = _draw(*l_posterior, *prior, noise)
+                    log_weight = log_weight + log_ratio
+                nll = negative_log_likelihood(
+                    module, batch.x, z, log_library, batch.batch_index, batch.y
+                )
+                log_weight = log_weight - nll
+                total = torch.logaddexp(total, log_weight)
+            result[rows] = (total - math.log(n_samples)).cpu().numpy()
+    return result
+
+
+def _draw(
+    q_m: Tensor, q_v: Tensor, p_m: Tensor, p_v: Tensor, noise: BlockNoise
+) -> tuple[Tensor, Tensor]:
+    """Draw from N(q_m, q_v); also log N(draw; p) - log N(draw; q), summed, (N,) float64."""
+    standard = noise.normal(q_m)
+    draw = q_m + torch.sqrt(q_v) * standard
+    squares = standard.double() ** 2 - (draw - p_m.to(draw.device)).double() ** 2 / p_v.double()
+    return draw, 0.5 * (squares + torch.log(q_v.double() / p_v.double())).sum(dim=-1)

@@ -1,0 +1,108 @@
+"""Draws of expression frequencies from groups of cells, never all genes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...data import Minibatches
+from .decode import ScaleDraws
+from .encode import z_posterior
+
+if TYPE_CHECKING:
+    from ...vae.vae import VAE
+
+
+@dataclass(frozen=True, eq=False)
+class Picked:
+    """Cells drawn with replacement, and the noise of each draw.
+
+    Attributes
+    ----------
+    cells
+        (S,) rows of the store; one of them may come several times.
+    noise
+        (S, L) float32 standard normal.
+    batch_codes
+        (S,) what to decode each draw as.
+    n_parts
+        Draws decoded as each of so many batches follow on each other, in equal parts.
+    """
+
+    cells: np.ndarray
+    noise: np.ndarray
+    batch_codes: np.ndarray
+    n_parts: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        cells: np.ndarray,
+        codes: Sequence[int] | None,
+        own_batch: np.ndarray,
+        n_samples: int,
+        n_latent: int,
+        rng: np.random.Generator,
+        *,
+        evenly: bool = False,
+    ) -> Picked:
+        """Draw `n_samples` from `cells`, in equal parts decoded as each of `codes`.
+
+        ``codes=None`` decodes each draw as its cell's own batch. With codes the number is rounded
+        down to a multiple of theirs, and draws of one code are together. `evenly` draws as often
+        from one cell as from another, to one draw; otherwise cells are picked with replacement.
+        """
+        groups = 1 if codes is None else len(codes)
+        each = max(n_samples // groups, 1)
+        if evenly:
+            turns = np.resize(rng.permutation(len(cells)), each)
+            rows = cells[np.tile(turns, groups)]
+        else:
+            rows = cells[rng.integers(len(cells), size=each * groups)]
+        noise = rng.standard_normal((each * groups, n_latent), dtype=np.float32)
+        told = own_batch[rows] if codes is None else np.repeat(np.asarray(codes), each)
+        return cls(rows, noise, told.astype(np.int64), groups)
+
+    def take(self, draws: np.ndarray) -> Picked:
+        """Return the draws with these numbers, as many of each part as there were."""
+        return Picked(self.cells[draws], self.noise[draws], self.batch_codes[draws], self.n_parts)
+
+
+class Posterior:
+    """Mean and variance of q(z | x) of some cells, encoded once.
+
+    Parameters
+    ----------
+    module
+        In evaluation mode, gradients off.
+    batches
+        Minibatches over `cells`.
+    cells
+        (M,) ascending rows.
+    """
+
+    def __init__(self, module: VAE, batches: Minibatches, cells: np.ndarray) -> None:
+        means, variances = [], []
+        for batch in batches:
+            q_m, q_v = z_posterior(module, batch)
+            means.append(q_m)
+            variances.append(q_v)
+        self.module, self.cells = module, cells
+        self.mean, self.variance = torch.cat(means), torch.cat(variances)
+
+    def positions(self, picked: Picked) -> Tensor:
+        """Draw the normal below z, before any softmax, for the picked cells: (S, L)."""
+        device = self.mean.device
+        rows = torch.from_numpy(np.searchsorted(self.cells, picked.cells)).to(device)
+        noise = torch.from_numpy(picked.noise).to(self.mean)
+        return self.mean[rows] + torch.sqrt(self.variance[rows]) * noise
+
+    def draws(self, picked: Picked) -> ScaleDraws:
+        """Draw z for the picked cells."""
+        z = self.module.z_encoder.z_transformation(self.positions(picked))
+        return ScaleDraws(self.module, z, torch.from_numpy(picked.batch_codes).to(z.device))

@@ -1,0 +1,162 @@
+"""Which cells, genes and batches a user means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .._words import a_few, those_there
+from ..data.categories import CategoryNames, category_name
+from ..data.keys import Key
+from ..errors import MOST_NAMES, InputError, listed, shown
+
+
+def cell_rows(cells: Any, n_cells: int) -> np.ndarray:
+    """Return row numbers (M,) int64; None is all cells, a boolean mask those that are true.
+
+    Raises
+    ------
+    InputError
+        A mask of another length, numbers out of range, anything else, or no cell at all.
+    """
+    if cells is None:
+        return np.arange(n_cells)
+    rows = row_array("cells", cells)
+    if rows.dtype == bool:
+        if rows.shape != (n_cells,):
+            raise InputError(
+                f"cells is a mask of shape {rows.shape}; expected ({n_cells},), one per cell"
+            )
+        rows = np.flatnonzero(rows)
+    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+        raise InputError(
+            f"cells must be row numbers or a boolean mask, not {rows.dtype} of shape {rows.shape}"
+        )
+    if rows.size == 0:
+        raise InputError("cells selects no cell; give at least one")
+    if rows.min() < 0 or rows.max() >= n_cells:
+        raise InputError(
+            f"cells has row {rows.max() if rows.max() >= n_cells else rows.min()}; there are rows "
+            f"0 to {n_cells - 1}"
+        )
+    return rows.astype(np.int64)
+
+
+def row_array(option: str, cells: Any) -> np.ndarray:
+    """Return row numbers, or a mask, as an array of any shape.
+
+    Raises
+    ------
+    InputError
+        It cannot be one; `option` is what the message calls it.
+    """
+    wanted = f"{option} must be row numbers or a boolean mask, not {shown(cells)}"
+    if isinstance(cells, (str, bytes, bytearray, dict, set, frozenset)):
+        raise InputError(wanted)
+    if isinstance(cells, range) and len(cells) > MOST_NAMES:
+        raise InputError(wanted)
+    try:
+        rows = np.asarray(cells)
+    except Exception as error:  # nested lists, tensors, objects: each raises its own
+        raise InputError(wanted) from error
+    if rows.ndim == 0:
+        raise InputError(f"{wanted}; for one cell give a list of one")
+    return rows
+
+
+def gene_list(genes: Any) -> list[str]:
+    """Return names of genes, of which one may be given alone.
+
+    Raises
+    ------
+    InputError
+        They are no names.
+    """
+    if is_name(genes):
+        return [name_of("genes", genes)]
+    return [name_of("genes", gene) for gene in listed("genes", genes, "names of genes")]
+
+
+def name_of(option: str, value: Any) -> str:
+    """Return the text of a name.
+
+    Raises
+    ------
+    InputError
+        It is anything else.
+    """
+    if is_name(value):
+        try:
+            return category_name(value)
+        except ValueError:  # a number of thousands of digits
+            pass
+    raise InputError(f"{option} must be names, not {shown(value)}")
+
+
+def is_name(value: Any) -> bool:
+    """Whether a value can name one gene, batch or group: a text, a number, a date, an interval."""
+    import pandas as pd
+
+    return bool(pd.api.types.is_scalar(value))
+
+
+def gene_columns(genes: Any, names: Sequence[str]) -> np.ndarray | None:
+    """Return columns (K,) int64 of the genes named, in that order; None is all genes.
+
+    Raises
+    ------
+    InputError
+        Names that the model does not have, or none at all.
+    """
+    if genes is None:
+        return None
+    wanted = gene_list(genes)
+    if not wanted:
+        raise InputError("genes is empty; name at least one gene, or leave it out for all")
+    position = {name: column for column, name in enumerate(names)}
+    missing = [name for name in wanted if name not in position]
+    if missing:
+        raise InputError(
+            f"genes asked for that the model was not trained on: {a_few(missing)}; "
+            "its genes are model.gene_names"
+        )
+    return np.array([position[name] for name in wanted], dtype=np.int64)
+
+
+def batch_codes(
+    wanted: Any, categories: Sequence[str], key: Key | None, option: str = "transform_batch"
+) -> list[int | None]:
+    """Return the codes to decode as; [None], each cell's own batch, if nothing is wanted.
+
+    `option` is what messages call it.
+
+    Raises
+    ------
+    InputError
+        The model has no batches, or does not know a category.
+    """
+    if wanted is None:
+        return [None]
+    if key is None:
+        raise InputError(f"{option} needs a model with batches; this one has no batch_key")
+    named = [wanted] if is_name(wanted) else listed(option, wanted, "names of batches")
+    values = [name_of(option, value) for value in named]
+    if not values:
+        raise InputError(f"{option} is empty; name a batch, or leave it out")
+    known = CategoryNames(categories)
+    codes: list[int | None] = []
+    for name in values:
+        code = known.code(name)
+        if code is None:
+            raise InputError(
+                f"{option} {shown(name)} is not a category of {_named(key)}; "
+                f"{those_there(list(categories), name)}"
+            )
+        codes.append(code)
+    return codes
+
+
+def _named(key: Key) -> str:
+    return repr(key if isinstance(key, str) else list(key))

@@ -1,0 +1,219 @@
+"""What a model is made of, apart from its weights: options, and the genes and batches it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.file_names import FileBatches
+from ..data.genes import MayLack, ids_of
+from ..data.keys import Key
+from ..data.opening import FileFrames, Frames, open_data
+from ..data.request import Source, Wanted
+from ..data.sources.slots import Slot
+from ..data.stores.store import Store
+from ..errors import InputError, real_number, shown, text, true_or_false, whole_number
+from ..vae.vae import VAE
+from .new_data import fitting, slot_of
+
+WIDEST, DEEPEST = 100_000, 100
+"""Of hidden layers: more than anyone trains, and few enough to lay out."""
+
+
+def batch_keys(given: Any) -> dict[str, str]:
+    """Return ``batch_key_of``: file names to columns.
+
+    Raises
+    ------
+    InputError
+        It is no dictionary, or holds something else.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"batch_key_of must be a dictionary from file names to columns, not {shown(given)}"
+        )
+    for file, column in given.items():
+        text("batch_key_of", file, "a dictionary with the names of files as keys")
+        text(f"batch_key_of[{file!r}]", column, "the name of a column of obs")
+    return dict(given)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The constructor's arguments that shape the network.
+
+    Raises
+    ------
+    InputError
+        A number out of range, or a word that is not known.
+    """
+
+    n_latent: int = 10
+    n_hidden: int = 128
+    n_layers: int = 1
+    dropout_rate: float = 0.1
+    dispersion: str = "gene"
+    reconstruction_loss: str = "zinb"
+    latent_distribution: str = "normal"
+    use_observed_lib_size: bool = True
+    encode_covariates: bool = False
+
+    def __post_init__(self) -> None:
+        for name, most in (("n_latent", WIDEST), ("n_hidden", WIDEST), ("n_layers", DEEPEST)):
+            number = whole_number(name, getattr(self, name), minimum=1, maximum=most)
+            object.__setattr__(self, name, number)
+        rate = real_number("dropout_rate", self.dropout_rate, below=1.0)
+        object.__setattr__(self, "dropout_rate", rate)
+        for name in ("dispersion", "reconstruction_loss", "latent_distribution"):
+            text(name, getattr(self, name), "a word")  # which one is checked by the network
+        for name in ("use_observed_lib_size", "encode_covariates"):
+            object.__setattr__(self, name, true_or_false(name, getattr(self, name)))
+        with torch.device("meta"):  # the words are checked where they are used
+            VAE(2, n_batch=2, n_labels=2, check_counts=False, **asdict(self))
+
+    def check_keys(self, batch_key: Key | None, labels_key: Key | None) -> None:
+        """Refuse what is told a batch or a label without the column it needs."""
+        if self.encode_covariates and batch_key is None:
+            raise InputError(
+                "encode_covariates=True tells the encoders the batch, which needs batch_key, the "
+                "column of obs with the batch; give batch_key or leave encode_covariates out"
+            )
+        needs = {"gene-batch": ("batch_key", batch_key), "gene-label": ("labels_key", labels_key)}
+        name, key = needs.get(self.dispersion, ("", ""))
+        if key is None:
+            raise InputError(
+                f"dispersion={self.dispersion!r} needs {name}, the column of obs with one "
+                f"dispersion per category; give {name} or use dispersion='gene'"
+            )
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Options, and what the data must offer for the model to be applied to them."""
+
+    options: Options
+    batch_key: Key | None
+    labels_key: Key | None
+    slot: Slot
+    gene_names: tuple[str, ...]
+    batch_categories: tuple[str, ...]
+    label_categories: tuple[str, ...]
+    log_library_mean: tuple[float, ...]
+    log_library_var: tuple[float, ...]
+    may_lack: tuple[str, ...] = ()
+    """Genes that data need not have: those that a query mapped onto a reference did not have."""
+    gene_ids: tuple[str, ...] = ()
+    """Stable ids of the genes, "" where there is none; none of models saved before they were."""
+    batch_per_file: bool = False
+    """Whether files without the column `batch_key` are a batch each, by name."""
+    file_tail: tuple[str, ...] = ()
+    """What the paths of the files had in common at their end."""
+
+    def file_batches(self) -> FileBatches | None:
+        """Return the rule by which files are batches, None where they are not."""
+        return FileBatches(self.batch_categories, self.file_tail) if self.batch_per_file else None
+
+    @classmethod
+    def of(
+        cls,
+        options: Options,
+        store: Store,
+        batch_key: Key | None,
+        labels_key: Key | None,
+        slot: Slot,
+        frames: Frames,
+    ) -> Setup:
+        """Describe the data that a new model is made for."""
+        per_file = isinstance(frames, FileFrames) and frames.batch_per_file
+        return cls(
+            options=options,
+            batch_key=batch_key,
+            labels_key=labels_key,
+            slot=slot,
+            gene_names=tuple(map(str, store.gene_names)),
+            gene_ids=ids_of(frames.var, store.gene_names),
+            batch_categories=tuple(store.batch_categories),
+            label_categories=tuple(store.label_categories),
+            log_library_mean=tuple(map(float, np.ravel(store.log_library_mean))),
+            log_library_var=tuple(map(float, np.ravel(store.log_library_var))),
+            batch_per_file=per_file,
+            file_tail=frames.tail if isinstance(frames, FileFrames) and per_file else (),
+        )
+
+    def build(self) -> VAE:
+        """Make the network; its weights come from torch's generator."""
+        return VAE(
+            len(self.gene_names),
+            n_batch=len(self.batch_categories) if self.batch_key is not None else 0,
+            n_labels=len(self.label_categories) if self.labels_key is not None else 0,
+            check_counts=False,  # the store has checked them
+            **asdict(self.options),
+        )
+
+    def store_of(
+        self,
+        data: Any,
+        source: Source | None = None,
+        reading: Mapping[str, Any] | None = None,
+        *,
+        by_counts: bool = False,
+    ) -> tuple[Store, Frames]:
+        """Read `data` and bring its genes and categories into the model's order.
+
+        Labels are asked for only where the model uses them. Library statistics are those of the
+        data that the model was made for. `reading` says how the data are read: see `Reading`. With
+        `by_counts` batches and labels may be unknown or missing: for what needs the counts alone.
+
+        Returns
+        -------
+        tuple
+            The store, and what has obs and var.
+        """
+        labelled = self.options.dispersion == "gene-label"
+        wanted = Wanted(
+            slot=fitting(slot_of(self.slot, reading or {}), data),
+            batch_key=self.batch_key,
+            labels_key=self.labels_key if labelled else None,
+            batch_key_of=dict((reading or {}).get("batch_key_of") or {}),
+            file_batches=self.file_batches(),
+            batch_categories=self.batch_categories if self.batch_key is not None else None,
+            label_categories=self.label_categories if labelled else None,
+            gene_names=self.gene_names,
+            gene_ids=self.gene_ids,
+            may_lack=MayLack(self.may_lack),
+            by_counts=by_counts,
+        )
+        store, frames = open_data(data, wanted, source or Source())
+        if by_counts:
+            return store, frames
+        mean = np.asarray(self.log_library_mean, dtype=np.float32)
+        var = np.asarray(self.log_library_var, dtype=np.float32)
+        shape = np.shape(store.log_library_mean)
+        store = replace(
+            store, log_library_mean=mean.reshape(shape), log_library_var=var.reshape(shape)
+        )
+        return store, frames
+
+    def to_config(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        data = {name: getattr(self, name) for name in _DATA_FIELDS}
+        return {"options": asdict(self.options), "slot": self.slot.to_config(), "data": data}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Setup:
+        """Undo `to_config`; raises KeyError, TypeError or ValueError for anything else."""
+        data: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in config["data"].items()
+        }
+        slot = Slot(**config["slot"])
+        return cls(options=Options(**config["options"]), slot=slot, **data)
+
+
+_DATA_FIELDS = tuple(field.name for field in fields(Setup) if field.name not in ("options", "slot"))

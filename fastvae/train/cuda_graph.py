@@ -1,0 +1,304 @@
+"""A training step in memory of fixed size, which a GPU can replay as one CUDA graph.
+
+Gather, forward, backward, clipping and Adam read and write the same tensors at every step; the
+host only copies the row numbers in, sets the KL weight, and launches. The capture itself has not
+been run on a GPU yet: what the tests run, on a CPU, is the same step launched piece by piece.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..data import Minibatch, Minibatches
+from ..data.csr import on_device
+from ..data.stores.device import DeviceStore
+from ..functional.gather import LARGEST, CsrBuffers, DenseBuffers, csr_pays
+from ..vae.stock import own_method, sparse_first_layers
+from ..vae.vae import VAE
+from .processes import Group
+from .settings import TrainSettings
+
+WARMUP = 3
+"""Steps before the capture, so that libraries have made what they make at first use."""
+
+DEVICES = {"cuda"}
+
+
+class StaticStep:
+    """One step on `batch_size` cells of a store on the device.
+
+    Parameters
+    ----------
+    store
+        Counts on the device of the training.
+    batch_size
+        Cells of every minibatch.
+    gradients, apply
+        The two halves of a step; the first is given a minibatch and where to add the losses.
+    capacity
+        Entries of the CSR arrays that the minibatch is laid out in, or None for a dense one; see
+        ``layout.csr_capacity``.
+    average, parameters
+        Averages the gradients of the parameters, one vector, over the processes that train
+        together, in place; None where there is one process. The halves are then two graphs, and
+        this is an ordinary operation between them: no process has to capture, or to fail to, along
+        with the others.
+
+    Notes
+    -----
+    How many entries a sparse minibatch has depends on the cells, and its arrays do not: its rows
+    end at ``crow_indices()[-1]`` and what comes after is left over from other minibatches. torch
+    itself would refuse such a matrix where it checks one; the Triton kernels go by the rows.
+    """
+
+    def __init__(
+        self,
+        store: DeviceStore,
+        batch_size: int,
+        gradients: Callable[[Minibatch, Tensor], None],
+        apply: Callable[[], None],
+        capacity: int | None = None,
+        average: Callable[[Tensor], None] | None = None,
+        parameters: Sequence[nn.Parameter] = (),
+    ) -> None:
+        self.store = store
+        self._parameters = parameters
+        self.device = store.device
+        self.rows = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
+        self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        self._gradients, self._apply = gradients, apply
+        self._into: CsrBuffers | DenseBuffers
+        if capacity is None:
+            self._into = DenseBuffers.empty(batch_size, store.n_genes, self.device)
+        else:
+            self._into = CsrBuffers.empty(batch_size, capacity, self.device)
+        self._average = average
+        self._flat: Tensor | None = None
+        self._from: list[Tensor] = []
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+
+    def __call__(self, rows: Tensor, sums: Tensor) -> None:
+        """Train on the cells `rows` (B,) int64 and add their losses to `sums` (2,)."""
+        self.rows.copy_(rows)
+        pieces = [graph.replay for graph in self._graphs] or self._pieces()
+        for number, piece in enumerate(pieces):
+            if number and self._average is not None and self._flat is not None:
+                self._average(self._flat)
+            piece()
+        sums += self.sums
+
+    def _pieces(self) -> list[Callable[[], None]]:
+        """What is captured, each as a graph."""
+        return [self.step] if self._average is None else [self._gather_gradients, self._use_average]
+
+    def batches(
+        self, batches: Minibatches, done: int, alike: list[bool]
+    ) -> Iterator[Tensor | Minibatch]:
+        """Yield what is left of an epoch: rows on the device, or a minibatch for a plain step.
+
+        `alike` says where those of all processes have the same size.
+        """
+        order = batches.order()
+        rows = on_device(order, self.device)
+        edges = np.cumsum([0, *batches.sizes()]).tolist()
+        for number, (start, stop) in enumerate(itertools.pairwise(edges[done:]), start=done):
+            whole = alike[number] and stop - start == len(self.rows)
+            yield rows[start:stop] if whole else batches.gather(order[start:stop])
+
+    def gather(self) -> Minibatch:
+        """Lay the minibatch out in the memory it always has."""
+        return self.store.minibatch_into(self.rows, self._into)
+
+    def step(self) -> None:
+        """Do what one process alone captures."""
+        self.sums.zero_()
+        self._gradients(self.gather(), self.sums)
+        self._apply()
+
+    def _gather_gradients(self) -> None:
+        """The half before the average: leave all gradients in one vector."""
+        self.sums.zero_()
+        self._gradients(self.gather(), self.sums)
+        self._from = [p.grad for p in self._parameters if p.grad is not None]
+        flat = [gradient.reshape(-1) for gradient in self._from]
+        if self._flat is None:
+            self._flat = torch.cat(flat)
+        else:
+            torch.cat(flat, out=self._flat)
+
+    def _use_average(self) -> None:
+        """The half after it: give each parameter its part of the vector, and take the step."""
+        assert self._flat is not None
+        parts = self._flat.split([gradient.numel() for gradient in self._from])
+        for gradient, part in zip(self._from, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        self._apply()
+
+    def capture(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Record the step as a CUDA graph; weights, optimiser and random numbers stay as they are.
+
+        Their tensors stay the same objects too: the graph reads and writes these.
+        """
+        weights = {name: value.clone() for name, value in module.state_dict().items()}
+        state = {p: {k: v.clone() for k, v in s.items()} for p, s in optimizer.state.items()}
+        random = torch.cuda.get_rng_state(self.device)
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side):
+            for _ in range(WARMUP):
+                for piece in self._pieces():
+                    piece()
+        torch.cuda.current_stream(self.device).wait_stream(side)
+        with torch.no_grad():
+            for name, value in module.state_dict().items():
+                value.copy_(weights[name])
+            for parameter, entries in optimizer.state.items():
+                before = state.get(parameter, {})
+                for name, value in entries.items():
+                    value.copy_(before[name]) if name in before else value.zero_()
+        torch.cuda.set_rng_state(random, self.device)
+        graphs: list[torch.cuda.CUDAGraph] = []
+        for piece in self._pieces():
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=graphs[0].pool() if graphs else None):
+                piece()
+            graphs.append(graph)
+        self._graphs = graphs
+
+
+def why_not_static(batches: Minibatches, group: Group, settings: TrainSettings) -> str | None:
+    """Return why the step cannot be captured, or None if it can."""
+    if group.device.type not in DEVICES:
+        return f"training is on the {group.device.type.upper()}"
+    if not isinstance(batches.store, DeviceStore):
+        return "the counts are not kept on the device"
+    if not group.alone and settings.cuda_graph is None:
+        return "several processes train together, and cuda_graph was not asked for"
+    if not group.alone and settings.sync_batch_norm:
+        return "several processes normalise together"
+    if batches.sizes()[0] < batches.batch_size:
+        return "there are fewer cells than one minibatch has"
+    return "cuda_graph is off" if settings.cuda_graph is False else None
+
+
+def make_static_step(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Minibatches,
+    group: Group,
+    settings: TrainSettings,
+    halves: tuple[Callable[[Minibatch, Tensor], None], Callable[[], None]],
+) -> StaticStep | str:
+    """Return the step, captured where there is a GPU, or why there is none: for all processes."""
+    reason = why_not_static(batches, group, settings)
+    if group.any(reason is not None)[0]:
+        return reason or "another process cannot"
+    assert isinstance(batches.store, DeviceStore)
+    capacity = csr_capacity(module, batches, settings.precision)
+    average = None if group.alone else group.average_gradients
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    size = batches.batch_size
+    made: StaticStep | str
+    made = step = StaticStep(batches.store, size, *halves, capacity, average, parameters)
+    if group.device.type == "cuda":
+        module.train()
+        try:
+            step.capture(module, optimizer)
+        except RuntimeError as error:
+            made = f"the capture failed ({str(error).splitlines()[0]})"
+    if group.any(isinstance(made, str))[0]:
+        return made if isinstance(made, str) else "the capture failed in another process"
+    return made
+
+
+class Readback:
+    """Sums read from a device now and then, without waiting for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._cells = 0
+        if self._cuda:
+            self._host = torch.zeros(2, dtype=torch.float64, pin_memory=True)
+            self._event = torch.cuda.Event()
+
+    def mean(self, sums: Tensor, cells: int) -> tuple[float, int] | None:
+        """Return the sum of `sums` per cell, and of how many cells; None if there is news later.
+
+        On a GPU they are those of the call before, if they have arrived.
+        """
+        if not self._cuda:
+            return float(sums.sum()) / cells, cells
+        found = None
+        if self._cells and self._event.query():
+            found = float(self._host.sum()) / self._cells, self._cells
+            self._cells = 0
+        if not self._cells:
+            self._host.copy_(sums, non_blocking=True)
+            self._event.record()
+            self._cells = cells
+        return found
+
+
+FORCED: Literal["dense", "csr"] | None = None
+"""A layout for the tests; sparse only where it is possible."""
+
+_FORWARD, _INFERENCE = VAE.forward, VAE.inference
+_MATRICES = 6  # float32 of the counts' size in a dense step: x, log(1 + x), two logits, gradients
+
+
+def capacity_of(batches: Minibatches) -> int:
+    """Entries that any minibatch of different cells fits in: those of the longest rows together.
+
+    The lengths are known to the host; the device is not asked.
+    """
+    lengths = batches.store.lengths()[batches.cells]
+    longest = min(batches.batch_size, len(lengths))
+    return int(np.partition(lengths, -longest)[-longest:].sum(dtype=np.int64))
+
+
+def csr_capacity(module: nn.Module, batches: Minibatches, precision: str) -> int | None:
+    """Return how many entries a CSR minibatch of fixed size needs, or None for a dense one.
+
+    CSR arrays are taken where the kernels move fewer bytes with them (``csr_pays``; a count, not
+    measured) or a dense step would not fit in the free memory of a GPU. Columns and values are
+    then longer than the rows say, which only the Triton kernels take: with another backend, or a
+    model of which a part has been replaced that would see them, minibatches are dense.
+    """
+    store = batches.store
+    assert isinstance(store, DeviceStore)
+    pays = csr_pays(store.device)
+    if pays is None or FORCED == "dense" or not isinstance(module, VAE):
+        return None
+    own = own_method(module, "forward", _FORWARD) and own_method(module, "inference", _INFERENCE)
+    layers = sparse_first_layers(module) if own and module._expects_counts() else None
+    capacity = capacity_of(batches)
+    if layers is None or capacity > LARGEST:
+        return None
+    size, genes = batches.batch_size, store.n_genes
+    if FORCED == "csr" or 4 * _MATRICES * size * genes > _free_bytes(store.device):
+        return capacity
+    fewer_bytes = pays(
+        size,
+        genes,
+        layers[0].out_features,
+        capacity,
+        encoders=len(layers),
+        row_sums=module.use_observed_lib_size,
+        log1p=module.log_variational,
+        tf32=precision != "float32",
+    )
+    return capacity if fewer_bytes else None
+
+
+def _free_bytes(device: torch.device) -> float:
+    if device.type != "cuda":
+        return math.inf
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept

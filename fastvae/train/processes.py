@@ -1,0 +1,237 @@
+"""The processes that train one model together, each on its share of the cells."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .._torch import resolve_device
+from ..errors import InputError
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for the others before it gives up."""
+
+AGREE_EVERY = 20
+"""After so many steps the processes of a group tell each other whether to stop."""
+
+
+class LostProcessError(InputError):
+    """Another process of the group has died, or does not answer."""
+
+
+def leads() -> bool:
+    """Whether this process is the first or the only one."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+class Group:
+    """All processes of ``torch.distributed``, or this one alone where that is not in use.
+
+    Parameters
+    ----------
+    device
+        What this process trains on.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        together = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if together else 0
+        self.size = dist.get_world_size() if together else 1
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other process."""
+        return self.size == 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Return `module` such that its gradients are averaged over the processes.
+
+        All begin with the weights of the first. Buffers are left to `average_buffers`.
+        """
+        if self.alone:
+            return module
+        parallel = nn.parallel.DistributedDataParallel
+        known = inspect.signature(parallel).parameters
+        buffers = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
+        # Heads that a likelihood does not use have no gradient.
+        options: dict[str, Any] = {"find_unused_parameters": True, buffers: False}
+        if self.device.type != "cuda":
+            return parallel(module, **options)
+        # On the default stream it would keep nodes of autograd that no CUDA graph can take in.
+        current, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            wrapped = parallel(module, **options)
+        current.wait_stream(side)
+        return wrapped
+
+    def add(self, values: Tensor) -> Tensor:
+        """Sum `values` over the processes, in place; every process has the same bits."""
+        if not self.alone:
+            dist.all_reduce(values)
+            dist.broadcast(values, 0)
+        return values
+
+    def average_gradients(self, values: Tensor) -> None:
+        """Replace `values` by their mean over the processes, as `wrap` does for its module."""
+        dist.all_reduce(values.div_(self.size))
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Return whether each flag is up in any process."""
+        if self.alone:
+            return list(flags)
+        raised = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        dist.all_reduce(raised, dist.ReduceOp.MAX)
+        return [bool(flag) for flag in raised.tolist()]
+
+    def agrees_after(self, step: int) -> bool:
+        """Whether the processes ask each other for flags after so many steps."""
+        return self.alone or step % AGREE_EVERY == 0
+
+    def share(self, value: Any) -> Any:
+        """Return the first process's `value`."""
+        if self.alone:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, 0, device=self.device)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every process's `value`, in the order of their ranks."""
+        values = [value] * self.size
+        if not self.alone:
+            dist.all_gather_object(values, value)
+        return values
+
+    def average_buffers(self, module: nn.Module) -> None:
+        """Give every process the mean of their running statistics."""
+        if self.alone:
+            return
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                self.add(buffer).div_(self.size)
+
+    @contextmanager
+    def working(self, module: nn.Module, sync_batch_norm: bool) -> Iterator[None]:
+        """Train `module` together inside the block.
+
+        Raises
+        ------
+        LostProcessError
+            Instead of what torch says when another process is gone.
+        """
+        if self.alone:
+            yield
+            return
+        try:
+            with synced_batch_norm(module, sync_batch_norm):
+                yield
+        except RuntimeError as error:
+            lost = isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+            if not lost:
+                raise
+            raise LostProcessError(
+                f"process {self.rank} of {self.size} lost touch with another one, which has died "
+                f"or does not answer ({str(error).splitlines()[0][:200]}); see its own messages, "
+                "and go on from the last checkpoint with --resume (resume=True)"
+            ) from error
+
+
+@contextmanager
+def launched(device: str) -> Iterator[str]:
+    """Join the processes that torchrun started; yield the device of this one.
+
+    Outside of torchrun, or with one process, there is nothing to join. NCCL connects GPUs, gloo
+    CPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
+        yield device
+        return
+    if not dist.is_available():
+        raise InputError("this torch was built without torch.distributed; start one process")
+    where = resolve_device(device)
+    if where.type == "cuda":
+        where = resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        torch.cuda.set_device(where)
+    backend = "nccl" if where.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT)
+    try:
+        yield str(where)
+    finally:
+        dist.destroy_process_group()
+
+
+class _AllSum(torch.autograd.Function):
+    """Sum over the processes; the gradient is the sum of all their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+class SyncedBatchNorm1d(nn.BatchNorm1d):
+    """BatchNorm1d with the mean and the variance of the cells of all processes together."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (N, C), where N may differ between the processes."""
+        if not self.training:
+            return super().forward(x)
+        wide = x.float()
+        count = wide.new_tensor([wide.shape[0]])
+        sums = _AllSum.apply(torch.cat([wide.sum(0), count]))
+        n, mean = sums[-1], sums[:-1] / sums[-1]
+        centred = wide - mean
+        var = _AllSum.apply(centred.square().sum(0)) / n
+        if self.track_running_stats:
+            self._track(mean.detach(), var.detach() * (n / (n - 1)).detach())
+        y = centred * torch.rsqrt(var + self.eps)
+        if self.affine:
+            y = y * self.weight + self.bias
+        return y.to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, var: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        self.num_batches_tracked += 1  # type: ignore[assignment,operator]
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(var, self.momentum)
+
+
+@contextmanager
+def synced_batch_norm(module: nn.Module, wanted: bool = True) -> Iterator[None]:
+    """Let every BatchNorm1d of `module` be a `SyncedBatchNorm1d` inside the block.
+
+    Parameters and buffers stay the same objects under the same names.
+    """
+    layers = [part for part in module.modules() if wanted and type(part) is nn.BatchNorm1d]
+    for layer in layers:
+        layer.__class__ = SyncedBatchNorm1d
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__class__ = nn.BatchNorm1d

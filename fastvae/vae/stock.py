@@ -1,0 +1,113 @@
+"""What of a model has been replaced: a subclass, an instance attribute, another module, a hook.
+
+Replacements are always honoured. These questions decide whether a short cut computes the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import nn
+
+from .._torch import has_hooks
+from ..nn import DecoderSCVI, Encoder, FCLayers, LinearDecoderSCVI, identity
+
+if TYPE_CHECKING:
+    from .vae import VAE
+
+
+# kept as functions, so that replacing a method on the class itself is noticed too
+_ENCODE = Encoder.forward
+_DECODE = (DecoderSCVI.forward, LinearDecoderSCVI.forward)
+
+
+def stock_encoder(module: Any) -> bool:
+    """Whether `module` encodes as :class:`Encoder` does."""
+    return (
+        isinstance(module, Encoder)
+        and type(module).forward is _ENCODE
+        and "forward" not in module.__dict__
+    )
+
+
+def stock_decoder(module: Any) -> bool:
+    """Whether `module` decodes as one of this package's decoders does."""
+    return (
+        isinstance(module, (DecoderSCVI, LinearDecoderSCVI))
+        and type(module).forward in _DECODE
+        and "forward" not in module.__dict__
+    )
+
+
+def decoder_batches(decoder: Any) -> int:
+    """Number of batches that a stock decoder tells apart; 0 where it takes none or is not stock."""
+    if not stock_decoder(decoder):
+        return 0
+    linear = isinstance(decoder, LinearDecoderSCVI)
+    layers = decoder.factor_regressor if linear else decoder.px_decoder
+    covariates = getattr(layers, "n_cat_list", None)
+    return covariates[0] if covariates else 0
+
+
+def takes_sparse(module: Any) -> bool:
+    """Whether an encoder may be given CSR counts: nobody else looks at its input."""
+    return stock_encoder(module) and not has_hooks(module) and not has_hooks(module.encoder)
+
+
+def sparse_first_layers(model: VAE) -> list[nn.Linear] | None:
+    """First layers of the encoders in use, if CSR counts go from `forward` to the operations only.
+
+    Then nobody else can come upon arrays that are longer than their rows.
+    """
+    if has_hooks(model) or model.check_counts or not fused_forward_is_faithful(model):
+        return None
+    encoders = [model.z_encoder, *([] if model.use_observed_lib_size else [model.l_encoder])]
+    if not all(map(takes_sparse, (model.z_encoder, model.l_encoder))):
+        return None
+    found = []
+    for encoder in encoders:
+        layers = encoder.encoder
+        if type(layers) is not FCLayers or "forward" in layers.__dict__:
+            return None
+        layer: Any = next(iter(cast(nn.Sequential, layers.fc_layers[0])), None)
+        if type(layer) is not nn.Linear or has_hooks(layer):
+            return None
+        found.append(layer)
+    return found
+
+
+def own_method(model: VAE, name: str, original: Any) -> bool:
+    """Whether the method `name` of `model` is still the function `original`."""
+    return getattr(type(model), name) is original and name not in model.__dict__
+
+
+def _plain_softmax(module: Any) -> bool:
+    return type(module) is nn.Softmax and module.dim == -1 and not has_hooks(module)
+
+
+def _plain_encoder(module: Any) -> bool:
+    if not stock_encoder(module) or has_hooks(module):
+        return False
+    transformation = module.z_transformation
+    return transformation is identity or _plain_softmax(transformation)
+
+
+def _plain_decoder(module: Any, zero_inflation: bool) -> bool:
+    if not stock_decoder(module) or has_hooks(module):
+        return False
+    if isinstance(module, DecoderSCVI):
+        scale = module.px_scale_decoder
+        if type(scale) is not nn.Sequential or len(scale) != 2 or has_hooks(scale):
+            return False
+        if not _plain_softmax(scale[1]):
+            return False
+    return zero_inflation or not any(map(has_hooks, module.px_dropout_decoder.modules()))
+
+
+def fused_forward_is_faithful(model: VAE) -> bool:
+    """Whether going from logits to the loss gives what calling the modules would give."""
+    return (
+        _plain_encoder(model.z_encoder)
+        and _plain_encoder(model.l_encoder)
+        and _plain_decoder(model.decoder, model.reconstruction_loss == "zinb")
+    )

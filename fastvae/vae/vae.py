@@ -1,0 +1,472 @@
+"""The scVI variational autoencoder, with the interface of ``scvi.models.VAE`` (scvi 0.5-0.6.8).
+
+Shapes: N cells, G genes (`n_input`), L = `n_latent`, S = `n_samples`, K = `n_batch`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .. import functional
+from ..errors import at_least, one_of
+from ..nn import DecoderSCVI, Encoder, LinearDecoderSCVI
+from . import steps as fused
+from .arguments import check_counts as refuse_non_counts
+from .arguments import dense, prior, required
+from .steps import (
+    DISPERSIONS,
+    LATENTS,
+    LIKELIHOODS,
+    as_column,
+    check_input,
+    decoder_batch,
+    draws,
+    encoder_covariates,
+    encoder_input,
+    log_dispersion,
+)
+from .stock import fused_forward_is_faithful, own_method
+
+__all__ = ["VAE"]
+
+
+class ReconstructionLoss(nn.Module):
+    """What ``VAE`` makes of the output of its ``inference``."""
+
+    reconstruction_loss: str
+    check_counts: bool | None
+
+    def get_reconstruction_loss(
+        self,
+        x: Tensor,
+        px_rate: Tensor,
+        px_r: Tensor | None,
+        px_dropout: Tensor | None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Negative log-likelihood of each cell, summed over genes.
+
+        Parameters
+        ----------
+        x
+            Counts (N, G).
+        px_rate
+            Mean, (N, G) or (S, N, G).
+        px_r
+            Inverse dispersion theta, (G,) or as `px_rate`; unused for ``"poisson"``.
+        px_dropout
+            Zero-inflation logits as `px_rate`; used for ``"zinb"`` only.
+        **kwargs
+            Ignored.
+
+        Returns
+        -------
+        Tensor
+            (N,) or (S, N), newly made.
+
+        Raises
+        ------
+        InputError
+            ``reconstruction_loss`` is not known, or `x` is not made of counts.
+        """
+        likelihood = self.reconstruction_loss
+        one_of("reconstruction_loss", likelihood, LIKELIHOODS)
+        x = dense(x)
+        refuse_non_counts(x, self.check_counts)
+        if likelihood == "poisson":
+            return -functional.poisson_log_prob(x, px_rate).sum(dim=-1)
+        theta = required("px_r", px_r, likelihood)
+        if likelihood == "nb":
+            return -functional.nb_log_prob(x, px_rate, theta).sum(dim=-1)
+        zi_logits = required("px_dropout", px_dropout, likelihood)
+        return -functional.zinb_log_prob(x, px_rate, theta, zi_logits).sum(dim=-1)
+
+
+class SamplingMethods(nn.Module):
+    """What ``VAE`` offers on top of its encoders and ``inference``."""
+
+    z_encoder: Any
+    l_encoder: Any
+    latent_distribution: str
+    use_observed_lib_size: bool
+    encode_covariates: bool
+    inference: Any
+    _expects_counts: Any
+
+    def get_latents(
+        self, x: Tensor, y: Tensor | None = None, *, batch_index: Tensor | None = None
+    ) -> list[Tensor]:
+        """Return :meth:`sample_from_posterior_z` as the only element of a list."""
+        # positional alone where that is all there is: an override need not know batch_index
+        more: dict[str, Any] = {} if batch_index is None else {"batch_index": batch_index}
+        return [self.sample_from_posterior_z(x, y, **more)]
+
+    def sample_from_posterior_z(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        give_mean: bool = False,
+        n_samples: int = 5000,
+        *,
+        batch_index: Tensor | None = None,
+    ) -> Tensor:
+        """Draw z, or give its posterior mean.
+
+        Parameters
+        ----------
+        x
+            Counts (N, G).
+        y
+            Labels, handed to the encoder; this class's own encoder ignores them.
+        give_mean
+            Return the mean. For ``latent_distribution="ln"`` it is the average of the softmax of
+            `n_samples` draws, random and without gradient.
+        n_samples
+            Number of those draws.
+        batch_index
+            Batch codes as in :meth:`inference`, needed with ``encode_covariates``.
+
+        Returns
+        -------
+        Tensor
+            (N, L).
+
+        Raises
+        ------
+        InputError
+            `x` has the wrong shape or is not made of counts.
+        """
+        model = cast("VAE", self)
+        check_input(model, x, self._expects_counts())
+        told = encoder_covariates(model, batch_index, x)
+        qz_m, qz_v, z = self.z_encoder(encoder_input(model, x), *told, as_column(y))
+        if not give_mean:
+            return z
+        if self.latent_distribution != "ln":
+            return qz_m
+        return self.z_encoder.z_transformation(draws(qz_m, qz_v, n_samples)).mean(dim=0)
+
+    def sample_from_posterior_l(self, x: Tensor, *, batch_index: Tensor | None = None) -> Tensor:
+        """Draw the log library size (N, 1); the observed one where that is used.
+
+        `x` and `batch_index` are those of :meth:`sample_from_posterior_z`.
+        """
+        model = cast("VAE", self)
+        check_input(model, x, self._expects_counts())
+        if self.use_observed_lib_size:
+            return functional.log_library_size(x)
+        told = encoder_covariates(model, batch_index, x)
+        return self.l_encoder(encoder_input(model, x), *told)[2]
+
+    def get_sample_scale(
+        self,
+        x: Tensor,
+        batch_index: Tensor | None = None,
+        y: Tensor | None = None,
+        n_samples: int = 1,
+        transform_batch: Any = None,
+    ) -> Tensor:
+        """Expression frequencies (rows sum to 1) for a drawn z: ``inference(...)["px_scale"]``.
+
+        Parameters
+        ----------
+        x, batch_index, y, n_samples, transform_batch
+            As in :meth:`inference`.
+
+        Returns
+        -------
+        Tensor
+            (N, G), or (S, N, G) for `n_samples` > 1.
+        """
+        return self.inference(
+            x,
+            batch_index=batch_index,
+            y=y,
+            n_samples=n_samples,
+            transform_batch=transform_batch,
+        )["px_scale"]
+
+    def get_sample_rate(
+        self,
+        x: Tensor,
+        batch_index: Tensor | None = None,
+        y: Tensor | None = None,
+        n_samples: int = 1,
+        transform_batch: Any = None,
+    ) -> Tensor:
+        """Mean counts for a drawn z and library size: ``inference(...)["px_rate"]``.
+
+        Parameters
+        ----------
+        x, batch_index, y, n_samples, transform_batch
+            As in :meth:`inference`.
+
+        Returns
+        -------
+        Tensor
+            (N, G), or (S, N, G) for `n_samples` > 1.
+        """
+        return self.inference(
+            x,
+            batch_index=batch_index,
+            y=y,
+            n_samples=n_samples,
+            transform_batch=transform_batch,
+        )["px_rate"]
+
+
+class VAE(SamplingMethods, ReconstructionLoss):
+    r"""Variational autoencoder of raw counts: scVI.
+
+    For cell n with counts :math:`x_n` and batch :math:`s_n`
+
+    .. math::
+        z_n \sim N(0, I), \quad \log l_n \sim N(m_{s_n}, v_{s_n}), \quad
+        x_{ng} \sim \mathrm{ZINB}(l_n\, \mathrm{softmax}_g f(z_n, s_n),\ \theta_g,\ \pi_g(z_n, s_n))
+
+    with normal posteriors of z and log l from two encoders. Takes the place of
+    ``scvi.models.VAE`` of scvi 0.5-0.6.8: same arguments, methods, shapes, state dict, initial
+    weights and random draws for the same seed. Counts `x` may be dense or ``torch.sparse_csr``.
+    `forward` does not make the (N, G) rate; where a subclass or an instance replaces `inference`,
+    `get_reconstruction_loss`, an encoder or the decoder, the replacement is used instead.
+
+    Parameters
+    ----------
+    n_input
+        Number of genes.
+    n_batch
+        Number of batches; the decoder is told the batch if there are two or more.
+    n_labels
+        Number of cell labels, used by ``dispersion="gene-label"``.
+    n_hidden, n_latent, n_layers, dropout_rate
+        Width of hidden layers, dimension of z, number of hidden layers of the z encoder and the
+        decoder, dropout of the encoders.
+    dispersion
+        What the inverse dispersion theta depends on: ``"gene"``, ``"gene-batch"``,
+        ``"gene-label"`` or ``"gene-cell"``.
+    log_variational
+        Whether the encoders see log(1 + x) instead of x.
+    reconstruction_loss
+        ``"zinb"``, ``"nb"`` or ``"poisson"``.
+    latent_distribution
+        ``"normal"``, or ``"ln"`` for a z on the simplex (softmax of a normal).
+    use_observed_lib_size
+        Take the observed total count as library size: the library encoder is not run and its KL
+        divergence is 0.
+    encode_covariates
+        Tell the encoders the batch too, as the decoder is told: one-hot, at every layer. Then they
+        have n_batch more columns in every linear layer, and need `batch_index`.
+    check_counts
+        Whether to look for negative, NaN and infinite counts in each call. None: on the CPU only,
+        since elsewhere the answer has to be waited for.
+
+    Raises
+    ------
+    InputError
+        An option is not known (a ``ValueError``).
+
+    Notes
+    -----
+    The zero-inflation head is not run by `forward` for ``"nb"`` and ``"poisson"``, and the
+    dispersion head only for ``"gene-cell"``; heads without use keep ``grad is None``.
+
+    Examples
+    --------
+    >>> model = VAE(n_input=2000, n_batch=3)
+    >>> reconstruction, kl, _ = model(x, local_l_mean, local_l_var, batch_index)
+    >>> loss = torch.mean(reconstruction + kl_weight * kl)
+    """
+
+    encode_covariates = False  # also of models that were pickled before there was a choice
+
+    def __init__(
+        self,
+        n_input: int,
+        n_batch: int = 0,
+        n_labels: int = 0,
+        n_hidden: int = 128,
+        n_latent: int = 10,
+        n_layers: int = 1,
+        dropout_rate: float = 0.1,
+        dispersion: str = "gene",
+        log_variational: bool = True,
+        reconstruction_loss: str = "zinb",
+        latent_distribution: str = "normal",
+        *,
+        use_observed_lib_size: bool = False,
+        check_counts: bool | None = None,
+        encode_covariates: bool = False,
+    ) -> None:
+        super().__init__()
+        at_least(1, n_input=n_input, n_hidden=n_hidden, n_latent=n_latent)
+        at_least(0, n_batch=n_batch, n_labels=n_labels)
+        one_of("dispersion", dispersion, DISPERSIONS)
+        one_of("latent_distribution", latent_distribution, LATENTS)
+        if type(self).forward is VAE.forward and self._expects_counts():
+            one_of("reconstruction_loss", reconstruction_loss, LIKELIHOODS)
+        self.dispersion = dispersion
+        self.n_latent = n_latent
+        self.log_variational = log_variational
+        self.reconstruction_loss = reconstruction_loss
+        self.n_batch = n_batch
+        self.n_labels = n_labels
+        self.latent_distribution = latent_distribution
+        self.use_observed_lib_size = use_observed_lib_size
+        self.check_counts = check_counts
+        self.encode_covariates = encode_covariates
+        self._n_input = n_input
+
+        # drawn first, then the modules in this order: the seed decides the same initial weights
+        if dispersion != "gene-cell":
+            columns = {"gene-batch": (n_batch,), "gene-label": (n_labels,)}.get(dispersion, ())
+            self.px_r = nn.Parameter(torch.randn(n_input, *columns))
+        told = [n_batch] if encode_covariates else None
+        self.z_encoder = Encoder(
+            n_input,
+            n_latent,
+            told,
+            n_layers=n_layers,
+            n_hidden=n_hidden,
+            dropout_rate=dropout_rate,
+            distribution=latent_distribution,
+        )
+        self.l_encoder = Encoder(
+            n_input, 1, told, n_layers=1, n_hidden=n_hidden, dropout_rate=dropout_rate
+        )
+        self.decoder: DecoderSCVI | LinearDecoderSCVI = DecoderSCVI(
+            n_latent, n_input, n_cat_list=[n_batch], n_layers=n_layers, n_hidden=n_hidden
+        )
+
+    def inference(
+        self,
+        x: Tensor,
+        batch_index: Tensor | None = None,
+        y: Tensor | None = None,
+        n_samples: int = 1,
+        transform_batch: Any = None,
+    ) -> dict[str, Tensor]:
+        """Encode, draw z and the library size, decode.
+
+        Parameters
+        ----------
+        x
+            Counts (N, G).
+        batch_index
+            Batch codes 0..K-1, (N, 1) or (N,), or one-hot (N, K).
+        y
+            Label codes (N, 1) or (N,), needed for ``dispersion="gene-label"``.
+        n_samples
+            Number of draws S; above 1 they are made without gradient.
+        transform_batch
+            Decode as if every cell came from this batch (an int, or one code per cell).
+
+        Returns
+        -------
+        dict of str to Tensor
+            px_scale, px_rate, px_dropout (N, G); px_r = theta, (G,) for ``"gene"`` and (N, G)
+            otherwise; qz_m, qz_v, z (N, L); ql_m, ql_v, library (N, 1). With S > 1 all but px_r
+            have a leading S, px_r only for ``"gene-cell"``. px_dropout are logits, library is a
+            logarithm, qz_v and ql_v are variances. With the observed library size, ql_m is the
+            library and ql_v is 0.
+
+        Raises
+        ------
+        InputError
+            Wrong shapes, batch or label codes missing or out of range, values that are no counts.
+        """
+        check_input(self, x, self._expects_counts())
+        x_, y = encoder_input(self, x), as_column(y)
+        told = encoder_covariates(self, batch_index, x)
+        qz_m, qz_v, z = self.z_encoder(x_, *told, y)
+        if self.use_observed_lib_size:
+            library = functional.log_library_size(x).to(qz_m.dtype)
+            ql_m, ql_v = library, torch.zeros_like(library)
+        else:
+            ql_m, ql_v, library = self.l_encoder(x_, *told)
+        if n_samples > 1:
+            z = self.z_encoder.z_transformation(draws(qz_m, qz_v, n_samples))
+            library = draws(ql_m, ql_v, n_samples)
+            qz_m, qz_v, ql_m, ql_v = (
+                each.expand(n_samples, *each.shape) for each in (qz_m, qz_v, ql_m, ql_v)
+            )
+
+        batch = decoder_batch(self, batch_index, transform_batch, x)
+        px_scale, px_r, px_rate, px_dropout = self.decoder(self.dispersion, z, library, batch, y)
+        log_theta, codes = log_dispersion(self, px_r, batch, y, x)
+        theta = torch.exp(log_theta)
+        return {
+            "px_scale": px_scale,
+            "px_r": theta if codes is None else theta.index_select(0, codes),
+            "px_rate": px_rate,
+            "px_dropout": px_dropout,
+            "qz_m": qz_m,
+            "qz_v": qz_v,
+            "z": z,
+            "ql_m": ql_m,
+            "ql_v": ql_v,
+            "library": library,
+        }
+
+    def forward(
+        self,
+        x: Tensor,
+        local_l_mean: Tensor | None,
+        local_l_var: Tensor | None,
+        batch_index: Tensor | None = None,
+        y: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, float]:
+        r"""Loss of each cell, in two parts.
+
+        Parameters
+        ----------
+        x
+            Counts (N, G).
+        local_l_mean, local_l_var
+            Mean and variance of the log library size in the cell's batch, (N, 1). Not used, and
+            may be None, with the observed library size.
+        batch_index, y
+            As in :meth:`inference`.
+
+        Returns
+        -------
+        tuple
+            :math:`-\log p(x|z, l) + KL(q(\log l)\|p(\log l))` (N,),
+            :math:`KL(q(z)\|p(z))` (N,), and 0.0.
+
+        Raises
+        ------
+        InputError
+            As :meth:`inference`; or the prior of the library size is missing or malformed, or
+            ``reconstruction_loss`` is not known.
+        """
+        if own_method(self, "inference", _INFERENCE) and self._expects_counts():
+            one_of("reconstruction_loss", self.reconstruction_loss, LIKELIHOODS)
+            if fused_forward_is_faithful(self):
+                check_input(self, x, True)
+                return fused.forward(self, x, local_l_mean, local_l_var, batch_index, y)
+
+        x = dense(x)
+        outputs = self.inference(x, as_column(batch_index), as_column(y))
+        loss = self.get_reconstruction_loss(
+            x, outputs["px_rate"], outputs["px_r"], outputs["px_dropout"]
+        )
+        kl_z = functional.kl_normal(outputs["qz_m"], outputs["qz_v"])
+        if self.use_observed_lib_size:
+            return loss, kl_z, 0.0
+        ql_m, ql_v = outputs["ql_m"], outputs["ql_v"]
+        p_m, p_v = (
+            prior(local_l_mean, "local_l_mean", ql_m),
+            prior(local_l_var, "local_l_var", ql_m),
+        )
+        return loss + functional.kl_normal(ql_m, ql_v, p_m, p_v), kl_z, 0.0
+
+    def _expects_counts(self) -> bool:
+        return own_method(self, "get_reconstruction_loss", _RECONSTRUCTION_LOSS)
+
+
+# the functions as defined here, to notice a replacement on the class itself
+_INFERENCE = VAE.inference
+_RECONSTRUCTION_LOSS = VAE.get_reconstruction_loss

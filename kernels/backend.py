@@ -1,0 +1,64 @@
+"""The contract of a backend: one function for each operation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Backend:
+    """Which code computes each operation.
+
+    Every operation is a forward / backward pair on plain tensors, with the arguments and results
+    of the reference's functions of the same name. `but` makes a backend from another one, so that
+    an operation that is not named there is the other's.
+
+    Attributes
+    ----------
+    name
+        What `functional.use_backend` calls it.
+    title
+        What computes, for people.
+    nll_forward, nll_backward
+        Likelihood of each cell from decoder logits.
+    nll_with_gradients, finish
+        The likelihood with its gradients for the upstream gradient seen last, and the gradients
+        for the one that came; None where backward computes them.
+    log_prob_forward, log_prob_backward
+        Elementwise likelihood from mean and inverse dispersion.
+    sample_and_kl_forward, sample_and_kl_backward, kl_forward, kl_backward
+        Reparameterised sample with its KL divergence, and the divergence alone.
+    linear_forward, linear_weight_grad, dense_linear, row_sums
+        First layer on CSR counts, any layer on dense input, total of each cell.
+    gather_dense, gather_csr
+        Rows of counts that are kept on the device.
+    csr_pays
+        Whether a minibatch of fixed size moves fewer bytes as CSR arrays that are longer than its
+        rows say; None where the kernels take no such arrays.
+    """
+
+    name: str
+    title: str
+    nll_forward: Callable[..., Any]
+    nll_backward: Callable[..., Any]
+    log_prob_forward: Callable[..., Any]
+    log_prob_backward: Callable[..., Any]
+    sample_and_kl_forward: Callable[..., Any]
+    sample_and_kl_backward: Callable[..., Any]
+    kl_forward: Callable[..., Any]
+    kl_backward: Callable[..., Any]
+    linear_forward: Callable[..., Any]
+    linear_weight_grad: Callable[..., Any]
+    dense_linear: Callable[..., Any]
+    row_sums: Callable[..., Any]
+    gather_dense: Callable[..., Any]
+    gather_csr: Callable[..., Any]
+    nll_with_gradients: Callable[..., Any] | None = None
+    finish: Callable[..., Any] | None = None
+    csr_pays: Callable[..., bool] | None = None
+
+    def but(self, name: str, title: str, **operations: Callable[..., Any]) -> Backend:
+        """Return a backend with these operations, and this one's where none is named."""
+        return dataclasses.replace(self, name=name, title=title, **operations)

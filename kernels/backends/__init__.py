@@ -1,0 +1,1 @@
+"""Backends: each says which code computes each operation."""

@@ -1,0 +1,36 @@
+"""The CPU backend: the heavy operations by libfastvae_cpu, in float32.
+
+Counts as CSR must have columns that increase strictly within each row; others are laid out
+densely first. While torch.compile traces, the likelihood goes through custom operators and the
+small operations are the reference's, which it fuses.
+"""
+
+from __future__ import annotations
+
+from torch.nn import functional as F
+
+from ..compiling import either, register
+from ..latent import cpu as latent
+from ..likelihood import cpu as likelihood
+from ..linear import cpu as linear
+from ..linear import dense
+from ..native import library
+from .reference import REFERENCE
+
+_compiled = register("cpu", likelihood.nll_forward, likelihood.nll_backward, statistics=0)
+_by_onednn = bool(library.fastvae_blas_is_held_back()) and dense.available()
+
+BACKEND = REFERENCE.but(
+    name="cpu",
+    title="compiled CPU kernels",
+    nll_forward=either(_compiled.nll_forward, likelihood.nll_forward),
+    nll_backward=either(_compiled.nll_backward, likelihood.nll_backward),
+    nll_with_gradients=likelihood.nll_with_gradients,
+    finish=likelihood.finish,
+    sample_and_kl_forward=either(REFERENCE.sample_and_kl_forward, latent.sample_and_kl_forward),
+    sample_and_kl_backward=either(REFERENCE.sample_and_kl_backward, latent.sample_and_kl_backward),
+    linear_forward=either(REFERENCE.linear_forward, linear.linear_forward),
+    linear_weight_grad=either(REFERENCE.linear_weight_grad, linear.linear_weight_grad),
+    dense_linear=dense.linear if _by_onednn else F.linear,
+    row_sums=either(REFERENCE.row_sums, linear.row_sums),
+)

@@ -1,0 +1,36 @@
+"""The Triton backend: each operation in as few kernels as it takes.
+
+While torch.compile traces, the likelihood goes through custom operators, which it takes as they
+are; otherwise the launchers are called directly, which costs less. The KL divergence alone is too
+small for kernels of its own, and dense products are the vendor's.
+"""
+
+from __future__ import annotations
+
+from ..compiling import either, register
+from ..gather import gpu as gather
+from ..latent import gpu as latent
+from ..likelihood import gpu as likelihood
+from ..likelihood import gpu_log_prob as elementwise
+from ..linear import cost
+from ..linear import gpu as linear
+from .reference import REFERENCE
+
+_compiled = register("triton", likelihood.nll_forward, likelihood.nll_backward, statistics=3)
+
+BACKEND = REFERENCE.but(
+    name="triton",
+    title="Triton kernels",
+    nll_forward=either(_compiled.nll_forward, likelihood.nll_forward),
+    nll_backward=either(_compiled.nll_backward, likelihood.nll_backward),
+    log_prob_forward=elementwise.log_prob_forward,
+    log_prob_backward=elementwise.log_prob_backward,
+    sample_and_kl_forward=latent.sample_and_kl_forward,
+    sample_and_kl_backward=latent.sample_and_kl_backward,
+    linear_forward=linear.linear_forward,
+    linear_weight_grad=linear.linear_weight_grad,
+    row_sums=either(REFERENCE.row_sums, linear.row_sums),
+    gather_dense=gather.gather_dense,
+    gather_csr=gather.gather_csr,
+    csr_pays=cost.csr_pays,
+)

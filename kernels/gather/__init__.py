@@ -1,0 +1,1 @@
+"""Minibatches gathered from counts that are kept on the device."""

@@ -1,0 +1,1 @@
+"""Reparameterised sampling and the KL divergence of normals."""

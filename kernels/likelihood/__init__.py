@@ -1,0 +1,1 @@
+"""ZINB, negative-binomial and Poisson likelihoods."""

@@ -1,0 +1,179 @@
+"""Log probability of every entry from mean and inverse dispersion, as Triton kernels.
+
+    value = log p(x | mu + eps, theta, pi)
+
+The same entry functions as the likelihood from logits; parameters that are broadcast along one of
+the two axes are read where they lie.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .. import math_gpu as sp
+from ..counts import Counts
+from .gpu_entry import (
+    LOG_MU_MAX,
+    LOG_THETA_MAX,
+    POISSON,
+    RESULT_MAX,
+    ZINB,
+    bounded_count,
+    entry_grads,
+    entry_nll,
+    family_of,
+    is_large,
+    saddle_dispersion_grad,
+    saddle_nll,
+    saturate,
+)
+
+BLOCK = 512
+HIGHEST = tl.constexpr(math.exp(LOG_MU_MAX.value))  # of mean and theta alike
+LOWEST_THETA = tl.constexpr(math.exp(-LOG_THETA_MAX.value))
+SMALLEST = tl.constexpr(1e-37)  # mean that a mean of 0 has the gradients of
+LOG_SMALLEST = tl.constexpr(math.log(SMALLEST.value))
+
+
+@triton.jit
+def log_within(x, lowest, log_highest):
+    """Bounded log x, and bounded x; NaN where x is NaN or negative."""
+    bounded = tl.minimum(tl.maximum(x, lowest), HIGHEST)
+    valid = x >= 0.0
+    log_x = tl.minimum(sp.log(bounded), log_highest)
+    return tl.where(valid, log_x, float("nan")), tl.where(valid, bounded, float("nan"))
+
+
+@triton.jit
+def load_entry(
+    x_ptr, mu_ptr, theta_ptr, pi_ptr, row, col, inside, eps,
+    x_row, x_col, mu_row, mu_col, theta_row, theta_col, pi_row, pi_col, FAMILY: tl.constexpr,
+):  # fmt: skip
+    """x as given and bounded, mean, log mean, log theta, theta and pi of a block of one row."""
+    given = tl.load(x_ptr + row * x_row + col * x_col, mask=inside, other=0)
+    given_mu = tl.load(mu_ptr + row * mu_row + col * mu_col, mask=inside, other=1.0)
+    given_mu = given_mu.to(tl.float32) + eps
+    log_mu, mu = log_within(given_mu, 1.2e-38, LOG_MU_MAX)
+    log_mu = tl.where(given_mu == 0.0, -float("inf"), log_mu)
+    r, theta, pi = log_mu, log_mu, log_mu
+    if FAMILY != POISSON:
+        theta = tl.load(theta_ptr + row * theta_row + col * theta_col, mask=inside, other=1.0)
+        r, theta = log_within(theta.to(tl.float32), LOWEST_THETA, LOG_THETA_MAX)
+    if FAMILY == ZINB:
+        pi = tl.load(pi_ptr + row * pi_row + col * pi_col, mask=inside, other=0.0).to(tl.float32)
+        pi = sp.at_most(pi, RESULT_MAX)
+    x = tl.where(given.to(tl.float32) < float("inf"), bounded_count(given), float("nan"))
+    return given, x, mu, log_mu, r, theta, pi
+
+
+@triton.jit
+def forward_kernel(
+    x_ptr, mu_ptr, theta_ptr, pi_ptr, out_ptr, G, eps,
+    x_row, x_col, mu_row, mu_col, theta_row, theta_col, pi_row, pi_col,
+    FAMILY: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A block of one row: log p."""
+    row = tl.program_id(0).to(tl.int64)
+    col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = col < G
+    given, x, _, log_mu, r, theta, pi = load_entry(
+        x_ptr, mu_ptr, theta_ptr, pi_ptr, row, col, inside, eps,
+        x_row, x_col, mu_row, mu_col, theta_row, theta_col, pi_row, pi_col, FAMILY,
+    )  # fmt: skip
+    nll, _ = entry_nll(x, log_mu, r, theta, pi, FAMILY)
+    large = is_large(x)
+    if tl.max(large.to(tl.int32)) > 0:
+        nll = tl.where(large, saddle_nll(x, given, log_mu, r, theta, pi, FAMILY), nll)
+    tl.store(out_ptr + row * G + col, -nll, mask=inside)
+
+
+@triton.jit
+def backward_kernel(
+    x_ptr, mu_ptr, theta_ptr, pi_ptr, grad_ptr, dmu_ptr, dtheta_ptr, dpi_ptr, G, eps,
+    x_row, x_col, mu_row, mu_col, theta_row, theta_col, pi_row, pi_col,
+    FAMILY: tl.constexpr, WANT_THETA: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A block of one row: gradients by mu, theta and pi."""
+    row = tl.program_id(0).to(tl.int64)
+    col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = col < G
+    given, x, mu, log_mu, r, theta, pi = load_entry(
+        x_ptr, mu_ptr, theta_ptr, pi_ptr, row, col, inside, eps,
+        x_row, x_col, mu_row, mu_col, theta_row, theta_col, pi_row, pi_col, FAMILY,
+    )  # fmt: skip
+    mu = tl.maximum(mu, SMALLEST)
+    log_mu = sp.at_least(log_mu, LOG_SMALLEST)
+    at = row * G + col
+    grad = -tl.load(grad_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    d_mu, d_theta, d_pi = entry_grads(x, log_mu, r, theta, pi, FAMILY, WANT_THETA)
+    tl.store(dmu_ptr + at, grad * saturate(d_mu / mu), mask=inside)
+    if WANT_THETA:
+        large = is_large(x)
+        if tl.max(large.to(tl.int32)) > 0:
+            d_theta = tl.where(large, saddle_dispersion_grad(x, given, log_mu, r, theta), d_theta)
+        tl.store(dtheta_ptr + at, grad * saturate(d_theta / theta), mask=inside)
+    if FAMILY == ZINB:
+        tl.store(dpi_ptr + at, grad * d_pi, mask=inside)
+
+
+def _tall(x: Counts, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Narrow matrices are laid out as one row, so that blocks are full."""
+    assert x.dense is not None
+    n, genes = x.shape
+    if genes >= 32 or n == 1:
+        return x.dense, *tensors
+    return tuple(None if t is None else t.reshape(1, n * genes) for t in (x.dense, *tensors))
+
+
+def _strides(*tensors: Tensor | None) -> list[int]:
+    return [s for t in tensors for s in ((0, 0) if t is None else t.stride())]
+
+
+def log_prob_forward(
+    x: Counts, mu: Tensor, theta: Tensor | None, zi_logits: Tensor | None, eps: float
+) -> Tensor:
+    """Elementwise log probability (N, G)."""
+    family = family_of(theta, zi_logits)
+    out = torch.empty(x.shape, dtype=torch.float32, device=mu.device)
+    counts, mean, theta, pi = _tall(x, mu, theta, zi_logits)
+    assert counts is not None
+    if out.numel():
+        n, genes = counts.shape
+        forward_kernel[(n, triton.cdiv(genes, BLOCK))](
+            counts, mean, out if theta is None else theta, out if pi is None else pi,
+            out, genes, eps, *_strides(counts, mean, theta, pi), FAMILY=family, BLOCK=BLOCK,
+        )  # fmt: skip
+    return out
+
+
+def log_prob_backward(
+    grad: Tensor,
+    x: Counts,
+    mu: Tensor,
+    theta: Tensor | None,
+    zi_logits: Tensor | None,
+    eps: float,
+    want_theta: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients by mu, theta and zi logits, (N, G) each."""
+    family = family_of(theta, zi_logits)
+    want_theta = want_theta and theta is not None
+    d_mu = torch.empty(x.shape, dtype=torch.float32, device=mu.device)
+    d_theta = torch.empty_like(d_mu) if want_theta else None
+    d_zi = None if zi_logits is None else torch.empty_like(d_mu)
+    counts, mean, theta, pi = _tall(x, mu, theta, zi_logits)
+    assert counts is not None
+    if d_mu.numel():
+        n, genes = counts.shape
+        backward_kernel[(n, triton.cdiv(genes, BLOCK))](
+            counts, mean, d_mu if theta is None else theta, d_mu if pi is None else pi,
+            grad.contiguous(), d_mu, d_mu if d_theta is None else d_theta,
+            d_mu if d_zi is None else d_zi, genes, eps, *_strides(counts, mean, theta, pi),
+            FAMILY=family, WANT_THETA=want_theta, BLOCK=BLOCK,
+        )  # fmt: skip
+    return d_mu, d_theta, d_zi

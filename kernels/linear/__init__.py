@@ -1,0 +1,1 @@
+"""The first layer on counts, row sums, and products of dense matrices."""
