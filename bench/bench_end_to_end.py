@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _suite.contest import Case, Contest, Step
-from _suite.turns import Turns
+from _kit.contest import Case, Contest, Step
+from _kit.turns import Turns
 
 import fastvae
 from fastvae import functional as fn

@@ -19,8 +19,8 @@ from typing import Any
 import loading
 import numpy as np
 import torch
-from _suite.contest import Case, Contest, Step
-from _suite.turns import Turns
+from _kit.contest import Case, Contest, Step
+from _kit.turns import Turns
 
 PROVIDERS = (*loading.OURS, *loading.SCVI, "annbatch")
 BATCHES = (128, 1024)

@@ -12,10 +12,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from _gpu import agreement, contenders, operations, problems
-from _suite import backends
-from _suite.contest import Case, Contest, Step
-from _suite.turns import Turns
+from _kit import agreement, backends, contenders, first_layer, problems, sampling
+from _kit.contest import Case, Contest, Step
+from _kit.turns import Turns
 
 DENSITY = 0.08
 SIZES = [(128, 2000), (1024, 8000)]
@@ -72,43 +71,43 @@ def likelihood(
     )
 
 
-def sampling(n: int, device: torch.device) -> Contest:
+def sampling_contest(n: int, device: torch.device) -> Contest:
     heads = [torch.randn(n, LATENT, device=device, requires_grad=True) for _ in range(2)]
     double = [head.detach().double().requires_grad_() for head in heads]
-    exact = operations.kl_with_gradients(operations.textbook_sample, *double)
+    exact = sampling.kl_with_gradients(sampling.textbook_sample, *double)
 
     def sampler(name: str) -> Callable[..., Any]:
-        return operations.sampler(name.removeprefix("fastvae "))
+        return sampling.sampler(name.removeprefix("fastvae "))
 
     def check(name: str, step: Step) -> dict[str, Any]:
-        found = operations.kl_with_gradients(sampler(name), *heads)
-        return agreement.compare(found, exact, operations.SAMPLE_RESULTS)
+        found = sampling.kl_with_gradients(sampler(name), *heads)
+        return agreement.compare(found, exact, sampling.SAMPLE_RESULTS)
 
     names = (*backends.NAMES, "textbook")
     make: dict[str, Callable[[], Step]] = {
-        name: partial(operations.sampling_step, sampler(name), *heads) for name in names
+        name: partial(sampling.sampling_step, sampler(name), *heads) for name in names
     }
     return Contest(make, check, backends.unavailable(device))
 
 
-def first_layer(n: int, genes: int, device: torch.device) -> Contest:
+def first_layer_contest(n: int, genes: int, device: torch.device) -> Contest:
     counts = problems.make_counts(n, genes, DENSITY, device)
-    weight = (torch.randn(operations.HIDDEN, genes, device=device) / genes**0.5).requires_grad_()
-    bias = torch.randn(operations.HIDDEN, device=device, requires_grad=True)
-    upstream = torch.randn(n, operations.HIDDEN, device=device)
+    weight = (torch.randn(first_layer.HIDDEN, genes, device=device) / genes**0.5).requires_grad_()
+    bias = torch.randn(first_layer.HIDDEN, device=device, requires_grad=True)
+    upstream = torch.randn(n, first_layer.HIDDEN, device=device)
     x = problems.to_csr(counts)
     double = [t.detach().double().requires_grad_() for t in (weight, bias)]
-    exact = operations.with_gradients(operations.dense_layer, upstream, counts.double(), *double)
+    exact = first_layer.with_gradients(first_layer.dense_layer, upstream, counts.double(), *double)
 
     def make(name: str) -> Step:
-        layer = operations.first_layer(
+        layer = first_layer.first_layer(
             "densify + matmul" if name == "textbook" else name.removeprefix("fastvae ")
         )
-        return partial(operations.with_gradients, layer, upstream, x, weight, bias)
+        return partial(first_layer.with_gradients, layer, upstream, x, weight, bias)
 
     return Contest(
         {name: partial(make, name) for name in (*backends.NAMES, "textbook")},
-        lambda name, step: agreement.compare(step(), exact, operations.LINEAR_RESULTS),
+        lambda name, step: agreement.compare(step(), exact, first_layer.LINEAR_RESULTS),
         backends.unavailable(device),
     )
 
@@ -128,9 +127,9 @@ def cases(quick: bool) -> list[Case]:
                     found.append(Case(labels, LIKELIHOOD, prepare, seconds))
             others = (*backends.NAMES, "textbook")
             labels = {"operation": "sampling and KL", **size, "genes": LATENT}
-            found.append(Case(labels, others, partial(sampling, n, where), seconds / 4))
+            found.append(Case(labels, others, partial(sampling_contest, n, where), seconds / 4))
             labels = {"operation": "first layer", **size}
-            prepare = partial(first_layer, n, genes, where)
+            prepare = partial(first_layer_contest, n, genes, where)
             found.append(Case(labels, others, prepare, seconds / 2))
     return found
 

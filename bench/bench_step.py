@@ -16,12 +16,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from _gpu import contenders, problems
-from _gpu.agreement import error
-from _suite import backends
-from _suite.contest import Case, Contest, Step
-from _suite.legacy import LegacyVAE
-from _suite.turns import Turns
+from _kit import backends, contenders, problems
+from _kit.agreement import error
+from _kit.contest import Case, Contest, Step
+from _kit.legacy import LegacyVAE
+from _kit.turns import Turns
 from torch import Tensor, nn
 
 from fastvae import VAE

@@ -24,10 +24,9 @@ from statistics import median, quantiles
 from types import TracebackType
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from _compare import worker
 from _compare.checkouts import build, checked_out, resolve
-from _gpu.tables import number, table
+from _kit.markdown import number, table
 
 RESULT_LIMIT = 1e-3
 

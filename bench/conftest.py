@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from _suite.turns import CLOCK, Turns
+from _kit.turns import CLOCK, Turns
 
 COLLECTED = pytest.StashKey[list[str]]()
 

@@ -24,8 +24,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from _gpu import environment
-from _gpu.results import RESTART, Part, PoisonedDeviceError, read_json, short, write_json
+from _kit import environment
+from _kit.results import RESTART, Part, PoisonedDeviceError, read_json, short, write_json
 
 # Weights, about seconds: a part may take its share of the time left to it and those after it.
 PARTS = {
@@ -38,6 +38,7 @@ PARTS = {
 }
 LEAST = 4.0  # a part with less time than this is left out
 RESTARTS = 3
+SUPPORT = Path(__file__).resolve().parent.parent / "tests" / "support"
 
 
 def arguments() -> argparse.Namespace:
@@ -119,6 +120,8 @@ def child(args: argparse.Namespace, name: str, seconds: float) -> int | None:
     if args.compile_seconds is not None:
         command.append(f"--compile-seconds={args.compile_seconds}")
     variables = dict(os.environ)
+    paths = [str(SUPPORT), variables.get("PYTHONPATH", "")]  # the tests' 50-digit oracle
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     if args.quick:
         variables["OMP_NUM_THREADS"] = "1"  # tiny sizes: threads would only wait for each other
     with subprocess.Popen(command, env=variables, start_new_session=True) as process:

@@ -15,7 +15,6 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from _gpu import tables as gpu_tables
 from _report import figures, headlines, inputs, tables
 

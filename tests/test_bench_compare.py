@@ -11,7 +11,6 @@ BENCH = Path(__file__).resolve().parent.parent / "bench"
 
 @pytest.fixture
 def compare(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH))
     import compare
 
     return compare

@@ -33,8 +33,7 @@ OPTIONS = ("n_batch", "n_hidden", "n_latent", "n_layers", "reconstruction_loss")
 
 @pytest.fixture
 def legacy_class(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH))
-    from _suite.legacy import LegacyVAE
+    from _kit.legacy import LegacyVAE
 
     return LegacyVAE
 

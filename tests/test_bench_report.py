@@ -25,7 +25,6 @@ needs_history = pytest.mark.skipif(
 
 @pytest.fixture
 def report(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH))
     import report
 
     return report

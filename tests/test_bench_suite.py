@@ -81,8 +81,7 @@ def test_files_that_are_there_are_not_replaced(tmp_path):
 
 @pytest.fixture
 def suite(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH))
-    from _suite import contest
+    from _kit import contest
 
     return contest
 
@@ -135,7 +134,7 @@ def test_wrong_contenders_are_not_timed(suite):
 
 
 def test_a_failure_of_ours_fails_its_line(suite, monkeypatch):
-    from _suite.turns import Turns
+    from _kit.turns import Turns
 
     case = case_of(suite, fastvae=sleeping(0.0, 2.0))
     with pytest.raises(AssertionError, match="fastvae disagrees"):
@@ -143,11 +142,8 @@ def test_a_failure_of_ours_fails_its_line(suite, monkeypatch):
 
 
 def test_times_are_replayed_one_by_one():
-    sys.path.insert(0, str(BENCH))
-    try:
-        from _suite.turns import Clock
-    finally:
-        sys.path.remove(str(BENCH))
+    from _kit.turns import Clock
+
     clock, seen = Clock(), []
     clock.load([3.0, 1.0, 2.0])
     for _ in range(3):
@@ -158,9 +154,8 @@ def test_times_are_replayed_one_by_one():
 
 
 def test_peak_memory_is_that_of_the_call(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH))
     import torch
-    from _suite.memory import peak_megabytes
+    from _kit.memory import peak_megabytes
 
     found = peak_megabytes(lambda: torch.ones(8_000_000).sum(), torch.device("cpu"))
     if found is None:

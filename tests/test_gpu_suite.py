@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,6 @@ PARTS = ["bandwidth", "kernels", "operations", "training", "tiles"]  # "tests" w
 
 @pytest.fixture
 def suite(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH))
     import gpu_suite
 
     return gpu_suite
@@ -129,7 +129,7 @@ def test_tables_come_from_the_files(quick_run, suite, capsys, monkeypatch):
 
 def test_a_wrong_contender_is_reported_and_not_timed(suite, tmp_path, monkeypatch):
     from _gpu import kernels
-    from _gpu.results import Part
+    from _kit.results import Part
 
     honest = kernels.contenders
 
@@ -159,7 +159,7 @@ def options(out, parts, minutes=9.0):
 
 def test_a_part_that_dies_leaves_what_was_measured(suite, tmp_path, monkeypatch):
     """The process ends in its second row; it is started again and goes on after that row."""
-    from _gpu.results import RESTART, Part
+    from _kit.results import RESTART, Part
 
     starts = []
 
@@ -207,17 +207,19 @@ def test_a_part_that_dies_leaves_what_was_measured(suite, tmp_path, monkeypatch)
 
 def test_a_hanging_row_ends_its_process(tmp_path):
     script = (
-        "import sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "from _gpu.results import Part\n"
-        "part = Part(Path(sys.argv[2]), 60)\n"
+        "import sys, time; from pathlib import Path\n"
+        "from _kit.results import Part\n"
+        "part = Part(Path(sys.argv[1]), 60)\n"
         "part.row('hangs', lambda row: time.sleep(60), limit=0.2)\n"
         "part.row('next', lambda row: None)\n"
         "part.save('done')\n"
     )
     path = tmp_path / "part.json"
-    command = [sys.executable, "-c", script, str(BENCH), str(path)]
-    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+    command = [sys.executable, "-c", script, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(BENCH)}
+    run = partial(subprocess.run, command, capture_output=True, check=False, env=environment)
+    assert run().returncode != 0
     assert load(tmp_path, "part")["rows"] == [{"key": "hangs", "state": "running"}]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert run().returncode == 0
     states = {row["key"]: row["state"] for row in load(tmp_path, "part")["rows"]}
     assert states == {"hangs": "failed", "next": "done"}

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
+from _kit.contenders import NLL, available_backends, on_backend
+from _kit.results import Part, Row
 
-from .contenders import NLL, available_backends, on_backend
-from .results import Part, Row
-
-SUPPORT = Path(__file__).resolve().parent.parent.parent / "tests" / "support"
 PARAMETERS: dict[str, list[str]] = {
     "zinb": ["log_theta", "zi_logits"],
     "nb": ["log_theta"],
@@ -57,7 +53,6 @@ def of_family(row: Row, family: str, backend: str, device: torch.device) -> None
 
 def run(part: Part, device: torch.device, quick: bool) -> None:
     """Every backend of this device; the grid is long, so the quick run takes one family."""
-    sys.path.insert(0, str(SUPPORT))
     backends = [name for name, reason in available_backends(device).items() if reason is None]
     for family in ["poisson"] if quick else list(PARAMETERS):
         for backend in backends:

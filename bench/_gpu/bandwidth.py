@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-
-from . import timing
-from .results import Part, Row
+from _kit import timing
+from _kit.results import Part, Row
 
 
 def run(part: Part, device: torch.device, quick: bool) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _kit.results import Part, Row
 
 from . import accuracy
-from .results import Part, Row
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FILES = ["tests/test_functional.py", "tests/test_latent.py", "tests/test_accuracy.py"]

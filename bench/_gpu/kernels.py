@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-
-from . import timing
-from .agreement import compare, exact
-from .contenders import (
+from _kit import timing
+from _kit.agreement import compare, exact
+from _kit.contenders import (
     CAPTURABLE,
     Loss,
     available_backends,
@@ -20,8 +19,8 @@ from .contenders import (
     forward,
     forward_backward,
 )
-from .problems import FAMILIES, Problem, make_problem, moved_bytes, needed_bytes
-from .results import Part, Row, short
+from _kit.problems import FAMILIES, Problem, make_problem, moved_bytes, needed_bytes
+from _kit.results import Part, Row, short
 
 Run = tuple[str, str, int, int]  # family, layout, cells, genes
 

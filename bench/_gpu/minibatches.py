@@ -7,6 +7,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from _kit import timing
+from _kit.agreement import compare
+from _kit.first_layer import HIDDEN, TF32_LIMIT, with_tf32
+from _kit.problems import make_counts, to_csr
+from _kit.results import Row
 from fastvae.kernels.backend import Backend
 from fastvae.kernels.backends.reference import REFERENCE
 from fastvae.kernels.counts import ASIDE, CompactCounts, Counts, CsrBuffers
@@ -15,32 +20,13 @@ from fastvae.kernels.linear.reference import linear_forward
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import timing
-from .agreement import compare
-from .problems import make_counts, to_csr
-from .results import Row
-
 CELLS = [1024, 4096, 128]  # what tells most comes first
 GENES = [8000, 2000, 30000]
 DENSITIES = [0.05, 0.1, 0.02, 0.2]
-HIDDEN = 128
-TF32_LIMIT = 2e-3  # its products keep 10 bits
 
 DATA_SETS = [(10**6, 4096), (10**7, 4096), (10**6, 128)]  # cells, of which so many at once
 ATLAS_GENES, STORED = 8000, 640  # per cell, from a half to one and a half times
 STRIP = 2**26  # entries simulated at once
-
-
-def with_tf32(function: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any) -> Any:
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("high")
-        try:
-            return function(*args)
-        finally:
-            torch.set_float32_matmul_precision(before)
-
-    return run
 
 
 def forms(device: torch.device) -> dict[str, Callable[..., Tensor]]:

@@ -8,52 +8,28 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from _kit import timing
+from _kit.agreement import compare
+from _kit.contenders import available_backends
+from _kit.first_layer import (
+    HIDDEN,
+    LINEAR_RESULTS,
+    TF32_LIMIT,
+    dense_layer,
+    densify_matmul,
+    first_layer,
+    with_gradients,
+    with_tf32,
+)
+from _kit.problems import make_counts, to_csr
+from _kit.results import Part, Row, short
+from _kit.sampling import SAMPLE_RESULTS, kl_with_gradients, sampler, sampling_step, textbook_sample
 
-from fastvae import functional as fn
-
-from . import minibatches, timing
-from .agreement import compare
-from .contenders import available_backends, on_backend
-from .minibatches import HIDDEN, TF32_LIMIT, with_tf32
-from .problems import make_counts, to_csr
-from .results import Part, Row, short
+from . import minibatches
 
 LATENT = [(128, 10), (4096, 10), (1024, 30), (65536, 10)]
 LINEAR = [(128, 2000), (4096, 2000), (1024, 8000), (4096, 8000), (1024, 30000), (4096, 30000)]
 DENSITIES = [0.08, 0.02, 0.2]
-SAMPLE_RESULTS = ["kl", "q_v", "q_mean", "q_log_var"]
-LINEAR_RESULTS = ["out", "weight", "bias"]
-
-
-def textbook_sample(q_mean: Tensor, q_log_var: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    q_var = torch.exp(q_log_var) + 1e-4
-    posterior = torch.distributions.Normal(q_mean, q_var.sqrt(), validate_args=False)
-    prior = torch.distributions.Normal(
-        torch.zeros_like(q_mean), torch.ones_like(q_mean), validate_args=False
-    )
-    kl = torch.distributions.kl_divergence(posterior, prior).sum(dim=1)
-    return posterior.rsample(), q_mean, q_var, kl
-
-
-def sampler(name: str) -> Callable[..., Any]:
-    return textbook_sample if name == "textbook" else on_backend(fn.sample_and_kl, name)
-
-
-def kl_with_gradients(function: Callable[..., Any], *heads: Tensor) -> list[Tensor]:
-    """What does not depend on the noise, which differs by backend."""
-    _, _, q_var, kl = function(*heads)
-    grads = torch.autograd.grad(kl.sum() + q_var.sum(), heads)
-    return [kl.detach(), q_var.detach(), *grads]
-
-
-def sampling_step(function: Callable[..., Any], *heads: Tensor) -> Callable[[], Any]:
-    def run() -> Any:
-        z, _, _, kl = function(*heads)
-        return torch.autograd.grad(z.sum() + kl.sum(), heads)
-
-    return run
 
 
 def sampling_row(
@@ -80,32 +56,6 @@ def timed(row: Row, functions: dict[str, Any], device: torch.device, seconds: fl
     bad = sorted(set(functions) - set(good))
     if bad:
         row.update(state="disagreement", error=f"beyond the tolerance: {', '.join(bad)}")
-
-
-def densify_matmul(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.linear(x.to_dense().log1p_(), weight, bias)
-
-
-def dense_layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.linear(x.log1p(), weight, bias)
-
-
-def first_layer(name: str) -> Callable[..., Tensor]:
-    """log1p(x) @ W.T + b for CSR x, by a backend or by densifying."""
-    if name == "densify + matmul":
-        return densify_matmul
-
-    def sparse(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return fn.count_linear(x, weight, bias, log1p=True)
-
-    return on_backend(sparse, name)
-
-
-def with_gradients(
-    layer: Callable[..., Tensor], upstream: Tensor, x: Tensor, *leaves: Tensor
-) -> tuple[Tensor, ...]:
-    out = layer(x, *leaves)
-    return (out.detach(), *torch.autograd.grad(out, leaves, upstream.to(out.dtype)))
 
 
 def linear_row(

@@ -14,14 +14,13 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from _kit import timing
+from _kit.agreement import compare
+from _kit.contenders import NLL, forward, forward_backward, on_backend
+from _kit.problems import make_problem
+from _kit.results import Part, Row, short
 
 from fastvae import functional as fn
-
-from . import timing
-from .agreement import compare
-from .contenders import NLL, forward, forward_backward, on_backend
-from .problems import make_problem
-from .results import Part, Row, short
 
 BLOCKS = [256, 512, 1024, 2048, 4096]
 WARPS = [2, 4, 8, 16]

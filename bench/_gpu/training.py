@@ -13,8 +13,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-
-from .results import Part, Row
+from _kit.results import Part, Row
 
 TRAINER = Path(__file__).with_name("trainers.py")
 LIMIT = 100.0  # seconds for one process

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import mean
 
-from _gpu.tables import number, table
+from _kit.markdown import number, table
 
 from .inputs import Result
 from .tables import NO_GPU, OURS, Results, of, operations, row_baseline, speed, times

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import mean
 from typing import Any
 
-from _gpu.tables import number, table
+from _kit.markdown import number, table
 
 from .inputs import Result
 

@@ -1,6 +1,6 @@
 """Training speed on this machine's CPU beside scvi-tools, both at their defaults.
 
-    python bench/cpu_training.py --peer-python PYTHON --out JSON [--cells 12000 --genes 2000]
+    python bench cpu_training --peer-python PYTHON --out JSON [--cells 12000 --genes 2000]
 
 Simulated counts at the asked density. Each library trains in its own process on the same file
 (fastvae from CSR; scvi-tools from CSR through its own loader) for a few epochs, in turn, several
@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-from _gpu.environment import describe
-from _gpu.results import write_json
+from _kit.environment import describe
+from _kit.results import write_json
 
 
 def arguments() -> argparse.Namespace:

@@ -1,6 +1,6 @@
 """Differential expression beside scvi-tools: the same weights, the same questions, known truth.
 
-    python bench/differential_expression.py --peer-python PYTHON --out JSON
+    python bench differential_expression --peer-python PYTHON --out JSON
 
 Cells are simulated with known expression frequencies of every type (`fastvae.datasets.simulate`).
 A model is trained on them with fastvae, and its very weights are moved into
@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _gpu.environment import describe
-from _gpu.results import write_json
+from _kit.environment import describe
+from _kit.results import write_json
 
 SETTINGS = {"mode": "change", "delta": 0.25, "n_samples_overall": 5000}
 TARGETS = (0.05, 0.1, 0.2)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from _gpu import timing
-from _gpu.results import short
 
+from . import timing
 from .memory import peak_megabytes
+from .results import short
 
 Step = Callable[[], Any]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from _gpu.environment import describe, device_facts
-from _gpu.results import write_json
 
 from .contest import Case, Outcome, hold
+from .environment import describe, device_facts
+from .results import write_json
 
 
 class Clock:

@@ -1,6 +1,6 @@
 """scvi-tools' own tests, with its models and with fastvae's in their place.
 
-    python bench/peer_tests.py --sdist scvi_tools-1.4.2.tar.gz --out JSON [--files FILE ...]
+    python bench peer_tests --sdist scvi_tools-1.4.2.tar.gz --out JSON [--files FILE ...]
 
 Unpacks the source distribution's tests, runs the asked files twice with the same interpreter -
 once as they are, once with ``scvi.model.SCVI`` and ``LinearSCVI`` and their modules replaced -
@@ -21,8 +21,8 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from pathlib import Path
 
-from _gpu.environment import describe
-from _gpu.results import write_json
+from _kit.environment import describe
+from _kit.results import write_json
 
 FILES = [
     "model/test_scvi.py",

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _gpu import timing
+
+from . import timing
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MEGABYTE = 1e6

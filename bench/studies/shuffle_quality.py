@@ -1,6 +1,6 @@
 """Is shuffling in blocks from disk as good for training as a full shuffle in memory?
 
-    python bench/shuffle_quality.py --out JSON [--cells 100000] [--epochs 4] [--seeds 5]
+    python bench shuffle_quality --out JSON [--cells 100000] [--epochs 4] [--seeds 5]
 
 The cells lie on disk sorted by type, the worst order for shuffling in blocks. For each seed three
 models with the same first weights and the same validation cells train: from memory in a full
@@ -22,8 +22,8 @@ from statistics import mean, median, stdev
 from typing import Any
 from unittest import mock
 
-from _gpu.environment import describe
-from _gpu.results import write_json
+from _kit.environment import describe
+from _kit.results import write_json
 from streaming import GENES, write_sorted
 
 ANOTHER = 1_000

@@ -1,6 +1,6 @@
 """How long until fastvae is as good as scvi-tools at the end of its training?
 
-    python bench/time_to_quality.py DATA --batch-key KEY --peer-python PYTHON --out JSON
+    python bench time_to_quality DATA --batch-key KEY --peer-python PYTHON --out JSON
 
 scvi-tools trains with its default recipe for so many epochs (as many as it would choose, or
 --epochs); its validation negative ELBO at the end is one mark, the lowest on the way another.
@@ -32,8 +32,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from _gpu.environment import describe
-from _gpu.results import write_json
+from _kit.environment import describe
+from _kit.results import write_json
 
 SPARE = 1.25
 """Epochs fastvae may take to the mark, as a multiple of those of scvi-tools."""

@@ -1,6 +1,6 @@
 """Cells per second to a minibatch that training can use, beside other loaders.
 
-    python bench/loading.py --out JSON [--peer-python PYTHON] [--annbatch-python PYTHON]
+    python bench loading --out JSON [--peer-python PYTHON] [--annbatch-python PYTHON]
 
 Simulated counts at several numbers of genes, as .h5ad and as the zarr that `fastvae convert`
 writes, both in the page cache. Every loader runs in a process of its own, in turn, several times,
@@ -24,8 +24,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from _gpu.environment import describe
-from _gpu.results import write_json
+from _kit.environment import describe
+from _kit.results import write_json
 
 GENES = {2_000: (60_000, 200), 8_000: (30_000, 640), 30_000: (12_000, 1_500)}
 BATCHES = (128, 1024, 4096)

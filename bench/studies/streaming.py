@@ -1,6 +1,6 @@
 """Training from disk beside training from memory: speed by number of cells, and peak memory.
 
-    python bench/streaming.py --out JSON [--cells 10000 100000 1000000] [--memory-limit 500MB]
+    python bench streaming --out JSON [--cells 10000 100000 1000000] [--memory-limit 500MB]
 
 Cells are simulated sorted by type, the worst order for shuffling in blocks, with about 200
 nonzero counts of 2,000 genes each. Training steps of one network on minibatches from memory, from
@@ -23,8 +23,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from _gpu.environment import describe
-from _gpu.results import write_json
+from _kit.environment import describe
+from _kit.results import write_json
 
 GENES, TYPES, COUNTS = 2_000, 8, 260
 STRIP = 25_000

@@ -1,6 +1,6 @@
 """Do batches mix and cell types stay apart, in numbers, beside scvi-tools?
 
-    python bench/integration_quality.py DATA --batch-key batch --labels-key cell_type --out JSON
+    python bench integration_quality DATA --batch-key batch --labels-key cell_type --out JSON
 
 Trains fastvae, and scvi-tools where it is importable or in the interpreter that --peer-python
 names, on the same counts with the same number of epochs, seeds and (both libraries') default
@@ -24,8 +24,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from _gpu.environment import describe
-from _gpu.results import write_json
+from _kit.environment import describe
+from _kit.results import write_json
 
 
 def arguments() -> argparse.Namespace:

@@ -10,7 +10,7 @@ Cluster labels of the 3k cells come from the `pbmc_meta` table (columns barcode 
 of the R package clustifyrdata, exported as CSV. Without `--labels` those already in the data file
 are kept.
 
-    python bench/make_pbmc.py desc-2.1.1-py3-none-any.whl scvi_tools-1.4.2.tar.gz \
+    python bench make_pbmc desc-2.1.1-py3-none-any.whl scvi_tools-1.4.2.tar.gz \
         --labels pbmc_meta.csv
 """
 
@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-OUTPUT = Path(__file__).parents[1] / "fastvae" / "datasets" / "pbmc.h5ad"
+OUTPUT = Path(__file__).parents[2] / "fastvae" / "datasets" / "pbmc.h5ad"
 N_GENES = 2000
 MIN_CELLS = 10  # a gene seen in fewer of all cells carries noise only
 MARKERS = "CD3D CD3E IL7R CCR7 CD4 CD8A CD8B MS4A1 CD79A CD79B LYZ CD14 S100A8 FCGR3A MS4A7 NKG7 \

@@ -1,6 +1,6 @@
 """Training speed of ``fastvae.integrations.scvi_tools.SCVI`` beside ``scvi.model.SCVI``.
 
-    python bench/scvi_tools_door.py --out JSON [--shapes 12000x2000 6000x8000]
+    python bench scvi_tools_door --out JSON [--shapes 12000x2000 6000x8000]
 
 Run in an environment that has scvi-tools. Each trains in its own process on the same file, with
 the same seed and the same ``model.train`` call at scvi-tools' defaults, in turn, several times.
@@ -23,8 +23,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from _gpu.environment import describe, device_facts
-from _gpu.results import write_json
+from _kit.environment import describe, device_facts
+from _kit.results import write_json
 
 CONTENDERS = ("theirs", "ours")
 

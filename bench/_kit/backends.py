@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from _gpu import contenders
+
+from . import contenders
 
 NAMES = ("fastvae cpu", "fastvae triton", "fastvae torch")
 

@@ -1,6 +1,6 @@
 """Training steps with and without ``compile=True``, in turns on one thread of a CPU.
 
-python bench/compiled_layers.py --out bench/results/compiled_layers.json
+python bench compiled_layers --out bench/results/compiled_layers.json
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _gpu.environment import describe
-from _gpu.results import write_json
+from _kit.environment import describe
+from _kit.results import write_json
 
 from fastvae import VAE
 from fastvae.data import CountStore, Minibatches, read

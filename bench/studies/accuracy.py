@@ -1,8 +1,8 @@
 """Error of the likelihoods against 50 digits, beside the textbook form: tables for kernels/README.
 
-python bench/accuracy.py             prints the tables
-python bench/accuracy.py --write     also puts them between the markers in kernels/README.md
-python bench/accuracy.py --out JSON  writes error by theta of everybody here, scvi-tools included
+python bench accuracy             prints the tables
+python bench accuracy --write     also puts them between the markers in kernels/README.md
+python bench accuracy --out JSON  writes error by theta of everybody here, scvi-tools included
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from fastvae import functional as fn
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "support"))
+ROOT = Path(__file__).resolve().parents[2]
 from oracle import PI, grid  # noqa: E402
 from tolerance import GRADIENT, VALUE, log_mu_rounding, share  # noqa: E402
 
@@ -201,7 +200,7 @@ def errors_by_theta(family: str, run: Columns, points: Columns, exact: Columns) 
 
 def as_json() -> dict[str, Any]:
     """What bench/report.py quotes and draws."""
-    from _gpu.environment import describe
+    from _kit.environment import describe
 
     rows = []
     for family in ("nb", "zinb"):
@@ -228,8 +227,7 @@ def main() -> None:
     if args.out:
         if args.out.exists() and not args.overwrite:
             sys.exit(f"{args.out} exists; pass --overwrite to replace it")
-        sys.path.insert(0, str(ROOT / "bench"))
-        from _gpu.results import write_json
+        from _kit.results import write_json
 
         with warnings.catch_warnings():  # scvi-tools warns of counts that are not whole
             warnings.simplefilter("ignore")

@@ -1,9 +1,9 @@
 """Instructions, registers and memory width of every kernel variant, from cross-compiled code.
 
-python bench/sass_report.py              prints the table; no GPU is needed
-python bench/sass_report.py --write      also puts it between the markers in kernels/README.md
-python bench/sass_report.py --out FILE   also writes the figures as JSON
-python bench/sass_report.py --targets 90 only for sm_90
+python bench sass_report              prints the table; no GPU is needed
+python bench sass_report --write      also puts it between the markers in kernels/README.md
+python bench sass_report --out FILE   also writes the figures as JSON
+python bench sass_report --targets 90 only for sm_90
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import dataclasses
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "support"))
+ROOT = Path(__file__).resolve().parents[2]
 import sass  # noqa: E402
-from _gpu.environment import describe  # noqa: E402
-from _gpu.results import write_json  # noqa: E402
+from _kit.environment import describe  # noqa: E402
+from _kit.results import write_json  # noqa: E402
 
 START, END = "<!-- sass: start -->", "<!-- sass: end -->"
 
