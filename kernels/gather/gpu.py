@@ -169,7 +169,7 @@ def gather_dense(
     out: Tensor | None = None,
     totals: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """x or log(1 + x) of the rows (B, G), and their sums (B, 1); as in ``rows.py``."""
+    """x or log(1 + x) of the rows (B, G), and their sums (B, 1); as in ``reference.py``."""
     parts = _parts(source)
     n, (cells, genes) = rows.numel(), source.shape
     out = lent("out", out, (n, genes), torch.float32, rows)
@@ -183,7 +183,7 @@ def gather_dense(
 
 
 def gather_csr(source: Counts | CompactCounts, rows: Tensor, buffers: CsrBuffers) -> Counts:
-    """The rows as a CSR minibatch in lent memory; as in ``rows.py``."""
+    """The rows as a CSR minibatch in lent memory; as in ``reference.py``."""
     parts = _parts(source)
     check_buffers(rows, buffers)
     rows = rows.contiguous()
