@@ -100,7 +100,7 @@ def test_kernels_fill_the_same_memory(as_on_a_gpu: None) -> None:
             for start in (0, 16):
                 rows = cells[start : start + 16]
                 if fixed:
-                    memory = step._x.data_ptr()
+                    memory = step.into.x.data_ptr()
                     step(torch.from_numpy(rows), sums)
                     assert step.gather().x.data_ptr() == memory
                 else:

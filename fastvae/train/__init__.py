@@ -1,11 +1,10 @@
 """Training: one loop for every device.
 
-``train_vae`` is the whole of it; the other modules hold its parts: ``settings`` (what may be
-chosen), ``split``, ``schedules``, ``run`` (the epochs), ``step`` (what one minibatch does),
-``static`` (the same in fixed memory, for a CUDA graph), ``precision``, ``guard`` (non-finite
-values), ``stopping`` (early stopping, signals), ``callbacks``, ``checkpoints``,
-``checkpoint_files``, ``moment`` and ``persist`` (going on after a break), ``group`` and
-``syncnorm`` (several processes), ``history`` and ``progress``.
+``train_vae`` (``loop``) is the whole of it; the other modules hold its parts: ``settings`` (what
+may be chosen), ``split``, ``schedules``, ``run`` (the epochs), ``step`` (what one minibatch does),
+``cuda_graph`` (the same in memory of fixed size), ``guard`` (non-finite values), ``stopping``
+(early stopping, signals), ``callbacks``, ``state`` and ``checkpoints`` (going on after a break),
+``processes`` (several of them), ``history`` and ``progress``.
 """
 
 from __future__ import annotations

@@ -74,11 +74,11 @@ class StaticStep:
         self.rows = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
         self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         self._gradients, self._apply = gradients, apply
-        self._into: CsrBuffers | DenseBuffers
+        self.into: CsrBuffers | DenseBuffers
         if capacity is None:
-            self._into = DenseBuffers.empty(batch_size, store.n_genes, self.device)
+            self.into = DenseBuffers.empty(batch_size, store.n_genes, self.device)
         else:
-            self._into = CsrBuffers.empty(batch_size, capacity, self.device)
+            self.into = CsrBuffers.empty(batch_size, capacity, self.device)
         self._average = average
         self._flat: Tensor | None = None
         self._from: list[Tensor] = []
@@ -114,7 +114,7 @@ class StaticStep:
 
     def gather(self) -> Minibatch:
         """Lay the minibatch out in the memory it always has."""
-        return self.store.minibatch_into(self.rows, self._into)
+        return self.store.minibatch_into(self.rows, self.into)
 
     def step(self) -> None:
         """Do what one process alone captures."""

@@ -20,7 +20,6 @@ from .progress import make_progress
 from .run import Ending, Run
 from .schedules import resolved
 from .settings import TrainSettings
-from .state import unpack
 from .step import matrix_precision
 from .stopping import interruptible
 
@@ -133,10 +132,10 @@ def train_vae(
             compiled_layers(module, settings.compile, run.device),
         ):
             if checkpoints and checkpoints.found:
-                unpack(run, checkpoints.found)
+                run.unpack(checkpoints.found)
             last = run.first_epoch + epochs
             shown = progress and run.group.leads
-            run.progress = make_progress(shown, len(history["epoch"]) + 1, last, n_train)
+            run.show(make_progress(shown, len(history["epoch"]) + 1, last, n_train))
             eager = run.prepare()
             if shown and run.device.type == "cuda":
                 text = "captured as a CUDA graph" if eager is None else f"not captured: {eager}"

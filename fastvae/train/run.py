@@ -14,7 +14,7 @@ from .._torch import device_of, evaluating
 from ..data import Minibatch, Minibatches
 from ..errors import InputError
 from .callbacks import Callback
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, Loaded
 from .cuda_graph import Readback, StaticStep, make_static_step
 from .guard import NonFiniteError, find_failure, first_non_finite, non_finite_error
 from .history import COLUMNS, History, enter_losses
@@ -22,7 +22,19 @@ from .processes import Group
 from .progress import Progress
 from .schedules import Plateau, epoch_seed, kl_weight_at
 from .settings import TrainSettings
-from .state import Moment, Within, pack, set_learning_rate, set_random_states
+from .state import (
+    Moment,
+    Within,
+    below,
+    pack_history,
+    pack_optimizer,
+    random_states,
+    set_learning_rate,
+    set_random_states,
+    unpack_history,
+    unpack_optimizer,
+    with_prefix,
+)
 from .step import apply_gradients, compute_gradients, evaluate_sums
 from .stopping import EarlyStopping, Interrupt
 
@@ -75,7 +87,7 @@ class Run:
         self.group = Group(self.device)
         self.network = self.group.wrap(module)
         self._sizes = batches.sizes()
-        self._weights = self._shares()
+        self._weights, self._alike = self._shares()
         self._share = 1.0
         self.within = self._fresh()
         self.ended: Ending | None = None
@@ -94,6 +106,7 @@ class Run:
             weight_decay=settings.weight_decay,
             fused=True,
         )
+        self.anchor = Moment.of(module, self.optimizer, 0)
 
     def train_epoch(self, epoch: int, interrupt: Interrupt) -> dict[str, float] | None:
         """Train for the rest of the epoch of index `epoch`.
@@ -199,12 +212,71 @@ class Run:
     def checkpoint(self) -> None:
         """Write a checkpoint of this moment."""
         assert self.checkpoints is not None
-        tensors, state = pack(self)
+        tensors, state = self.pack()
         if self.group.leads:
             self.checkpoints.write(tensors, state)
 
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return everything that decides how the run goes on; all processes call it at once."""
+        within, group = self.within, self.group
+        done = torch.tensor([*within.sums.tolist(), within.cells], dtype=torch.float64)
+        *sums, cells = group.add(done.to(self.device)).tolist()
+        tensors = {
+            **with_prefix("model", self.module.state_dict()),
+            **with_prefix("optimizer", pack_optimizer(self.optimizer)),
+        }
+        for rank, states in enumerate(group.gather(random_states(self.device))):
+            tensors |= with_prefix(f"random{rank}", states)
+        state: dict[str, Any] = {
+            "seed": self.seed,
+            "settings": self.settings.as_dict(),
+            "first_epoch": self.first_epoch,
+            "first_step": self.first_step,
+            "step": self.step,
+            "steps": within.steps,
+            "cells": int(cells),
+            "seconds": within.seconds,
+            "sums": sums,
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "history": pack_history(self.history),
+        }
+        if self.plateau:
+            state["plateau"] = self.plateau.state_dict()
+        if self.stopper:
+            state["stopping"] = self.stopper.state_dict()
+            tensors |= with_prefix("best", self.stopper.best_state)
+        return tensors, state
+
+    def unpack(self, found: Loaded) -> None:
+        """Go back to the moment at which `pack` was called."""
+        tensors, state = found.tensors, found.state
+        self.module.load_state_dict(below("model", tensors))
+        unpack_optimizer(self.optimizer, below("optimizer", tensors))
+        set_random_states(below(f"random{self.group.rank}", tensors), self.device)
+        unpack_history(state["history"], self.history)
+        self.first_epoch, self.first_step = state["first_epoch"], state["first_step"]
+        self.step = state["step"]
+        # The sums of all processes together are the first one's to carry on.
+        sums = torch.tensor(state["sums"], dtype=torch.float64, device=self.device)
+        cells = state["cells"]
+        if not self.group.leads:
+            sums, cells = sums.zero_(), 0
+        self.within = Within(sums, state["steps"], cells, state["seconds"])
+        if self.settings.learning_rate == state["settings"]["learning_rate"]:
+            set_learning_rate(self.optimizer, state["learning_rate"])
+        if self.plateau and "plateau" in state:
+            self.plateau.load_state_dict(state["plateau"])
+        if self.stopper and "stopping" in state:
+            best = {k: v.to(self.device) for k, v in below("best", tensors).items()}
+            self.stopper.load_state_dict(state["stopping"], best)
+            self.ended = "early stopping" if self.stopper.exhausted else None
+
     def _fresh(self) -> Within:
         return Within(torch.zeros(2, dtype=torch.float64, device=self.device))
+
+    def show(self, progress: Progress) -> None:
+        """Tell `progress` what happens from here on."""
+        self.progress = progress
 
     def prepare(self) -> str | None:
         """Make the step of fixed memory, and capture it; return why that is not done, or None."""
@@ -261,18 +333,22 @@ class Run:
             self.checkpoint()
         return finite
 
-    def _shares(self) -> list[float]:
-        """What the mean over each minibatch counts in the mean over those of all processes."""
+    def _shares(self) -> tuple[list[float], list[bool]]:
+        """What the mean over each minibatch counts in the mean over those of all processes.
+
+        And whether the minibatches of all processes have the same size.
+        """
         all_sizes = self.group.gather(self._sizes)
         if len({len(sizes) for sizes in all_sizes}) > 1:
             raise InputError(
                 f"the {self.group.size} processes would have different numbers of minibatches; "
                 "choose another batch_size"
             )
-        self._alike = [len(set(sizes)) == 1 for sizes in zip(*all_sizes, strict=True)]
+        alike = [len(set(sizes)) == 1 for sizes in zip(*all_sizes, strict=True)]
         mine = all_sizes[self.group.rank]
         totals = [sum(sizes) for sizes in zip(*all_sizes, strict=True)]
-        return [self.group.size * n / total for n, total in zip(mine, totals, strict=True)]
+        shares = [self.group.size * n / total for n, total in zip(mine, totals, strict=True)]
+        return shares, alike
 
     def _fail(self, epoch: int) -> NoReturn:
         """Go back to just before the first non-finite number and say where it was."""

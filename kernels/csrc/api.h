@@ -1,10 +1,10 @@
-// What crosses the border to Python: plain structs and C functions, mirrored in cpu.py.
+// What crosses the border to Python: plain structs and C functions, mirrored in native.py.
 // All matrices are row-major with unit stride along genes; strides count elements.
 #pragma once
 
 #include <cstdint>
 
-// Raised with every change of a struct or function here; cpu.py compares.
+// Raised with every change of a struct or function here; native.py compares.
 constexpr int32_t FASTVAE_ABI = 2;
 
 #if defined(__GNUC__)
