@@ -6,6 +6,7 @@ from tiny import BATCH, LABELS, PRIOR, G, N, build, forward
 from torch import nn
 
 from fastvae import LDVAE, VAE, InputError, functional
+from fastvae.functional import likelihood as operations
 from fastvae.nn import DecoderSCVI, Encoder, LinearDecoderSCVI, one_hot
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR")
@@ -22,13 +23,13 @@ def route(monkeypatch):
     taken = []
     for name in ("zinb", "nb", "poisson"):
         for kind, label in (("nll", "fused"), ("log_prob", "parts")):
-            original = getattr(functional, f"{name}_{kind}")
+            original = getattr(operations, f"{name}_{kind}")
 
             def noted(*args, _original=original, _label=label, **keywords):
                 taken.append(_label)
                 return _original(*args, **keywords)
 
-            monkeypatch.setattr(functional, f"{name}_{kind}", noted)
+            monkeypatch.setattr(operations, f"{name}_{kind}", noted)
     return taken
 
 
@@ -49,8 +50,8 @@ KINDS = [(VAE, d) for d in DISPERSIONS] + [(LDVAE, d) for d in DISPERSIONS[:3]]
 def test_both_routes_agree(kind, likelihood, dispersion, dtype, x, route, monkeypatch):
     # eps = 0: the logits need none, and what scvi adds inside its logarithms is not compared here
     for name in ("zinb", "nb"):
-        log_prob = getattr(functional, f"{name}_log_prob")
-        monkeypatch.setattr(functional, f"{name}_log_prob", lambda *a, _f=log_prob: _f(*a, eps=0.0))
+        log_prob = getattr(operations, f"{name}_log_prob")
+        monkeypatch.setattr(operations, f"{name}_log_prob", lambda *a, _f=log_prob: _f(*a, eps=0.0))
     results = []
     for way in ("fused", "parts"):
         vae = build(kind, reconstruction_loss=likelihood, dispersion=dispersion).to(dtype).train()

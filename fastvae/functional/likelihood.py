@@ -172,3 +172,39 @@ def _log_prob(
         rows = (0, 1)
     flat = [None if t is None else t.expand(shape).reshape(rows) for t in (x, mu, theta, zi_logits)]
     return CountLogProb.apply(_backend.select(*flat[1:]), *flat, eps).reshape(shape)
+
+
+def nll_of(
+    family: str,
+    x: Tensor,
+    scale_logits: Tensor,
+    log_library: Tensor,
+    log_theta: Tensor | None,
+    zi_logits: Tensor | None,
+    *,
+    theta_index: Tensor | None = None,
+) -> Tensor:
+    """Negative log-likelihood of each cell (N,) under "zinb", "nb" or "poisson".
+
+    Parameters that the family has not are left out.
+    """
+    if family == "poisson":
+        return poisson_nll(x, scale_logits, log_library)
+    assert log_theta is not None
+    if family == "nb":
+        return nb_nll(x, scale_logits, log_library, log_theta, theta_index=theta_index)
+    assert zi_logits is not None
+    return zinb_nll(x, scale_logits, log_library, log_theta, zi_logits, theta_index=theta_index)
+
+
+def log_prob_of(
+    family: str, x: Tensor, mu: Tensor, theta: Tensor | None, zi_logits: Tensor | None
+) -> Tensor:
+    """Log probability of each entry under "zinb", "nb" or "poisson", as `nll_of`."""
+    if family == "poisson":
+        return poisson_log_prob(x, mu)
+    assert theta is not None
+    if family == "nb":
+        return nb_log_prob(x, mu, theta)
+    assert zi_logits is not None
+    return zinb_log_prob(x, mu, theta, zi_logits)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from .. import functional
+from ..functional.likelihood import log_prob_of, nll_of
 
 if TYPE_CHECKING:
     _Base = torch.distributions.Distribution
@@ -95,11 +95,11 @@ class LazyCounts(_Base):
         """Log probability of each entry, in nats."""
         if value.layout != torch.strided:
             value = value.to_dense()
-        if "rate" in self.parameters:
-            return functional.poisson_log_prob(value, self.rate)
-        if "zi_logits" in self.parameters:
-            return functional.zinb_log_prob(value, self.mu, self.theta, self.zi_logits)
-        return functional.nb_log_prob(value, self.mu, self.theta)
+        names = self.parameters
+        mean = self.rate if "rate" in names else self.mu
+        theta = self.theta if "theta" in names else None
+        zi_logits = self.zi_logits if "zi_logits" in names else None
+        return log_prob_of(_family(names), value, mean, theta, zi_logits)
 
     def touch(self) -> None:
         """Make every parameter, if that has not been done."""
@@ -178,9 +178,14 @@ def _nll(parameters: tuple[str, ...], x: Tensor, logits: Logits) -> Tensor:
         # log mu = l + log softplus(s), written as the softmax that the kernels start from
         scale = softplus(scale.clamp(min=LOWEST_SOFTPLUS_LOGIT)).log()
         library = library + scale.logsumexp(-1, keepdim=True)
+    family = _family(parameters)
+    if family == "zinb" and zi is None:
+        family = "nb"
+    return nll_of(family, x, scale, library, log_theta, zi, theta_index=index)
+
+
+def _family(parameters: tuple[str, ...]) -> str:
+    """The likelihood whose distribution has these parameters."""
     if "rate" in parameters:
-        return functional.poisson_nll(x, scale, library)
-    assert log_theta is not None
-    if zi is None or "zi_logits" not in parameters:
-        return functional.nb_nll(x, scale, library, log_theta, theta_index=index)
-    return functional.zinb_nll(x, scale, library, log_theta, zi, theta_index=index)
+        return "poisson"
+    return "zinb" if "zi_logits" in parameters else "nb"

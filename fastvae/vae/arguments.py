@@ -57,14 +57,13 @@ def check_counts(x: Tensor, force: bool | None) -> None:
         )
 
 
-def required(name: str, value: Tensor | None, likelihood: str) -> Tensor:
+def required(name: str, value: Tensor | None, likelihood: str) -> None:
     """Refuse a parameter of the likelihood that is missing."""
     if value is None:
         raise InputError(
             f"{name} is None, but reconstruction_loss={likelihood!r} needs it; pass what "
             "inference() returns."
         )
-    return value
 
 
 def prior(value: Any, name: str, like: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import functional
 from .._covariates import category, codes_of
 from ..errors import InputError, one_of
+from ..functional.likelihood import nll_of
 from ..nn import VARIANCE_FLOOR, Encoder, identity
 from .arguments import check_counts, check_matrix, prior
 from .stock import decoder_batches, stock_encoder, takes_sparse
@@ -178,15 +179,11 @@ def likelihood_of(
     """-log p(x | parts, library) of each cell (N,), for what `decoded` gave."""
     scale_logits, head, zi_logits = parts
     likelihood = model.reconstruction_loss
+    log_theta = codes = None
     if likelihood != "poisson" or model.dispersion != "gene-cell":
         # also for poisson, so that missing covariates are refused alike
         log_theta, codes = log_dispersion(model, head, batch, y, x)
-    if likelihood == "poisson":
-        return functional.poisson_nll(x, scale_logits, library)
-    if likelihood == "nb":
-        return functional.nb_nll(x, scale_logits, library, log_theta, theta_index=codes)
-    assert zi_logits is not None
-    return functional.zinb_nll(x, scale_logits, library, log_theta, zi_logits, theta_index=codes)
+    return nll_of(likelihood, x, scale_logits, library, log_theta, zi_logits, theta_index=codes)
 
 
 def _encode(

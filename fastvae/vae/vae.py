@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..errors import at_least, one_of
+from ..functional.likelihood import log_prob_of
 from ..nn import DecoderSCVI, Encoder, LinearDecoderSCVI
 from . import steps as fused
 from .arguments import check_counts as refuse_non_counts
@@ -76,13 +77,11 @@ class ReconstructionLoss(nn.Module):
         one_of("reconstruction_loss", likelihood, LIKELIHOODS)
         x = dense(x)
         refuse_non_counts(x, self.check_counts)
-        if likelihood == "poisson":
-            return -functional.poisson_log_prob(x, px_rate).sum(dim=-1)
-        theta = required("px_r", px_r, likelihood)
-        if likelihood == "nb":
-            return -functional.nb_log_prob(x, px_rate, theta).sum(dim=-1)
-        zi_logits = required("px_dropout", px_dropout, likelihood)
-        return -functional.zinb_log_prob(x, px_rate, theta, zi_logits).sum(dim=-1)
+        if likelihood != "poisson":
+            required("px_r", px_r, likelihood)
+        if likelihood == "zinb":
+            required("px_dropout", px_dropout, likelihood)
+        return -log_prob_of(likelihood, x, px_rate, px_r, px_dropout).sum(dim=-1)
 
 
 class SamplingMethods(nn.Module):
