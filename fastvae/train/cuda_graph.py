@@ -20,7 +20,7 @@ from ..data import Minibatch, Minibatches
 from ..data.csr import on_device
 from ..data.stores.device import DeviceStore
 from ..functional.gather import LARGEST, CsrBuffers, DenseBuffers, csr_pays
-from ..vae.stock import own_method, sparse_first_layers
+from ..vae.stock import sparse_first_layers
 from ..vae.vae import VAE
 from .processes import Group
 from .settings import TrainSettings
@@ -249,7 +249,6 @@ class Readback:
 FORCED: Literal["dense", "csr"] | None = None
 """A layout for the tests; sparse only where it is possible."""
 
-_FORWARD, _INFERENCE = VAE.forward, VAE.inference
 _MATRICES = 6  # float32 of the counts' size in a dense step: x, log(1 + x), two logits, gradients
 
 
@@ -276,8 +275,7 @@ def csr_capacity(module: nn.Module, batches: Minibatches, precision: str) -> int
     pays = csr_pays(store.device)
     if pays is None or FORCED == "dense" or not isinstance(module, VAE):
         return None
-    own = own_method(module, "forward", _FORWARD) and own_method(module, "inference", _INFERENCE)
-    layers = sparse_first_layers(module) if own and module._expects_counts() else None
+    layers = sparse_first_layers(module)
     capacity = capacity_of(batches)
     if layers is None or capacity > LARGEST:
         return None

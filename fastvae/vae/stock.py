@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # kept as functions, so that replacing a method on the class itself is noticed too
 _ENCODE = Encoder.forward
 _DECODE = (DecoderSCVI.forward, LinearDecoderSCVI.forward)
+_METHODS: dict[str, Any] = dict.fromkeys(("forward", "inference", "get_reconstruction_loss"))
 
 
 def stock_encoder(module: Any) -> bool:
@@ -57,8 +58,10 @@ def takes_sparse(module: Any) -> bool:
 def sparse_first_layers(model: VAE) -> list[nn.Linear] | None:
     """First layers of the encoders in use, if CSR counts go from `forward` to the operations only.
 
-    Then nobody else can come upon arrays that are longer than their rows.
+    Then nobody else can see arrays that are longer than their rows.
     """
+    if not all(own_method(model, name) for name in _METHODS):
+        return None
     if has_hooks(model) or model.check_counts or not fused_forward_is_faithful(model):
         return None
     encoders = [model.z_encoder, *([] if model.use_observed_lib_size else [model.l_encoder])]
@@ -76,9 +79,15 @@ def sparse_first_layers(model: VAE) -> list[nn.Linear] | None:
     return found
 
 
-def own_method(model: VAE, name: str, original: Any) -> bool:
-    """Whether the method `name` of `model` is still the function `original`."""
-    return getattr(type(model), name) is original and name not in model.__dict__
+def remember(kind: type[VAE]) -> None:
+    """Take note of the methods of VAE as they are defined, before anybody can replace them."""
+    for name in _METHODS:
+        _METHODS[name] = getattr(kind, name)
+
+
+def own_method(model: VAE, name: str) -> bool:
+    """Whether the method `name` of `model` is still the one that VAE was defined with."""
+    return getattr(type(model), name) is _METHODS[name] and name not in model.__dict__
 
 
 def _plain_softmax(module: Any) -> bool:

@@ -5,7 +5,7 @@ Shapes: N cells, G genes (`n_input`), L = `n_latent`, S = `n_samples`, K = `n_ba
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from .. import functional
 from ..errors import at_least, one_of
 from ..functional.likelihood import log_prob_of
 from ..nn import DecoderSCVI, Encoder, LinearDecoderSCVI
-from . import steps as fused
+from . import steps
 from .arguments import check_counts as refuse_non_counts
 from .arguments import dense, prior, required
 from .steps import (
@@ -29,195 +29,12 @@ from .steps import (
     encoder_input,
     log_dispersion,
 )
-from .stock import fused_forward_is_faithful, own_method
+from .stock import fused_forward_is_faithful, own_method, remember
 
 __all__ = ["VAE"]
 
 
-class ReconstructionLoss(nn.Module):
-    """What ``VAE`` makes of the output of its ``inference``."""
-
-    reconstruction_loss: str
-    check_counts: bool | None
-
-    def get_reconstruction_loss(
-        self,
-        x: Tensor,
-        px_rate: Tensor,
-        px_r: Tensor | None,
-        px_dropout: Tensor | None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """Negative log-likelihood of each cell, summed over genes.
-
-        Parameters
-        ----------
-        x
-            Counts (N, G).
-        px_rate
-            Mean, (N, G) or (S, N, G).
-        px_r
-            Inverse dispersion theta, (G,) or as `px_rate`; unused for ``"poisson"``.
-        px_dropout
-            Zero-inflation logits as `px_rate`; used for ``"zinb"`` only.
-        **kwargs
-            Ignored.
-
-        Returns
-        -------
-        Tensor
-            (N,) or (S, N), newly made.
-
-        Raises
-        ------
-        InputError
-            ``reconstruction_loss`` is not known, or `x` is not made of counts.
-        """
-        likelihood = self.reconstruction_loss
-        one_of("reconstruction_loss", likelihood, LIKELIHOODS)
-        x = dense(x)
-        refuse_non_counts(x, self.check_counts)
-        if likelihood != "poisson":
-            required("px_r", px_r, likelihood)
-        if likelihood == "zinb":
-            required("px_dropout", px_dropout, likelihood)
-        return -log_prob_of(likelihood, x, px_rate, px_r, px_dropout).sum(dim=-1)
-
-
-class SamplingMethods(nn.Module):
-    """What ``VAE`` offers on top of its encoders and ``inference``."""
-
-    z_encoder: Any
-    l_encoder: Any
-    latent_distribution: str
-    use_observed_lib_size: bool
-    encode_covariates: bool
-    inference: Any
-    _expects_counts: Any
-
-    def get_latents(
-        self, x: Tensor, y: Tensor | None = None, *, batch_index: Tensor | None = None
-    ) -> list[Tensor]:
-        """Return :meth:`sample_from_posterior_z` as the only element of a list."""
-        # positional alone where that is all there is: an override need not know batch_index
-        more: dict[str, Any] = {} if batch_index is None else {"batch_index": batch_index}
-        return [self.sample_from_posterior_z(x, y, **more)]
-
-    def sample_from_posterior_z(
-        self,
-        x: Tensor,
-        y: Tensor | None = None,
-        give_mean: bool = False,
-        n_samples: int = 5000,
-        *,
-        batch_index: Tensor | None = None,
-    ) -> Tensor:
-        """Draw z, or give its posterior mean.
-
-        Parameters
-        ----------
-        x
-            Counts (N, G).
-        y
-            Labels, handed to the encoder; this class's own encoder ignores them.
-        give_mean
-            Return the mean. For ``latent_distribution="ln"`` it is the average of the softmax of
-            `n_samples` draws, random and without gradient.
-        n_samples
-            Number of those draws.
-        batch_index
-            Batch codes as in :meth:`inference`, needed with ``encode_covariates``.
-
-        Returns
-        -------
-        Tensor
-            (N, L).
-
-        Raises
-        ------
-        InputError
-            `x` has the wrong shape or is not made of counts.
-        """
-        model = cast("VAE", self)
-        check_input(model, x, self._expects_counts())
-        told = encoder_covariates(model, batch_index, x)
-        qz_m, qz_v, z = self.z_encoder(encoder_input(model, x), *told, as_column(y))
-        if not give_mean:
-            return z
-        if self.latent_distribution != "ln":
-            return qz_m
-        return self.z_encoder.z_transformation(draws(qz_m, qz_v, n_samples)).mean(dim=0)
-
-    def sample_from_posterior_l(self, x: Tensor, *, batch_index: Tensor | None = None) -> Tensor:
-        """Draw the log library size (N, 1); the observed one where that is used.
-
-        `x` and `batch_index` are those of :meth:`sample_from_posterior_z`.
-        """
-        model = cast("VAE", self)
-        check_input(model, x, self._expects_counts())
-        if self.use_observed_lib_size:
-            return functional.log_library_size(x)
-        told = encoder_covariates(model, batch_index, x)
-        return self.l_encoder(encoder_input(model, x), *told)[2]
-
-    def get_sample_scale(
-        self,
-        x: Tensor,
-        batch_index: Tensor | None = None,
-        y: Tensor | None = None,
-        n_samples: int = 1,
-        transform_batch: Any = None,
-    ) -> Tensor:
-        """Expression frequencies (rows sum to 1) for a drawn z: ``inference(...)["px_scale"]``.
-
-        Parameters
-        ----------
-        x, batch_index, y, n_samples, transform_batch
-            As in :meth:`inference`.
-
-        Returns
-        -------
-        Tensor
-            (N, G), or (S, N, G) for `n_samples` > 1.
-        """
-        return self.inference(
-            x,
-            batch_index=batch_index,
-            y=y,
-            n_samples=n_samples,
-            transform_batch=transform_batch,
-        )["px_scale"]
-
-    def get_sample_rate(
-        self,
-        x: Tensor,
-        batch_index: Tensor | None = None,
-        y: Tensor | None = None,
-        n_samples: int = 1,
-        transform_batch: Any = None,
-    ) -> Tensor:
-        """Mean counts for a drawn z and library size: ``inference(...)["px_rate"]``.
-
-        Parameters
-        ----------
-        x, batch_index, y, n_samples, transform_batch
-            As in :meth:`inference`.
-
-        Returns
-        -------
-        Tensor
-            (N, G), or (S, N, G) for `n_samples` > 1.
-        """
-        return self.inference(
-            x,
-            batch_index=batch_index,
-            y=y,
-            n_samples=n_samples,
-            transform_batch=transform_batch,
-        )["px_rate"]
-
-
-class VAE(SamplingMethods, ReconstructionLoss):
+class VAE(nn.Module):
     r"""Variational autoencoder of raw counts: scVI.
 
     For cell n with counts :math:`x_n` and batch :math:`s_n`
@@ -441,11 +258,11 @@ class VAE(SamplingMethods, ReconstructionLoss):
             As :meth:`inference`; or the prior of the library size is missing or malformed, or
             ``reconstruction_loss`` is not known.
         """
-        if own_method(self, "inference", _INFERENCE) and self._expects_counts():
+        if own_method(self, "inference") and self._expects_counts():
             one_of("reconstruction_loss", self.reconstruction_loss, LIKELIHOODS)
             if fused_forward_is_faithful(self):
                 check_input(self, x, True)
-                return fused.forward(self, x, local_l_mean, local_l_var, batch_index, y)
+                return steps.forward(self, x, local_l_mean, local_l_var, batch_index, y)
 
         x = dense(x)
         outputs = self.inference(x, as_column(batch_index), as_column(y))
@@ -462,10 +279,170 @@ class VAE(SamplingMethods, ReconstructionLoss):
         )
         return loss + functional.kl_normal(ql_m, ql_v, p_m, p_v), kl_z, 0.0
 
+    def get_reconstruction_loss(
+        self,
+        x: Tensor,
+        px_rate: Tensor,
+        px_r: Tensor | None,
+        px_dropout: Tensor | None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Negative log-likelihood of each cell, summed over genes.
+
+        Parameters
+        ----------
+        x
+            Counts (N, G).
+        px_rate
+            Mean, (N, G) or (S, N, G).
+        px_r
+            Inverse dispersion theta, (G,) or as `px_rate`; unused for ``"poisson"``.
+        px_dropout
+            Zero-inflation logits as `px_rate`; used for ``"zinb"`` only.
+        **kwargs
+            Ignored.
+
+        Returns
+        -------
+        Tensor
+            (N,) or (S, N), newly made.
+
+        Raises
+        ------
+        InputError
+            ``reconstruction_loss`` is not known, or `x` is not made of counts.
+        """
+        likelihood = self.reconstruction_loss
+        one_of("reconstruction_loss", likelihood, LIKELIHOODS)
+        x = dense(x)
+        refuse_non_counts(x, self.check_counts)
+        if likelihood != "poisson":
+            required("px_r", px_r, likelihood)
+        if likelihood == "zinb":
+            required("px_dropout", px_dropout, likelihood)
+        return -log_prob_of(likelihood, x, px_rate, px_r, px_dropout).sum(dim=-1)
+
+    def get_latents(
+        self, x: Tensor, y: Tensor | None = None, *, batch_index: Tensor | None = None
+    ) -> list[Tensor]:
+        """Return :meth:`sample_from_posterior_z` as the only element of a list."""
+        # positional alone where that is all there is: an override need not know batch_index
+        more: dict[str, Any] = {} if batch_index is None else {"batch_index": batch_index}
+        return [self.sample_from_posterior_z(x, y, **more)]
+
+    def sample_from_posterior_z(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        give_mean: bool = False,
+        n_samples: int = 5000,
+        *,
+        batch_index: Tensor | None = None,
+    ) -> Tensor:
+        """Draw z, or give its posterior mean.
+
+        Parameters
+        ----------
+        x
+            Counts (N, G).
+        y
+            Labels, handed to the encoder; this class's own encoder ignores them.
+        give_mean
+            Return the mean. For ``latent_distribution="ln"`` it is the average of the softmax of
+            `n_samples` draws, random and without gradient.
+        n_samples
+            Number of those draws.
+        batch_index
+            Batch codes as in :meth:`inference`, needed with ``encode_covariates``.
+
+        Returns
+        -------
+        Tensor
+            (N, L).
+
+        Raises
+        ------
+        InputError
+            `x` has the wrong shape or is not made of counts.
+        """
+        check_input(self, x, self._expects_counts())
+        told = encoder_covariates(self, batch_index, x)
+        qz_m, qz_v, z = self.z_encoder(encoder_input(self, x), *told, as_column(y))
+        if not give_mean:
+            return z
+        if self.latent_distribution != "ln":
+            return qz_m
+        return self.z_encoder.z_transformation(draws(qz_m, qz_v, n_samples)).mean(dim=0)
+
+    def sample_from_posterior_l(self, x: Tensor, *, batch_index: Tensor | None = None) -> Tensor:
+        """Draw the log library size (N, 1); the observed one where that is used.
+
+        `x` and `batch_index` are those of :meth:`sample_from_posterior_z`.
+        """
+        check_input(self, x, self._expects_counts())
+        if self.use_observed_lib_size:
+            return functional.log_library_size(x)
+        told = encoder_covariates(self, batch_index, x)
+        return self.l_encoder(encoder_input(self, x), *told)[2]
+
+    def get_sample_scale(
+        self,
+        x: Tensor,
+        batch_index: Tensor | None = None,
+        y: Tensor | None = None,
+        n_samples: int = 1,
+        transform_batch: Any = None,
+    ) -> Tensor:
+        """Expression frequencies (rows sum to 1) for a drawn z: ``inference(...)["px_scale"]``.
+
+        Parameters
+        ----------
+        x, batch_index, y, n_samples, transform_batch
+            As in :meth:`inference`.
+
+        Returns
+        -------
+        Tensor
+            (N, G), or (S, N, G) for `n_samples` > 1.
+        """
+        return self.inference(
+            x,
+            batch_index=batch_index,
+            y=y,
+            n_samples=n_samples,
+            transform_batch=transform_batch,
+        )["px_scale"]
+
+    def get_sample_rate(
+        self,
+        x: Tensor,
+        batch_index: Tensor | None = None,
+        y: Tensor | None = None,
+        n_samples: int = 1,
+        transform_batch: Any = None,
+    ) -> Tensor:
+        """Mean counts for a drawn z and library size: ``inference(...)["px_rate"]``.
+
+        Parameters
+        ----------
+        x, batch_index, y, n_samples, transform_batch
+            As in :meth:`inference`.
+
+        Returns
+        -------
+        Tensor
+            (N, G), or (S, N, G) for `n_samples` > 1.
+        """
+        return self.inference(
+            x,
+            batch_index=batch_index,
+            y=y,
+            n_samples=n_samples,
+            transform_batch=transform_batch,
+        )["px_rate"]
+
     def _expects_counts(self) -> bool:
-        return own_method(self, "get_reconstruction_loss", _RECONSTRUCTION_LOSS)
+        return own_method(self, "get_reconstruction_loss")
 
 
-# the functions as defined here, to notice a replacement on the class itself
-_INFERENCE = VAE.inference
-_RECONSTRUCTION_LOSS = VAE.get_reconstruction_loss
+remember(VAE)
