@@ -16,18 +16,20 @@ from _kit.results import Part, Row
 from . import accuracy
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-FILES = ["tests/test_functional.py", "tests/test_latent.py", "tests/test_accuracy.py"]
-PATTERNS = ["tests/test_triton*.py", "tests/test_kernel*.py", "tests/test_sparse*.py"]
-QUICK_FILES = ["tests/test_nn.py"]
+PATTERNS = [
+    "tests/functional/test_*.py",
+    "tests/kernels/test_sparse*.py",
+    "tests/kernels/test_special.py",
+]
+QUICK_FILES = ["tests/vae/test_nn.py"]
 KEPT = 5  # failures whose text is kept, per file
 
 
 def files(quick: bool) -> list[str]:
-    """The named tests that this version has, and whatever else tests kernels."""
+    """The tests of the operations and of the kernels that a device runs."""
     if quick:
         return QUICK_FILES
-    more = [str(p.relative_to(ROOT)) for pattern in PATTERNS for p in sorted(ROOT.glob(pattern))]
-    return [name for name in dict.fromkeys(FILES + more) if (ROOT / name).exists()]
+    return [str(p.relative_to(ROOT)) for pattern in PATTERNS for p in sorted(ROOT.glob(pattern))]
 
 
 def summarise(log: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import scipy.io
 import scipy.sparse as sp
 from anndata import AnnData
 
-TENX = Path(__file__).parent.parent / "data" / "10x"
+TENX = Path(__file__).parent.parent / "fixtures" / "10x"
 
 
 def dense_counts(n_cells: int = 40, n_genes: int = 13, seed: int = 0) -> np.ndarray:

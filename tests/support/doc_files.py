@@ -14,7 +14,7 @@ from scvi_cells import draw_counts, make_cells
 from fastvae import VAE
 from fastvae.datasets import simulate
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+DATA = Path(__file__).resolve().parents[1] / "fixtures"
 N_GENES = 300
 N_GENES_OF_MANY = 4_100
 """Of the files that are trained on together: enough to choose the 4,000 most variable ones."""

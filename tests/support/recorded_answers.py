@@ -14,7 +14,7 @@ import torch
 from fastvae import Model
 from fastvae.datasets import simulate
 
-FOLDER = Path(__file__).parent.parent / "data"
+FOLDER = Path(__file__).parent.parent / "fixtures"
 
 
 def _script() -> ModuleType:

@@ -15,7 +15,7 @@ from fastvae.integrations.convert import from_scvi_tools
 from fastvae.integrations.convert_options import options_from
 from fastvae.integrations.legacy import from_legacy_checkpoint, load_vae
 
-LEGACY = Path(__file__).parents[1] / "legacy" / "checkpoint.pt"
+LEGACY = Path(__file__).parents[1] / "fixtures" / "legacy" / "checkpoint.pt"
 
 
 def _reference(**options: Any) -> Model:

@@ -1,4 +1,4 @@
-"""What scvi 0.6.8 computed, as recorded by ``tests/legacy/make_witness.py``."""
+"""What scvi 0.6.8 computed, as recorded by ``tests/fixtures/legacy/make_witness.py``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from fastvae import LDVAE, VAE
 
-LEGACY = pathlib.Path(__file__).parents[1] / "legacy"
+LEGACY = pathlib.Path(__file__).parents[1] / "fixtures" / "legacy"
 CLASSES = {"VAE": VAE, "LDVAE": LDVAE}
 
 with np.load(LEGACY / "witness.npz") as _file:

@@ -7,15 +7,14 @@ import importlib.util
 import json
 import re
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
+from places import DOCS
 
 from fastvae import Model
 from fastvae.train import COLUMNS
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
 API = "\n".join(path.read_text() for path in sorted((DOCS / "api").glob("*.md")))
 WHOLE = set(re.findall(r"automodule:: (\S+)\n   :members:", API))
 PUBLIC = [

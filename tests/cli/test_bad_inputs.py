@@ -1,6 +1,6 @@
 """Every kind of bad input, with the one message that it gets.
 
-``python tests/test_bad_inputs.py --write`` writes the table of them, BAD_INPUTS.md.
+``python tests/cli/test_bad_inputs.py --write`` writes the table of them, BAD_INPUTS.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from unittest import mock
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent / "support"))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import anndata
 import folder_faults
@@ -33,12 +33,12 @@ import stream_faults
 import structure_faults
 import torch
 from count_data import TENX, annotated, dense_counts
+from places import LEGACY
 
 from fastvae import Model, _memory
 from fastvae.cli.de import check_outputs
 from fastvae.errors import InputError
 
-LEGACY = Path(__file__).parent / "legacy"
 TABLE = Path(__file__).with_name("BAD_INPUTS.md")
 SMALL = {"n_latent": 2, "n_hidden": 4}
 
@@ -396,7 +396,7 @@ def table(messages: list[str]) -> str:
         "Each raises `fastvae.InputError`, a `ValueError`; the command line prints it after\n"
         "`error:` and ends with status 2. `DIR` is the folder at hand, `REASON` what the library\n"
         "below said. Written by\n"
-        "`python tests/test_bad_inputs.py --write`, which the tests compare with this file.\n\n"
+        "`python tests/cli/test_bad_inputs.py --write`, which the tests compare with this file.\n\n"
         + "\n".join(rows)
         + "\n\nNot refused: cells without any count. They are kept, and latent position,\n"
         "expression and likelihood are finite for them. A few values that are not whole numbers\n"
@@ -445,5 +445,5 @@ def write() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
-        sys.exit("usage: python tests/test_bad_inputs.py --write")
+        sys.exit("usage: python tests/cli/test_bad_inputs.py --write")
     write()

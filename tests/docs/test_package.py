@@ -5,16 +5,14 @@ import sys
 import tomllib
 from importlib.metadata import version
 from itertools import chain
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+from places import ROOT
 
 import fastvae
 from fastvae import _files
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def modules_after(statement: str) -> set[str]:

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from places import SUPPORT
 from small_models import small_data, small_store
 
 from fastvae import InputError, Model
 from fastvae.data import Minibatches
 from fastvae.train.processes import Group, SyncedBatchNorm1d, launched, synced_batch_norm
 
-SUPPORT = Path(__file__).parent / "support"
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked"),
     pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed"),

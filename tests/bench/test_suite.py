@@ -5,12 +5,10 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-BENCH = ROOT / "bench"
 OURS = {"fastvae cpu", "fastvae torch"}
 
 

@@ -1,13 +1,13 @@
 """Models of scvi-tools as `Model`, against what scvi-tools 1.4.2 recorded; nothing of it is run."""
 
 import json
-import pathlib
 import pickle
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from places import FIXTURES
 from scvi_cells import SEED, make_cells
 from witness import assert_parity
 
@@ -15,7 +15,7 @@ from fastvae import InputError, Model
 from fastvae.integrations.convert import from_scvi_tools
 from fastvae.integrations.convert_options import options_from, options_to
 
-FOLDER = pathlib.Path(__file__).parent / "data" / "scvi_tools"
+FOLDER = FIXTURES / "scvi_tools"
 with np.load(FOLDER / "outputs.npz") as _file:
     RECORDED = dict(_file)
 CASES = sorted(path.parent.name for path in FOLDER.glob("*/model.pt"))

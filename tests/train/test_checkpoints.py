@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from places import SUPPORT
 from small_models import small_data
 from typer.testing import CliRunner
 
@@ -291,7 +292,7 @@ KILLS = 20
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
 def test_killed_at_random_moments(tmp_path: Path) -> None:
-    support = str(Path(__file__).parent / "support")
+    support = str(SUPPORT)
     script = f"import sys; sys.path.insert(0, {support!r})\n{FORKING}"
     rng = np.random.default_rng(0)
     with subprocess.Popen(

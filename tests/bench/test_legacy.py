@@ -1,7 +1,5 @@
 """The legacy step that bench/ times computes what scvi 0.6.8 computed, drop by drop."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from witness import (
@@ -16,7 +14,6 @@ from witness import (
     counts_for,
 )
 
-BENCH = Path(__file__).resolve().parent.parent / "bench"
 CASES = [
     case
     for case in INDEX["cases"]

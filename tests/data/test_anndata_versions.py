@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from command_line import run
+from places import FIXTURES
 
 from fastvae import Model
 from fastvae.data import read
 from fastvae.errors import InputError
 
-RECORDED = sorted((Path(__file__).parent / "data" / "anndata").glob("*.tar.gz"))
+RECORDED = sorted((FIXTURES / "anndata").glob("*.tar.gz"))
 CELLS = [f"cell{i}" for i in range(6)]
 COUNTS = [[0, 3, 1, 0], [2, 0, 0, 1], [0, 0, 5, 2], [1, 1, 0, 0], [0, 7, 0, 3], [4, 0, 2, 0]]
 NONE = None

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import shlex
 import signal
 import subprocess
@@ -14,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 from command_line import run
+from places import FIXTURES, LEGACY
 from scvi_cells import draw_counts, make_cells
 from small_models import small_data
 
 from fastvae import Model
 from fastvae.train.checkpoints import CheckpointFiles
 
-SAVED = pathlib.Path(__file__).parent / "data" / "scvi_tools"
-LEGACY = pathlib.Path(__file__).parent / "legacy"
+SAVED = FIXTURES / "scvi_tools"
 
 
 def output_of(*arguments, code=0):

@@ -6,12 +6,11 @@ import os
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
+from places import BENCH
 
-BENCH = Path(__file__).resolve().parent.parent / "bench"
 PARTS = ["bandwidth", "kernels", "operations", "training", "tiles"]  # "tests" would nest pytest
 
 

@@ -68,9 +68,9 @@ def test_only_inputs_and_row_statistics_are_saved(backend, sparse):
 def test_matrices_the_kernels_are_given(monkeypatch, sparse, forward, backward):
     pytest.importorskip("triton")
     for kernel in (
-        "likelihood.forward_kernel",
-        "likelihood.backward_kernel",
-        "sparse.dense_kernel",
+        "likelihood.gpu.forward_kernel",
+        "likelihood.gpu.backward_kernel",
+        "gather.gpu.dense_kernel",
     ):
         monkeypatch.setattr(f"fastvae.kernels.{kernel}", NoLaunch())
     x, leaves = arguments(sparse)

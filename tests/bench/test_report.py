@@ -4,12 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-BENCH = ROOT / "bench"
+from places import BENCH, ROOT
 
 
 def whole_history():

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from command_line import RUNNER, run
 from output_faults import Outputs, failing, full_disk
+from places import SUPPORT
 
 import fastvae
 from fastvae import InputError, Model
 from fastvae.cli import app
 
-SUPPORT = Path(__file__).parent / "support"
 PYTHON_PATH = os.pathsep.join([str(SUPPORT), str(Path(fastvae.__file__).parent.parent)])
 CHILD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHON_PATH}
 
