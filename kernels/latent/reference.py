@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from .. import math_reference as nm
-from ..reference import _divergence
 
 LOG_VAR_MAX = 80.0  # log-variance heads above this are clamped, so that exp stays finite
+
+
+class _Divergence(NamedTuple):
+    """What value and gradients of the KL share."""
+
+    q_var: Tensor
+    p_var: Tensor
+    difference: Tensor  # of the means
+    shift: Tensor  # difference / p_var
+    excess: Tensor  # (q_var - p_var) / p_var
+
+
+def _divergence(q_mean: Tensor, q_var: Tensor, p_mean: Tensor, p_var: Tensor) -> _Divergence:
+    q_var, p_var = nm.bounded_variance(q_var), nm.bounded_variance(p_var)
+    difference = q_mean - p_mean
+    excess = ((q_var - p_var) / p_var).clamp(max=nm.RESULT_MAX)
+    return _Divergence(q_var, p_var, difference, difference / p_var, excess)
 
 
 def kl_forward(q_mean: Tensor, q_var: Tensor, p_mean: Tensor, p_var: Tensor) -> Tensor:
