@@ -152,21 +152,21 @@ def _check_column(frame: Node, column: Node, what: str, length: int | None) -> i
         return found
     kind = _text(column, "encoding-type") or "a group"
     if kind == "categorical":
-        parts = ("codes", "categories")
-    elif kind in _COLUMN_GROUPS:
-        parts = ("values", "mask")
-    else:
+        codes = _part(column, "codes", what)
+        _check_categories(column, what)
+        return _check_values(codes, what, length, held=length is None, kinds="iu")
+    if kind not in _COLUMN_GROUPS:
         raise _unreadable(column, what, f"it is stored as {kind}, which is no column")
-    first, second = (_part(column, name, what) for name in parts)
-    if kind != "categorical":
-        found = _check_values(first, what, length, held=length is None)
-        _check_values(second, what, found, held=False, kinds="b")
-        return found
-    _check_categories(second, what)
-    return _check_values(first, what, length, held=length is None, kinds="iu")
+    values, mask = (_part(column, name, what) for name in ("values", "mask"))
+    found = _check_values(values, what, length, held=length is None)
+    _check_values(mask, what, found, held=False, kinds="b")
+    return found
 
 
-def _check_categories(categories: Node, what: str) -> None:
+def _check_categories(column: Node, what: str) -> None:
+    categories = column.child("categories")
+    if categories is None:
+        raise _unreadable(column, what, "its 'categories' is not there")
     what = f"{what}, categories"
     if categories.is_array:
         _check_values(categories, what, None, held=True)
