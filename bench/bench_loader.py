@@ -16,11 +16,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import loading
 import numpy as np
 import torch
 from _kit.contest import Case, Contest, Step
 from _kit.turns import Turns
+from studies import loading
 
 PROVIDERS = (*loading.OURS, *loading.SCVI, "annbatch")
 BATCHES = (128, 1024)

@@ -296,7 +296,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_waiting_threads_soon_sleep_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastvae.cli.app.app", lambda **_: None)
+    monkeypatch.setattr(sys.modules["fastvae.cli.app"], "app", lambda **_: None)
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     main()
     assert os.environ["GOMP_SPINCOUNT"] == "7"

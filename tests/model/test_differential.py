@@ -13,7 +13,7 @@ import torch
 from small_models import small_data
 
 from fastvae import LDVAE, VAE, Model
-from fastvae.model.posterior import population as differential_draws
+from fastvae.model.posterior import decode
 
 DATA = small_data()
 TYPES = DATA.obs["cell_type"].astype(str).to_numpy()
@@ -198,9 +198,9 @@ def test_genes_in_parts_are_the_decoders(
 ) -> None:
     module = network(30, n_batch=n_batch, n_latent=3).eval()
     z, codes = torch.randn(11, 3), torch.arange(11) % 2
-    monkeypatch.setattr(differential_draws, "CHUNK_VALUES", 50)
+    monkeypatch.setattr(decode, "CHUNK_VALUES", 50)
     with torch.no_grad():
-        draws = differential_draws.ScaleDraws(module, z, codes)
+        draws = decode.ScaleDraws(module, z, codes)
         found = torch.cat([draws.scale(slice(0, 13)), draws.scale(slice(13, 30))])
         expected = module.decoder("gene", z, torch.zeros(11, 1), codes.unsqueeze(1))[0]
     torch.testing.assert_close(found.T, expected, rtol=1e-5, atol=1e-8)

@@ -14,7 +14,7 @@ from small_models import small_data
 
 from fastvae import Model
 from fastvae.errors import InputError
-from fastvae.model.posterior import population as differential_draws
+from fastvae.model.posterior import decode
 
 DATA = small_data()
 TYPES = DATA.obs["cell_type"].astype(str).to_numpy()
@@ -62,7 +62,7 @@ def test_same_on_disk_in_other_minibatches_and_alone(
     assert disk._store.residence == "disk"
     close_tables(ask(disk), expected)
     close_tables(ask(model, data=tmp_path / "cells.h5ad"), expected)
-    monkeypatch.setattr(differential_draws, "CHUNK_VALUES", 7 * 800)  # seven genes at a time
+    monkeypatch.setattr(decode, "CHUNK_VALUES", 7 * 800)  # seven genes at a time
     close_tables(ask(model), expected)
 
 

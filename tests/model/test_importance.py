@@ -265,7 +265,7 @@ def test_a_population_without_covariance_is_kept(wide: Model) -> None:
 @pytest.mark.parametrize(
     ("question", "message"),
     [
-        ({"weights": "even"}, "weights must be 'uniform' or 'importance'"),
+        ({"weights": "even"}, "weights='even' is not known; choose one of 'uniform', 'importance'"),
         ({"weights": "importance"}, "give n_samples_overall"),
         ({"n_samples_overall": 5, "n_samples": 2}, "give one of them"),
         ({"n_samples_overall": 0}, "n_samples_overall must be"),

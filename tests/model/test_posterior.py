@@ -279,7 +279,10 @@ def test_same_on_disk_and_in_other_minibatches(model: Model, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("question", "message"),
     [
-        (lambda m: m.get_feature_correlation_matrix(correlation_type="kendall"), "must be 'spear"),
+        (
+            lambda m: m.get_feature_correlation_matrix(correlation_type="kendall"),
+            "'kendall' is not known; choose one of 'spearman', 'pearson'",
+        ),
         (lambda m: m.get_feature_correlation_matrix(rna_size_factor=0), "rna_size_factor must be"),
         (lambda m: m.get_likelihood_parameters(n_samples=0), "n_samples must be a whole number"),
         (lambda m: m.get_likelihood_parameters(batch_size=0), "batch_size must be a whole number"),
