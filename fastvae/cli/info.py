@@ -9,9 +9,9 @@ import numpy as np
 
 from ..data.categories import category_name
 from ..data.keys import in_words
-from ..data.sources.h5ad import read_outline
-from ..data.sources.memory import read_slot
+from ..data.reading import read_slot
 from ..data.sources.slots import Slot
+from ..data.sources.stored_file import read_outline
 from ..errors import InputError
 from ..model.model import CONFIG, WEIGHTS, read_config
 from ..model.setup import Setup

@@ -17,7 +17,8 @@ from .file_names import FileBatches, by_file, distinct_names
 from .genes import STRICT, Genes, MayLack, columns_of, hint, refusal
 from .keys import encode
 from .request import Wanted
-from .sources.countfile import CountFile, open_count_file
+from .sources.countfile import CountFile
+from .sources.inputs import open_input
 from .stores.disk import DiskStore, as_float32
 from .stores.store import library_statistics
 
@@ -35,10 +36,11 @@ _POOL_COPIES = 6  # pools at once: trained on, ready, being read; and what is fr
 _BLOCKS_PER_POOL = 64
 
 
-def open_files(paths: Sequence[Path], wanted: Wanted, memory: int) -> list[CountFile]:
-    """Open every file; none of their counts is read.
+def open_files(paths: Sequence[Path], wanted: Wanted, memory: int | None) -> list[CountFile]:
+    """Open every file; counts are read of those alone that cannot be streamed.
 
-    Each gets its name among the others, and where its batches are.
+    Each gets its name among the others, and where its batches are. `memory` is as `open_input` has
+    it.
 
     Raises
     ------
@@ -52,7 +54,7 @@ def open_files(paths: Sequence[Path], wanted: Wanted, memory: int) -> list[Count
         seen.add(path.resolve())
     names = distinct_names(paths)
     batch_keys = by_file(wanted.batch_key_of, paths, names)
-    files = [open_count_file(path, wanted.slot, memory) for path in paths]
+    files = [open_input(path, wanted.slot, memory) for path in paths]
     for file, name, batch_key in zip(files, names, batch_keys, strict=True):
         file.name, file.batch_key = name, batch_key or wanted.batch_key
     _name_batches(files, paths, wanted)
@@ -258,7 +260,8 @@ def _check(
                 clean = False
                 matrix = matrix.copy()
                 canonicalise(matrix)
-            check.add(matrix)
+            if not file.checked:
+                check.add(matrix)
             if gene_map is not None:
                 keep = gene_map[matrix.indices] >= 0
                 before = np.concatenate([[0], np.cumsum(keep)])
@@ -269,6 +272,8 @@ def _check(
             lengths.append(np.diff(matrix.indptr).astype(np.int32))
             totals.append(np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel())
         file.clean = clean
+        if file.checked:
+            continue
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             check.finish(allow_fractional=allow_fractional)

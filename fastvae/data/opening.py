@@ -18,9 +18,9 @@ from .file_names import common_tail
 from .joint import FILE, match_genes, open_files, stream
 from .obs import joined_obs
 from .request import _ENTRY_BYTES, Source, Wanted
-from .sources.countfile import CountFile, MemoryFile, constant
+from .sources.countfile import CountFile, constant
 from .sources.hdf5 import is_zarr
-from .sources.memory import read_slot
+from .sources.inputs import open_input, read_whole
 from .stores.disk import DiskStore, distinct_cells
 from .stores.host import CountStore
 from .stores.store import Store, log_library_statistics
@@ -73,7 +73,7 @@ def open_data(data: Any, wanted: Wanted, source: Source) -> tuple[Store, Frames]
                 "residence='disk' needs the path of an .h5ad file or a zarr store, not an object "
                 "in memory"
             )
-        return _in_memory(data, wanted)
+        return _whole(open_input(data, wanted.slot), wanted)
     by_file = bool(wanted.batch_key_of or wanted.file_batches or wanted.batch_key == FILE)
     if len(paths) == 1 and not _streamable(paths[0]):
         if source.residence == "disk":
@@ -82,20 +82,18 @@ def open_data(data: Any, wanted: Wanted, source: Source) -> tuple[Store, Frames]
                 f"{paths[0].name} -o {paths[0].stem}.zarr) and use that, or residence='host'"
             )
         if not by_file:
-            return _in_memory(paths[0], wanted)
-    memory = source.streaming_memory()
+            return _whole(open_input(paths[0], wanted.slot), wanted)
     simple = len(paths) == 1 and not is_zarr(paths[0]) and not by_file
-    if simple and source.residence == "host":
-        return _in_memory(paths[0], wanted)
-    files = open_files(paths, wanted, memory)
+    memory = source.streaming_memory()
+    files = open_files(paths, wanted, None if simple and source.residence == "host" else memory)
     if source.residence != "disk":
         room = source.counts_memory()
         fits = room is None or _estimate(files) <= room
-        if fits and simple:
-            return _in_memory(paths[0], wanted)
+        if simple and (fits or source.residence == "host"):
+            return _whole(files[0], wanted)
         if fits or source.residence == "host":
             return load(stream(files, wanted, memory=1 << 62)), FileFrames(tuple(files), wanted)
-    loaded = [file.source for file in files if isinstance(file, MemoryFile)]
+    loaded = [file.source for file in files if file.checked]
     if loaded:
         raise InputError(
             f"{loaded[0]} cannot be streamed; write it as zarr once (fastvae convert) and use that"
@@ -239,10 +237,14 @@ def _estimate(files: Sequence[CountFile]) -> int:
     return sum(int(file.rows.bytes_before(file.n_cells)) // 2 for file in files)
 
 
-def _in_memory(data: Any, wanted: Wanted) -> tuple[Store, Frames]:
-    adata = read_slot(data, wanted.slot)
-    store = CountStore.from_anndata(
-        adata,
+def _whole(opened: CountFile, wanted: Wanted) -> tuple[CountStore, Frames]:
+    """Read one input by itself into memory."""
+    file = read_whole(opened, wanted.slot)
+    obs, var = file.obs(), file.var()
+    store = CountStore.of_checked(
+        file.counts(),
+        obs,
+        var,
         batch_key=wanted.key_of("batch"),
         labels_key=wanted.key_of("label"),
         batch_categories=wanted.known("batch"),
@@ -250,6 +252,5 @@ def _in_memory(data: Any, wanted: Wanted) -> tuple[Store, Frames]:
         gene_names=wanted.gene_names,
         gene_ids=wanted.gene_ids,
         may_lack=wanted.may_lack,
-        allow_fractional=wanted.slot.allow_fractional,
     )
-    return store, adata
+    return store, _KnownFrames(obs, var)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from .sources.memory import read_slot
+from .sources.inputs import open_input, read_whole
 from .sources.slots import Slot
 
 if TYPE_CHECKING:
@@ -81,3 +82,14 @@ def read(
         gene_names=gene_names,
     )
     return read_slot(source, slot)
+
+
+def read_slot(source: Any, slot: Slot) -> AnnData:
+    """Read counts from where `slot` says; see `read`."""
+    from anndata import AnnData
+
+    file = read_whole(open_input(source, slot), slot)
+    with warnings.catch_warnings():
+        # Repeated barcodes (joined samples) do no harm here: cells are addressed by position.
+        warnings.filterwarnings("ignore", message="Observation names are not unique")
+        return AnnData(X=file.counts(), obs=file.obs(), var=file.var())

@@ -139,7 +139,7 @@ def test_existing_output_is_refused_before_any_work(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("the data were read")
 
-    monkeypatch.setattr("fastvae.data.opening.read_slot", never)
+    monkeypatch.setattr("fastvae.data.opening.open_files", never)
     before = {path: path.read_bytes() for path in trained.iterdir()}
     result = run("train", data, "-o", trained, code=2)
     assert result.stderr.count("\n") == 1
@@ -160,7 +160,7 @@ def test_defects_keep_their_traceback(
     def defect(*_: Any, **__: Any) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("fastvae.data.opening.read_slot", defect)
+    monkeypatch.setattr("fastvae.data.opening.open_files", defect)
     with pytest.raises(RuntimeError, match="a defect"):
         run("train", data, "-o", tmp_path / "run")
 

@@ -87,10 +87,20 @@ class StoredArray:
         return int(self.array.shape[0])
 
     @property
-    def chunk(self) -> int:
-        """Length of the pieces that are compressed each on its own; 1 where there are none."""
+    def chunks(self) -> tuple[int, ...] | None:
+        """Shape of the pieces that are compressed each on its own; None where there are none."""
         chunks = getattr(self.array, "chunks", None)
-        return int(chunks[0]) if chunks else 1
+        return tuple(chunks) if chunks else None
+
+    @property
+    def chunk(self) -> int:
+        """Length of these pieces; 1 where there are none."""
+        return int(self.chunks[0]) if self.chunks else 1
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        """Read a slice without steps; see `read`."""
+        start, stop, _ = span.indices(len(self))
+        return self.read(start, stop)
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """Return entries `start` to `stop`, in `out` where that is given: of the same type.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,8 @@ from .hdf5_nodes import Hdf5Node
 from .structure import Node
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """Yield the ``h5py.File`` at `path`, read-only.
+def open_hdf5(path: Path) -> Any:
+    """Return the ``h5py.File`` at `path`, read-only, which the caller is to close.
 
     Raises
     ------
@@ -40,13 +40,20 @@ def opened(path: Path) -> Iterator[Any]:
             "if it came by download, check that it is complete"
         )
         raise InputError(f"{path} is not an HDF5 file; {hint}")
+    if importlib.util.find_spec("hdf5plugin"):
+        importlib.import_module("hdf5plugin")  # more ways of compression, where installed
     try:
-        file = h5py.File(path, "r")
+        return h5py.File(path, "r")
     except OSError as error:
         raise InputError(
             f"{path} is damaged or truncated ({reason(error)}); copy or download it again"
         ) from error
-    with file:
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Yield what `open_hdf5` returns, and close it."""
+    with open_hdf5(path) as file:
         yield file
 
 

@@ -55,23 +55,31 @@ def to_csr(matrix: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
             f"{shape[1]} gene names; the file or object is inconsistent, write it again"
         )
     if layout == "csr":
-        return read_compressed(matrix, shape, where)
+        return read_compressed(*open_arrays(matrix, shape[0], where), shape, where)
     if layout == "csc":
         return read_transposed(matrix, shape, where)
     if layout == "sparse":
         return _from_sparse(matrix, where)
-    return _from_rows(matrix, shape, where)
+    return read_dense(matrix, shape, where)
 
 
-def read_compressed(group: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
-    """Read the arrays ``data``, ``indices``, ``indptr`` of an HDF5 group, rows compressed.
+def read_compressed(
+    indptr: np.ndarray, data: Any, indices: Any, shape: tuple[int, int], where: str
+) -> sp.csr_matrix:
+    """Read a matrix stored by row in bounded memory.
+
+    Parameters
+    ----------
+    indptr, data, indices
+        What `open_arrays` returns, or stands for it.
+    shape, where
+        As in `to_csr`.
 
     Raises
     ------
     InputError
         As `to_csr`.
     """
-    indptr, data, indices = open_arrays(group, shape[0], where)
     n_values = int(indptr[-1])
     require_memory(n_values * _SPARSE_ENTRY + 2 * indptr.nbytes, _reading(where, shape, n_values))
     values = np.empty(n_values, dtype=np.float32)
@@ -114,7 +122,14 @@ def _from_sparse(matrix: Any, where: str) -> sp.csr_matrix:
     return csr
 
 
-def _from_rows(matrix: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
+def read_dense(matrix: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
+    """Read a dense matrix, an array or on disk, in blocks of rows.
+
+    Raises
+    ------
+    InputError
+        As `to_csr`.
+    """
     n_rows, n_columns = shape
     _check_kind(matrix.dtype, where)
     step = max(1, _BLOCK_BYTES // max(1, n_columns * matrix.dtype.itemsize))

@@ -1,22 +1,19 @@
-"""Folders with a matrix-market file and tables of names: one AnnData from the files together."""
+"""Folders with a matrix-market file and tables of names, joined to one `CountFile`."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..._words import a_few
+from .countfile import MemoryFile
 from .folder_layout import MtxFiles, find_mtx
 from .matrix_market import Header, read_counts, read_header
 from .name_tables import NameTable, cells_of, check_not_swapped, genes_of, read_table
 from .tenx import assembled, check_lengths
 
-if TYPE_CHECKING:
-    from anndata import AnnData
 
-
-def read_mtx_folder(path: Path, genome: str | None, allow_fractional: bool) -> AnnData:
+def read_mtx_folder(path: Path, genome: str | None, allow_fractional: bool) -> MemoryFile:
     """Read a matrix-market file and the names of its cells and genes, each plain or compressed.
 
     Parameters
@@ -31,7 +28,7 @@ def read_mtx_folder(path: Path, genome: str | None, allow_fractional: bool) -> A
 
     Returns
     -------
-    AnnData
+    MemoryFile
         Checked counts; ``var`` has ``gene_ids`` and, where given, ``feature_types`` and
         ``genome``; ``obs`` has what the tool says about each cell (Parse Biosciences).
 

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from ...errors import InputError
 from .arrays import StoredArray, read_spans
+from .matrix import read_compressed, read_dense
 
 Piece = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Rows: their lengths (R,) int64, columns and values (nnz,)."""
@@ -40,6 +41,9 @@ class Rows(Protocol):
         into: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> list[Piece]:
         """Return what is in each range of rows, in the memory of `into` if that is given."""
+
+    def whole(self) -> sp.csr_matrix:
+        """Return all rows as CSR float32 that the caller may change; indices may be unsorted."""
 
 
 class CompressedRows:
@@ -99,6 +103,10 @@ class CompressedRows:
             pieces.append((np.diff(self._indptr[first : last + 1]), columns, all_values[i]))
         return pieces
 
+    def whole(self) -> sp.csr_matrix:
+        """See `Rows`."""
+        return read_compressed(self._indptr, self._data, self._indices, self.shape, self.where)
+
     def _refuse_column(self, start: int, columns: np.ndarray) -> None:
         at = int(np.argmax((columns < 0) | (columns >= self.shape[1])))
         row = int(np.searchsorted(self._indptr, start + at, side="right")) - 1
@@ -147,6 +155,10 @@ class DenseRows(_RangeByRange):
         """See `Rows`."""
         return row * self._row_bytes
 
+    def whole(self) -> sp.csr_matrix:
+        """See `Rows`."""
+        return read_dense(self._array, self.shape, self.where)
+
     def _read(self, first: int, last: int) -> Piece:
         block = self._array.read(first, last)
         filled = block != 0
@@ -170,6 +182,10 @@ class MemoryRows(_RangeByRange):
     def bytes_before(self, row: int | np.ndarray) -> Any:
         """See `Rows`."""
         return self._counts.indptr[row].astype(np.int64) * _ENTRY_BYTES
+
+    def whole(self) -> sp.csr_matrix:
+        """See `Rows`; the matrix itself, not a copy."""
+        return self._counts
 
     def _read(self, first: int, last: int) -> Piece:
         indptr = self._counts.indptr

@@ -11,17 +11,16 @@ import numpy as np
 from ..._words import make_unique, those_there
 from ...errors import InputError
 from ..checks import Origin, check_axes
+from .countfile import MemoryFile, checked_file
 from .folder_layout import choose_genome, filtered_twin
-from .h5ad import checked
 from .hdf5 import genomes_v2, hdf5_root, reporting_damage
-from .matrix import read_compressed
+from .matrix import open_arrays, read_compressed
 from .slots import Slot
 from .structure import check_tenx_v2, check_tenx_v3
 
 if TYPE_CHECKING:
     import pandas as pd
     import scipy.sparse as sp
-    from anndata import AnnData
 
 
 _GENES = "Gene Expression"
@@ -29,7 +28,7 @@ _MANY_BARCODES = 20_000
 _GENES_OF_A_CELL = 10
 
 
-def read_tenx_h5(file: Any, path: Path, kind: str, slot: Slot) -> AnnData:
+def read_tenx_h5(file: Any, path: Path, kind: str, slot: Slot) -> MemoryFile:
     """Read an open Cell Ranger .h5 file.
 
     Parameters
@@ -45,7 +44,7 @@ def read_tenx_h5(file: Any, path: Path, kind: str, slot: Slot) -> AnnData:
 
     Returns
     -------
-    AnnData
+    MemoryFile
         Checked counts; ``var`` has ``gene_ids`` and, for v3, ``feature_types`` and ``genome``.
 
     Raises
@@ -73,7 +72,9 @@ def read_tenx_h5(file: Any, path: Path, kind: str, slot: Slot) -> AnnData:
         where = str(path)
         n_features, n_barcodes = (int(n) for n in group["shape"][:])
         check_lengths(where, n_barcodes, len(barcodes), n_features, len(symbols))
-        counts = read_compressed(group, (n_barcodes, n_features), where)
+        counts = read_compressed(
+            *open_arrays(group, n_barcodes, where), (n_barcodes, n_features), where
+        )
         if kind == "10x v2":
             genome = None
         return _assemble(
@@ -89,7 +90,7 @@ def _assemble(
     source: str,
     genome: str | None,
     allow_fractional: bool,
-) -> AnnData:
+) -> MemoryFile:
     import pandas as pd
 
     var = pd.DataFrame(columns, index=pd.Index(list(symbols), dtype=object))
@@ -104,7 +105,7 @@ def assembled(
     path: Path,
     genome: str | None,
     allow_fractional: bool,
-) -> AnnData:
+) -> MemoryFile:
     """Join counts and names as they stand in the file, and check them.
 
     Parameters
@@ -134,9 +135,9 @@ def assembled(
     var.index = pd.Index(make_unique(var.index.tolist()), dtype=object)
     origin = Origin(str(path), "", obs.index, var.index)
     check_axes(origin)
-    adata = checked(counts, obs, var, origin, allow_fractional)
-    _warn_of_empty_droplets(adata.X, path)
-    return adata
+    file = checked_file(counts, obs, var, origin, allow_fractional)
+    _warn_of_empty_droplets(counts, path)
+    return file
 
 
 def _warn_of_empty_droplets(counts: sp.csr_matrix, path: Path) -> None:

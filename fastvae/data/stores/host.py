@@ -21,6 +21,7 @@ from .minibatch import Minibatch, Part, SpareMemory
 from .store import Store, log_library_statistics
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
 
@@ -148,8 +149,6 @@ class CountStore(Store):
         """
         origin = Origin("the data", "", adata.obs_names, adata.var_names)
         check_axes(origin)
-        batch_codes, batches = encode(adata.obs, batch_key, batch_categories, "batch")
-        label_codes, labels = encode(adata.obs, labels_key, label_categories, "label")
         counts = adata.X
         if counts is None:
             raise InputError("the data has no X; pass a layer to fastvae.data.read(layer=...)")
@@ -157,17 +156,63 @@ class CountStore(Store):
             counts = to_csr(counts, origin.shape, origin.where)
             canonicalise(counts)
         check_counts(counts, origin, warn=False, allow_fractional=allow_fractional)
-        genes = np.asarray(adata.var_names, dtype=object)
+        return cls.of_checked(
+            counts,
+            adata.obs,
+            adata.var,
+            batch_key=batch_key,
+            labels_key=labels_key,
+            batch_categories=batch_categories,
+            label_categories=label_categories,
+            gene_names=gene_names,
+            gene_ids=gene_ids,
+            may_lack=may_lack,
+        )
+
+    @classmethod
+    def of_checked(
+        cls,
+        counts: sp.csr_matrix,
+        obs: pd.DataFrame,
+        var: pd.DataFrame,
+        *,
+        batch_key: Key | None = None,
+        labels_key: Key | None = None,
+        batch_categories: Sequence[str] | None = None,
+        label_categories: Sequence[str] | None = None,
+        gene_names: Sequence[str] | None = None,
+        gene_ids: Sequence[str] | None = None,
+        may_lack: MayLack = STRICT,
+    ) -> CountStore:
+        """Build the store from counts that have been checked.
+
+        Parameters
+        ----------
+        counts
+            CSR float32 (N, G), canonical; shared, not copied, if no gene selection is asked for.
+        obs, var
+            Their frames.
+        batch_key, labels_key, batch_categories, label_categories, gene_names, gene_ids, may_lack
+            As in `from_anndata`.
+
+        Raises
+        ------
+        InputError
+            A missing column or value, a category the model does not know, a gene of the model
+            that is not there.
+        """
+        batch_codes, batches = encode(obs, batch_key, batch_categories, "batch")
+        label_codes, labels = encode(obs, labels_key, label_categories, "label")
+        genes = np.asarray(var.index, dtype=object)
         if gene_names is not None:
             wanted, saved = Genes.of_model(gene_names, gene_ids), gene_ids is not None
-            have = Genes.of(adata.var)
-            counts = select_genes(counts, have, wanted, adata.var, may_lack, warn=saved)
+            counts = select_genes(counts, Genes.of(var), wanted, var, may_lack, warn=saved)
             genes = np.asarray(gene_names, dtype=object)
         mean, variance = log_library_statistics(counts, batch_codes, max(len(batches), 1))
         return cls(
             counts=counts,
             gene_names=genes,
-            cell_names=np.asarray(adata.obs_names, dtype=object),
+            cell_names=np.asarray(obs.index, dtype=object),
             batch_codes=batch_codes,
             batch_categories=batches,
             label_codes=label_codes,
