@@ -35,7 +35,7 @@ from .options import (
     UseRaw,
 )
 from .train import train
-from .user_errors import user_errors
+from .user_errors import know_options, user_errors
 
 app = typer.Typer(
     name="fastvae",
@@ -119,7 +119,7 @@ def embed(
 
 
 app.command(epilog="Example:  fastvae de run atlas.h5ad --groupby cell_type -o markers.csv")(de)
-reference_commands.register(app, user_errors)
+reference_commands.register(app)
 
 
 @app.command(epilog="Example:  fastvae convert a.h5ad b.h5ad -o atlas.zarr")
@@ -237,3 +237,6 @@ def demo(
             typer.echo("next, with data of your own:")
             typer.echo("  fastvae info data.h5ad")
             typer.echo("  fastvae train data.h5ad --batch-key COLUMN -o run")
+
+
+know_options(app)  # all commands are registered

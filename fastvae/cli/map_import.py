@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +35,7 @@ from .options import (
     UseRaw,
     WeightDecay,
 )
+from .user_errors import user_errors
 
 _FREEZE: dict[str, bool | str] = {
     "all": True,
@@ -48,7 +47,7 @@ _FREEZE: dict[str, bool | str] = {
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write the run to.")]
 
 
-def register(app: typer.Typer, user_errors: Callable[[], AbstractContextManager[None]]) -> None:
+def register(app: typer.Typer) -> None:
     """Add both commands to `app`."""
 
     @app.command("map", epilog="Example:  fastvae map run query.h5ad --batch-key donor -o mapped")

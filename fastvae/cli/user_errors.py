@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import shlex
 import warnings
@@ -16,6 +15,19 @@ from ..errors import InputError
 
 _COMMANDS = {"Model.map_query": "fastvae map"}
 """Commands that do what a method does in Python."""
+
+_OPTIONS: dict[str, str] = {}
+"""The option of the command line for each Python argument, of all commands."""
+
+
+def know_options(app: typer.Typer) -> None:
+    """Take down the options of the commands of `app`, for messages to name them."""
+    group: Any = typer.main.get_command(app)
+    for command in group.commands.values():
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                names = (name for name in parameter.opts if name.startswith("--"))
+                _OPTIONS[parameter.name] = next(names)
 
 
 @contextmanager
@@ -38,20 +50,6 @@ def user_errors() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
-@functools.cache
-def _option_names() -> dict[str, str]:
-    """Return the options of all commands, by the Python arguments that they are given to."""
-    from .app import app
-
-    group: Any = typer.main.get_command(app)
-    return {
-        parameter.name: next(name for name in parameter.opts if name.startswith("--"))
-        for command in group.commands.values()
-        for parameter in command.params
-        if parameter.param_type_name == "option"
-    }
-
-
 def as_options(text: str) -> str:
     """Word a message about Python arguments for the command line.
 
@@ -60,7 +58,7 @@ def as_options(text: str) -> str:
     """
     for method, command in _COMMANDS.items():
         text = text.replace(method, command)
-    for name, option in _option_names().items():
+    for name, option in _OPTIONS.items():
         value = r"=(?:True\b|'(?P<single>[^']*)'|\"(?P<double>[^\"]*)\"|(?P<number>\d[\w.]*)|)"
         optional = "?" if "_" in name else ""
         pattern = rf"(?<![\w'\"./-]){name}(?:{value}){optional}(?![\w'\"\[])"

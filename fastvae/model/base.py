@@ -13,11 +13,11 @@ from .._torch import device_of, seeded
 from ..data import Minibatches
 from ..data.opening import Frames
 from ..data.stores.store import Store
-from ..errors import InputError, whole_number
+from ..errors import InputError
 from ..train import History, new_history, resolve_device, split_cells
 from ..vae.vae import VAE
 from .new_data import check_reading
-from .posterior.noise import whole_blocks
+from .posterior.noise import minibatches_of_blocks
 from .setup import Setup
 
 if TYPE_CHECKING:
@@ -100,15 +100,13 @@ class State:
         return self
 
     def _minibatches(self, store: Store, rows: np.ndarray, batch_size: int) -> Minibatches:
-        """Of whole blocks, so that draws do not depend on `batch_size`; see `draws.BlockNoise`."""
+        """Of whole blocks, so that draws do not depend on `batch_size`; see `noise.BlockNoise`."""
         if not self.is_trained:
             raise InputError(
                 "the model has not been trained yet; call fit() first (or set "
                 "model.is_trained = True after putting weights into model.module yourself)"
             )
-        size = min(whole_number("batch_size", batch_size, minimum=1), len(rows))
-        size = whole_blocks(size)
-        return Minibatches(store, rows, batch_size=size, device=device_of(self.module))
+        return minibatches_of_blocks(store, rows, batch_size, device_of(self.module))
 
     def _own_store(self) -> Store:
         if self._store is None:

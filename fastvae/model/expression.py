@@ -304,7 +304,7 @@ def overall_expression(
     with evaluating(model.module, seed=0):
         posterior = Posterior(model.module, batches, cells)
         if weighting is not None:
-            again = Reweighting(model, store, posterior, weighting, batch_size)
+            again = Reweighting(store, posterior, weighting, batch_size)
             picked = again.draws(picked, rows, [seed, 3], "the cells")
         result[:] = 0.0
         for code in batch_codes:

@@ -248,7 +248,7 @@ class Differential(State):
                 compared.listed, sides, picked, strict=True
             ):
                 if weighting is not None:
-                    again = Reweighting(self, store, posterior, weighting, batch_size)
+                    again = Reweighting(store, posterior, weighting, batch_size)
                     names = comparison.names
                     first = again.draws(first, both[0], [seed, 3, 0], names[0])
                     second = again.draws(second, both[1], [seed, 3, 1], names[1])

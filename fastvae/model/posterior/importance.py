@@ -17,9 +17,9 @@ from ...data import Minibatches
 from ...data.stores.store import Store
 from ...errors import MOST_DRAWS, InputError, one_of, shown, true_or_false, whole_number
 from ...vae.steps import decoded, decoder_batch, likelihood_of
-from ..base import State
 from . import marginal
 from .encode import z_posterior
+from .noise import minibatches_of_blocks
 from .population import Picked, Posterior
 
 if TYPE_CHECKING:
@@ -197,11 +197,14 @@ class Reweighting:
 
     Attributes
     ----------
+    store
+        The counts of the cells that are drawn from.
     posterior
-        Of all cells that are drawn from.
+        Of all these cells.
+    batch_size
+        Cells that are gone over at once.
     """
 
-    model: State
     store: Store
     posterior: Posterior
     weighting: Weighting
@@ -226,14 +229,14 @@ class Reweighting:
         """
         rng = np.random.default_rng(seed)
         rows = self.weighting.pick(cells, rng)
+        device = self.posterior.mean.device
         anchors = Anchors(
             self.posterior.module,
-            self.model._minibatches(self.store, rows, self.batch_size),
+            minibatches_of_blocks(self.store, rows, self.batch_size, device),
             len(rows),
             self.weighting.n_mc_samples,
             int(rng.integers(2**62)),
         )
-        device = self.posterior.mean.device
         log_weights = anchors.log_weights(
             self.posterior.positions(picked),
             torch.from_numpy(picked.batch_codes).to(device),

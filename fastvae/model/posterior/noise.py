@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...data import Minibatch
-from ...errors import seed_number
+from ...data import Minibatch, Minibatches
+from ...data.stores.store import Store
+from ...errors import seed_number, whole_number
 
 BLOCK = 64
 """Cells that share a generator; minibatches are whole numbers of blocks."""
@@ -18,6 +19,20 @@ BLOCK = 64
 def whole_blocks(batch_size: int) -> int:
     """Round up to a whole number of blocks."""
     return -(-batch_size // BLOCK) * BLOCK
+
+
+def minibatches_of_blocks(
+    store: Store, rows: np.ndarray, batch_size: int, device: torch.device
+) -> Minibatches:
+    """Go over `rows` in whole blocks, so that draws do not depend on `batch_size`.
+
+    Raises
+    ------
+    InputError
+        `batch_size` is no whole number of at least 1.
+    """
+    size = min(whole_number("batch_size", batch_size, minimum=1), len(rows))
+    return Minibatches(store, rows, batch_size=whole_blocks(size), device=device)
 
 
 def entropy_of(seed: int | None) -> int:
