@@ -222,6 +222,7 @@ def demo(
     """Train on the blood cells that come with fastvae, and draw what was learned."""
     with user_errors():
         from ..model.model import Model
+        from ..train.settings import TrainSettings
         from .demo import DEMO_FIT, demo_data, draw_latent, mixing_lines
         from .run_folder import fit_and_write, print_run, run_folder
 
@@ -229,7 +230,14 @@ def demo(
             adata = demo_data()
             model = Model(adata, batch_key="batch")
             typer.echo(f"{adata.n_obs:,} blood cells, {adata.n_vars:,} genes, 3 batches")
-            latent = fit_and_write(model, folder, device=device, progress=not quiet, **DEMO_FIT)
+            latent = fit_and_write(
+                model,
+                folder,
+                TrainSettings(**DEMO_FIT),
+                seed=0,
+                device=device,
+                progress=not quiet,
+            )
             draw_latent(adata, latent, folder / "latent.png")
             print_run(model, folder)
             for line in mixing_lines(adata, latent):

@@ -27,7 +27,6 @@ DEMO_FIT: dict[str, Any] = {
     "max_epochs": 100,
     "learning_rate": 2e-3,
     "n_epochs_kl_warmup": 20,
-    "seed": 0,
 }
 """Few epochs, so they learn at twice the usual rate and warm the KL term up early."""
 

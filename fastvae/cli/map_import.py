@@ -7,22 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
+from ..train.settings import CheckpointOptions, TrainSettings
+from .declared_options import with_declared_options
 from .options import (
     AllowFractional,
     AllowLinks,
     BatchKey,
     BatchKeyOf,
     BatchPerFile,
-    BatchSize,
-    CheckpointEvery,
-    CheckpointMinutes,
     Device,
-    EarlyStopping,
     Genome,
-    KeepCheckpoints,
     LabelsKey,
     Layer,
-    LearningRate,
     MemoryLimit,
     NewAllowFractional,
     NewGeneNames,
@@ -31,10 +27,10 @@ from .options import (
     Overwrite,
     Quiet,
     Residence,
-    Resume,
+    Seed,
     UseRaw,
-    WeightDecay,
 )
+from .run_folder import CHECKPOINTS
 from .user_errors import user_errors
 
 _FREEZE: dict[str, bool | str] = {
@@ -51,10 +47,13 @@ def register(app: typer.Typer) -> None:
     """Add both commands to `app`."""
 
     @app.command("map", epilog="Example:  fastvae map run query.h5ad --batch-key donor -o mapped")
+    # No warm-up: the latent space is there already.
+    @with_declared_options("map", checkpoint_dir=CHECKPOINTS, n_epochs_kl_warmup=None)
     def map_command(
         run: Annotated[Path, typer.Argument(help="Reference: a folder that fastvae train wrote.")],
         query: Annotated[list[Path], typer.Argument(help="New cells; one file or several.")],
         output: Output,
+        *,
         batch_key: BatchKey = None,
         batch_key_of: BatchKeyOf = None,
         batch_per_file: BatchPerFile = None,
@@ -74,25 +73,12 @@ def register(app: typer.Typer) -> None:
         min_genes: Annotated[
             float, typer.Option(help="Refuse a smaller share of the reference's genes.")
         ] = 0.1,
-        max_epochs: Annotated[
-            int | None,
-            typer.Option(help="Passes over the cells.  [default: by the number of cells]"),
-        ] = None,
-        batch_size: BatchSize = 128,
-        train_size: Annotated[
-            float, typer.Option(help="Share of the cells to train on; the rest validates.")
-        ] = 0.9,
-        early_stopping: EarlyStopping = False,
-        seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
-        learning_rate: LearningRate = None,
-        weight_decay: WeightDecay = 1e-6,
+        settings: TrainSettings,
+        seed: Seed = 0,
         device: Device = "auto",
         residence: Residence = "auto",
         memory_limit: MemoryLimit = None,
-        checkpoint_every: CheckpointEvery = None,
-        checkpoint_minutes: CheckpointMinutes = 10.0,
-        keep_checkpoints: KeepCheckpoints = 2,
-        resume: Resume = False,
+        checkpoints: CheckpointOptions,
         overwrite: Overwrite = False,
         quiet: Quiet = False,
     ) -> None:
@@ -102,13 +88,13 @@ def register(app: typer.Typer) -> None:
             from ..model.mapping import origin_lines
             from ..model.model import Model
             from .inputs import assignments
-            from .run_folder import CHECKPOINTS, fit_and_write, print_run, run_folder
+            from .run_folder import fit_and_write, print_run, run_folder
 
             if freeze not in _FREEZE:
                 raise InputError(f"--freeze must be {', '.join(_FREEZE)}, not {freeze!r}")
             if output.resolve() == run.resolve():
                 raise InputError(f"{output} is the reference itself; choose another folder")
-            with run_folder(output, overwrite=overwrite, resume=resume) as folder:
+            with run_folder(output, overwrite=overwrite, resume=checkpoints.resume) as folder:
                 model = Model.load_query(
                     query,
                     run,
@@ -133,21 +119,11 @@ def register(app: typer.Typer) -> None:
                 fit_and_write(
                     model,
                     folder,
-                    max_epochs=max_epochs,
-                    batch_size=batch_size,
-                    train_size=train_size,
-                    early_stopping=early_stopping,
+                    settings,
+                    checkpoints,
                     seed=seed,
                     device=device,
                     progress=not quiet,
-                    learning_rate=learning_rate,
-                    weight_decay=weight_decay,
-                    n_epochs_kl_warmup=None,
-                    checkpoint_dir=folder / CHECKPOINTS,
-                    checkpoint_every=checkpoint_every,
-                    checkpoint_minutes=checkpoint_minutes,
-                    keep_checkpoints=keep_checkpoints,
-                    resume=resume,
                 )
                 print_run(model, folder)
 

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-
-
-def _or_auto(kind: Callable[[Any], Any], what: str) -> Callable[[Any], Any]:
-    def parse(text: Any) -> Any:
-        try:
-            return text if text == "auto" else kind(text)
-        except ValueError:
-            raise typer.BadParameter(f"give {what} or auto, not {text!r}") from None
-
-    return parse
-
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -78,17 +66,6 @@ MemoryLimit = Annotated[
 NTopGenes = Annotated[
     int | None, typer.Option(help="Use so many of the most variable genes (seurat_v3).")
 ]
-CheckpointEvery = Annotated[
-    int | None, typer.Option(metavar="EPOCHS", help="Checkpoint after so many epochs; they stay.")
-]
-CheckpointMinutes = Annotated[
-    float, typer.Option(metavar="MINUTES", help="And after so many minutes, also within an epoch.")
-]
-KeepCheckpoints = Annotated[int, typer.Option(help="How many checkpoints stay.")]
-Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Go on from the newest checkpoint of the run in the folder."),
-]
 Residence = Annotated[
     str, typer.Option(help="Where the counts are kept: auto, device, host or disk.")
 ]
@@ -115,50 +92,13 @@ LabelsKey = Annotated[
         help="Column of obs that names the label of each cell; several times for combinations."
     ),
 ]
-EarlyStopping = Annotated[
-    bool, typer.Option("--early-stopping", help="Stop when the validation ELBO no longer improves.")
-]
 LearnedLibrary = Annotated[
     bool,
     typer.Option(
         "--learned-library", help="Library size as a latent variable, not the total count."
     ),
 ]
-BatchSize = Annotated[
-    Any,
-    typer.Option(
-        parser=_or_auto(int, "a whole number"), metavar="N|auto", help="Cells per minibatch."
-    ),
-]
-LearningRate = Annotated[
-    Any,
-    typer.Option(
-        parser=_or_auto(float, "a number"),
-        metavar="RATE|auto",
-        help="Of Adam; auto is 1e-3 sqrt(batch size / 128). Without it: 1e-3, or auto where the "
-        "batch size is auto.",
-    ),
-]
-WeightDecay = Annotated[float, typer.Option(help="Of Adam.")]
-MaxGradNorm = Annotated[float | None, typer.Option(help="Clip the norm of the gradient to this.")]
-ReduceLrOnPlateau = Annotated[
-    bool,
-    typer.Option("--reduce-lr-on-plateau", help="Lower the rate when validation stands still."),
-]
-Precision = Annotated[str, typer.Option(help="Of matrix products: float32, tf32 (GPU) or bf16.")]
 TensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard too.")
 ]
-SyncBatchNorm = Annotated[
-    bool, typer.Option("--sync-batch-norm", help="Normalise over all processes (torchrun).")
-]
-Compile = Annotated[
-    bool, typer.Option("--compile", help="Run the hidden layers through torch.compile.")
-]
-CudaGraph = Annotated[
-    bool | None,
-    typer.Option(
-        "--cuda-graph/--no-cuda-graph",
-        help="Replay steps on a GPU as CUDA graphs.  [default: if one process trains alone]",
-    ),
-]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same run.")]

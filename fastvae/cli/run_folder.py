@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..model.model import Model
+    from ..train.settings import CheckpointOptions, TrainSettings
 
 
 CHECKPOINTS = "checkpoints"
@@ -96,8 +97,17 @@ def resume_command() -> str:
     return shlex.join(["fastvae", *words, "--resume"])
 
 
-def fit_and_write(model: Model, folder: Path, **fit: Any) -> Any:
+def fit_and_write(
+    model: Model,
+    folder: Path,
+    settings: TrainSettings,
+    checkpoints: CheckpointOptions | None = None,
+    **others: Any,
+) -> Any:
     """Train, and write the run also where training was cut short; return the latent space.
+
+    Checkpoints, where they are asked for, go into the folder of the run. `others` are the other
+    arguments of `Model.fit`.
 
     Of several processes, the first alone writes. Once the run is complete its checkpoints go,
     unless they were asked for by number of epochs.
@@ -106,8 +116,10 @@ def fit_and_write(model: Model, folder: Path, **fit: Any) -> Any:
     from ..train.checkpoints import CheckpointFiles
     from ..train.processes import leads
 
+    if checkpoints is not None:
+        others |= checkpoints.as_dict() | {"checkpoint_dir": folder / CHECKPOINTS}
     try:
-        model.fit(**fit)
+        model.fit(**settings.as_dict(), **others)
     except NonFiniteError:
         if model.is_trained and leads():
             write_run(model, folder)
@@ -116,7 +128,7 @@ def fit_and_write(model: Model, folder: Path, **fit: Any) -> Any:
     if not leads():
         return None
     if model.training["ending"] == "interrupted":
-        if "checkpoint_dir" in fit:
+        if checkpoints is not None:
             typer.echo(f"a checkpoint is written; go on with:\n  {resume_command()}", err=True)
         if not model.is_trained:
             raise InputError("interrupted before the first step; there is no model to write")
@@ -133,7 +145,7 @@ def fit_and_write(model: Model, folder: Path, **fit: Any) -> Any:
             f"{error}. The training itself is kept in {folder / CHECKPOINTS}; with room, only "
             f"this is written again by:  {resume_command()}"
         ) from error
-    if model.training["ending"] != "interrupted" and fit.get("checkpoint_every") is None:
+    if model.training["ending"] != "interrupted" and others.get("checkpoint_every") is None:
         CheckpointFiles(folder / CHECKPOINTS).clear()
         with suppress(OSError):
             (folder / CHECKPOINTS).rmdir()

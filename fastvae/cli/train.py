@@ -7,44 +7,35 @@ from typing import Annotated
 
 import typer
 
+from ..train.settings import CheckpointOptions, TrainSettings
+from .declared_options import with_declared_options
 from .options import (
     AllowFractional,
     AllowLinks,
     BatchKey,
     BatchKeyOf,
     BatchPerFile,
-    BatchSize,
-    CheckpointEvery,
-    CheckpointMinutes,
-    Compile,
-    CudaGraph,
     Device,
-    EarlyStopping,
     GeneNames,
     Genes,
     Genome,
-    KeepCheckpoints,
     LabelsKey,
     Layer,
     LearnedLibrary,
-    LearningRate,
-    MaxGradNorm,
     MemoryLimit,
     NTopGenes,
     Overwrite,
-    Precision,
     Quiet,
-    ReduceLrOnPlateau,
     Residence,
-    Resume,
-    SyncBatchNorm,
+    Seed,
     TensorBoard,
     UseRaw,
-    WeightDecay,
 )
+from .run_folder import CHECKPOINTS
 from .user_errors import user_errors
 
 
+@with_declared_options("train", checkpoint_dir=CHECKPOINTS)
 def train(
     data: Annotated[
         list[Path],
@@ -56,6 +47,7 @@ def train(
             "--output", "-o", help="Folder to write the run to.  [default: DATA's name + _fastvae]"
         ),
     ] = None,
+    *,
     batch_key: BatchKey = None,
     batch_key_of: BatchKeyOf = None,
     batch_per_file: BatchPerFile = None,
@@ -68,15 +60,8 @@ def train(
     genome: Genome = None,
     allow_fractional: AllowFractional = False,
     allow_links: AllowLinks = False,
-    max_epochs: Annotated[
-        int | None, typer.Option(help="Passes over the cells.  [default: by the number of cells]")
-    ] = None,
-    batch_size: BatchSize = 128,
-    train_size: Annotated[
-        float, typer.Option(help="Share of the cells to train on; the rest validates.")
-    ] = 0.9,
-    early_stopping: EarlyStopping = False,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same run.")] = 0,
+    settings: TrainSettings,
+    seed: Seed = 0,
     device: Device = "auto",
     residence: Residence = "auto",
     memory_limit: MemoryLimit = None,
@@ -93,22 +78,8 @@ def train(
     encode_covariates: Annotated[
         bool, typer.Option("--encode-covariates", help="Tell the encoder the batch too.")
     ] = False,
-    learning_rate: LearningRate = None,
-    weight_decay: WeightDecay = 1e-6,
-    max_grad_norm: MaxGradNorm = None,
-    reduce_lr_on_plateau: ReduceLrOnPlateau = False,
-    precision: Precision = "tf32",
-    n_epochs_kl_warmup: Annotated[
-        int, typer.Option(help="Epochs over which the KL weight grows from 0 to 1.")
-    ] = 400,
-    cuda_graph: CudaGraph = None,
-    sync_batch_norm: SyncBatchNorm = False,
-    compile: Compile = False,
     tensorboard: TensorBoard = False,
-    checkpoint_every: CheckpointEvery = None,
-    checkpoint_minutes: CheckpointMinutes = 10.0,
-    keep_checkpoints: KeepCheckpoints = 2,
-    resume: Resume = False,
+    checkpoints: CheckpointOptions,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -117,12 +88,12 @@ def train(
         from ..model.model import Model
         from ..train.processes import launched
         from .inputs import assignments, gene_list
-        from .run_folder import CHECKPOINTS, fit_and_write, print_run, run_folder
+        from .run_folder import fit_and_write, print_run, run_folder
 
         output = output or Path(f"{data[0].resolve().stem}_fastvae")
         with (
             launched(device) as device,
-            run_folder(output, overwrite=overwrite, resume=resume) as folder,
+            run_folder(output, overwrite=overwrite, resume=checkpoints.resume) as folder,
         ):
             model = Model(
                 data,
@@ -153,28 +124,12 @@ def train(
             latent = fit_and_write(
                 model,
                 folder,
-                max_epochs=max_epochs,
-                batch_size=batch_size,
-                train_size=train_size,
-                early_stopping=early_stopping,
+                settings,
+                checkpoints,
                 seed=seed,
                 device=device,
                 progress=not quiet,
-                learning_rate=learning_rate,
-                n_epochs_kl_warmup=n_epochs_kl_warmup,
-                weight_decay=weight_decay,
-                max_grad_norm=max_grad_norm,
-                reduce_lr_on_plateau=reduce_lr_on_plateau,
-                precision=precision,
                 tensorboard=folder / "tensorboard" if tensorboard else None,
-                checkpoint_dir=folder / CHECKPOINTS,
-                checkpoint_every=checkpoint_every,
-                checkpoint_minutes=checkpoint_minutes,
-                keep_checkpoints=keep_checkpoints,
-                resume=resume,
-                cuda_graph=cuda_graph,
-                sync_batch_norm=sync_batch_norm,
-                compile=compile,
             )
             if latent is None:  # another process writes
                 return

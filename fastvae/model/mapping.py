@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._options import picked
 from .._words import a_few
 from ..data.categories import as_known
 from ..data.file_names import FileBatches, key_of_files
@@ -30,6 +31,54 @@ from .setup import Setup, batch_keys
 
 if TYPE_CHECKING:
     from typing import Self
+
+
+@dataclass(frozen=True)
+class Query:
+    """How new data are mapped: the arguments of `Model.load_query` and `Model.map_query`.
+
+    Raises
+    ------
+    InputError
+        An unknown `freeze`, or `min_genes` that is no share.
+    """
+
+    batch_key: str | Sequence[str] | None
+    freeze: bool | str
+    layer: str | None
+    use_raw: bool
+    genome: str | None
+    min_genes: float
+    batch_key_of: Mapping[str, str] | None
+    device: str | torch.device
+    residence: str
+    memory_limit: int | str | None
+    batch_per_file: str | None
+    allow_fractional: bool | None
+    allow_links: bool
+    gene_names: str | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "freeze", check_mode(self.freeze))
+        share = real_number("min_genes", self.min_genes)
+        if share > 1:
+            raise InputError(f"min_genes is a share of the genes, at most 1, not {share:g}")
+        object.__setattr__(self, "min_genes", share)
+
+    def reading(self) -> Reading:
+        """Return how the counts are read."""
+        return Reading(
+            layer=self.layer,
+            use_raw=self.use_raw,
+            genome=self.genome,
+            allow_fractional=self.allow_fractional,
+            allow_links=self.allow_links,
+            gene_names=self.gene_names,
+        )
+
+    def source(self) -> Source:
+        """Return where the counts are kept."""
+        return Source(self.residence, self.memory_limit)
 
 
 class Querying(State):
@@ -117,75 +166,7 @@ class Querying(State):
         The idea is that of scArches (Lotfollahi et al. 2022). There, as scvi-tools does it, the
         columns of old batches move as well, and weight decay moves every weight.
         """
-        freeze = check_mode(freeze)
-        share = real_number("min_genes", min_genes)
-        if share > 1:
-            raise InputError(f"min_genes is a share of the genes, at most 1, not {share:g}")
-        known, name = _reference(cls, reference, device)
-        setup = known._setup
-        key = key_of_files(data, batch_key, batch_per_file) or setup.batch_key
-        file_batches = setup.file_batches() if key == setup.batch_key else None
-        if batch_per_file is not None:
-            known_names = setup.batch_categories
-            file_batches = FileBatches(known_names, setup.file_tail, strict=True)
-        reading = Reading(
-            layer=layer,
-            use_raw=use_raw,
-            genome=genome,
-            allow_fractional=allow_fractional,
-            allow_links=allow_links,
-            gene_names=gene_names,
-        )
-        slot = slot_of(setup.slot, reading)
-        labelled = setup.options.dispersion == "gene-label"
-        wanted = Wanted(
-            slot=fitting(slot, data),
-            batch_key=key,
-            labels_key=setup.labels_key if labelled else None,
-            batch_key_of=batch_keys(batch_key_of),
-            file_batches=file_batches,
-            label_categories=setup.label_categories if labelled else None,
-            gene_names=setup.gene_names,
-            gene_ids=setup.gene_ids,
-            may_lack=MayLack(setup.gene_names, max(2, int(np.ceil(share * len(setup.gene_names))))),
-        )
-        store, frames = open_data(data, wanted, Source(residence, memory_limit))
-        warn_of_small_batches(store, key)
-        known_names = as_known(store.batch_categories, setup.batch_categories)
-        store = replace(store, batch_categories=known_names)
-        wide = extended_setup(setup, store, key, replace(slot, asked_for=True))
-        new = [name for name in store.batch_categories if name not in setup.batch_categories]
-        if freeze is True and not new:
-            raise InputError(
-                "there is nothing new to train: "
-                + (
-                    f"the reference knows all batches in {in_words(key)}. "
-                    if key
-                    else "no batch_key. "
-                )
-                + "Ask the reference itself (get_latent_representation(data), fastvae embed), give "
-                "another batch_key, or choose freeze='decoder'"
-            )
-        if isinstance(frames, FileFrames) and frames.batch_per_file:
-            wide = replace(wide, batch_per_file=True, file_tail=setup.file_tail or frames.tail)
-        genes = genes_report(frames, Genes.of_model(setup.gene_names, setup.gene_ids))
-        wide = replace(wide, may_lack=genes.missing)
-        if len(genes.missing) > MISSING_WARNING * len(setup.gene_names):
-            warnings.warn(missing_text(genes, len(setup.gene_names)), UserWarning, stacklevel=2)
-        state = widened(setup, wide, known.module.state_dict())
-        model = cls._with_weights(wide, state, device=device, is_trained=True)
-        model.origin = {
-            "mapped_onto": name,
-            "reference_sha256": _digest(known.module.state_dict()),
-            "freeze": freeze,
-            "reference_columns": len(wide.batch_categories) - len(new),
-            "new_batches": new,
-            "known_batches": [name for name in store.batch_categories if name not in new],
-            **genes.as_dict(),
-        }
-        model._attach(_recoded(store, wide), frames)
-        model._residence = residence
-        return model
+        return _mapped(cls, data, reference, picked(Query, locals()))
 
     def map_query(
         self,
@@ -228,27 +209,72 @@ memory_limit, device, batch_per_file, allow_fractional, allow_links, gene_names
         InputError
             As `load_query` and `fit`.
         """
-        model = type(self).load_query(
-            data,
-            self,
-            batch_key=batch_key,
-            freeze=freeze,
-            layer=layer,
-            use_raw=use_raw,
-            genome=genome,
-            min_genes=min_genes,
-            batch_key_of=batch_key_of,
-            device=device,
-            residence=residence,
-            memory_limit=memory_limit,
-            batch_per_file=batch_per_file,
-            allow_fractional=allow_fractional,
-            allow_links=allow_links,
-            gene_names=gene_names,
-        )
-        trainable: Any = model
+        trainable: Any = _mapped(type(self), data, self, picked(Query, locals()))
         result: Self = trainable.fit(**{"n_epochs_kl_warmup": None, "device": device, **fit})
         return result
+
+
+def _mapped(cls: Any, data: Any, reference: Any, query: Query) -> Any:
+    """Make a model of class `cls`; see `Querying.load_query`."""
+    known, name = _reference(cls, reference, query.device)
+    setup = known._setup
+    key = key_of_files(data, query.batch_key, query.batch_per_file) or setup.batch_key
+    slot = slot_of(setup.slot, query.reading())
+    store, frames = open_data(data, _wanted(query, setup, key, fitting(slot, data)), query.source())
+    warn_of_small_batches(store, key)
+    known_names = as_known(store.batch_categories, setup.batch_categories)
+    store = replace(store, batch_categories=known_names)
+    wide = extended_setup(setup, store, key, replace(slot, asked_for=True))
+    new = [name for name in store.batch_categories if name not in setup.batch_categories]
+    if query.freeze is True and not new:
+        raise InputError(
+            "there is nothing new to train: "
+            + (f"the reference knows all batches in {in_words(key)}. " if key else "no batch_key. ")
+            + "Ask the reference itself (get_latent_representation(data), fastvae embed), give "
+            "another batch_key, or choose freeze='decoder'"
+        )
+    if isinstance(frames, FileFrames) and frames.batch_per_file:
+        wide = replace(wide, batch_per_file=True, file_tail=setup.file_tail or frames.tail)
+    genes = genes_report(frames, Genes.of_model(setup.gene_names, setup.gene_ids))
+    wide = replace(wide, may_lack=genes.missing)
+    if len(genes.missing) > MISSING_WARNING * len(setup.gene_names):
+        warnings.warn(missing_text(genes, len(setup.gene_names)), UserWarning, stacklevel=3)
+    state = known.module.state_dict()
+    model = cls._with_weights(
+        wide, widened(setup, wide, state), device=query.device, is_trained=True
+    )
+    model.origin = {
+        "mapped_onto": name,
+        "reference_sha256": _digest(state),
+        "freeze": query.freeze,
+        "reference_columns": len(wide.batch_categories) - len(new),
+        "new_batches": new,
+        "known_batches": [name for name in store.batch_categories if name not in new],
+        **genes.as_dict(),
+    }
+    model._attach(_recoded(store, wide), frames)
+    model._residence = query.residence
+    return model
+
+
+def _wanted(query: Query, setup: Setup, key: Key | None, slot: Slot) -> Wanted:
+    """Return what is to be read of the new data: the genes of the reference, and their batches."""
+    file_batches = setup.file_batches() if key == setup.batch_key else None
+    if query.batch_per_file is not None:
+        file_batches = FileBatches(setup.batch_categories, setup.file_tail, strict=True)
+    labelled = setup.options.dispersion == "gene-label"
+    fewest = max(2, int(np.ceil(query.min_genes * len(setup.gene_names))))
+    return Wanted(
+        slot=slot,
+        batch_key=key,
+        labels_key=setup.labels_key if labelled else None,
+        batch_key_of=batch_keys(query.batch_key_of),
+        file_batches=file_batches,
+        label_categories=setup.label_categories if labelled else None,
+        gene_names=setup.gene_names,
+        gene_ids=setup.gene_ids,
+        may_lack=MayLack(setup.gene_names, fewest),
+    )
 
 
 def _reference(cls: Any, reference: Any, device: Any) -> tuple[Any, str]:

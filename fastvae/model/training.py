@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from .._options import documented, picked
 from .._torch import seeded
 from ..data import Minibatches
 from ..data.stores.residence import RESIDENCES, place
@@ -27,9 +28,10 @@ from ..train import (
     split_cells,
     train_vae,
 )
-from ..train.checkpoints import CheckpointOptions
+from ..train.checkpoints import open_checkpoints
 from ..train.processes import Group
 from ..train.schedules import resolved
+from ..train.settings import CheckpointOptions
 from .base import Trained
 from .freezing import held_still, what_is_frozen
 from .setup import Setup
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 class Fitting(Trained):
     """The part of `Model` that trains."""
 
+    @documented(TrainSettings, CheckpointOptions)
     def fit(
         self,
         max_epochs: int | None = None,
@@ -84,18 +87,7 @@ class Fitting(Trained):
 
         Parameters
         ----------
-        max_epochs
-            Passes over the training cells; None takes ``min(round(20000 / n_cells * 400), 400)``.
-        batch_size
-            Cells per minibatch; a last one of a single cell joins the one before it. "auto" is
-            128 on a CPU, and on a GPU the largest power of two up to 4096 that leaves 64 steps
-            per epoch.
-        train_size
-            Share of the cells to train on; the others are for validation.
-        early_stopping
-            Stop when the validation ELBO has not improved by more than
-            `early_stopping_min_delta` for `early_stopping_patience` epochs, and go back to the
-            best weights.
+        {TrainSettings}
         device
             "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". The network stays there.
         seed
@@ -104,49 +96,16 @@ class Fitting(Trained):
             unseen, or else draws one from torch's generator.
         progress
             Show a progress bar (plain lines where standard error is not a terminal).
-        learning_rate, eps, weight_decay
-            Of Adam. The rate "auto" is ``1e-3 * sqrt(batch_size / 128)``; None is the same where
-            `batch_size` is "auto", and scvi's 1e-3 otherwise.
-        n_epochs_kl_warmup, n_steps_kl_warmup
-            Epochs, or else minibatches, over which the KL weight grows from 0 to 1. With fewer
-            epochs than that it ends below 1, as in scvi-tools.
-        max_grad_norm
-            Clip the norm of the gradient; None does not.
-        reduce_lr_on_plateau, lr_factor, lr_patience, lr_min
-            Multiply the rate by `lr_factor`, down to `lr_min`, whenever the validation ELBO has
-            had no new best for more than `lr_patience` epochs.
-        precision
-            Of matrix products: "float32"; "tf32" (on a GPU; float32 elsewhere); "bf16", dense
-            layers in bfloat16. Counts and likelihoods stay float32.
         callbacks
             `fastvae.train.Callback` objects, told of every epoch.
         tensorboard
             Folder for TensorBoard's event files; needs the tensorboard package.
-        cuda_graph
-            On a GPU that keeps the counts, replay each step as one CUDA graph. None: if one process
-            trains alone; True: also in each of several.
-        sync_batch_norm
-            With several processes, normalise over the minibatches of all of them.
-        compile
-            Run the hidden layers through ``torch.compile`` while training. Losses are the same to
-            rounding; on a CPU steps were no faster for it (`bench/compiled_layers.py`).
         residence
             Where the counts are kept meanwhile: "device" (in compact form in the memory of
             `device`), "host", "disk", or "auto". None is what the model was made with. The last
             two must be where the data is already; with `progress` the choice and its reason are
             said on standard error.
-        checkpoint_dir
-            Folder for checkpoints: one when training ends, also by Ctrl-C or SIGTERM, and before
-            that as often as the next two say.
-        checkpoint_every, checkpoint_minutes
-            After so many epochs; after so many minutes, also within an epoch.
-        keep_checkpoints
-            How many of the newest stay.
-        resume
-            Go on from the newest checkpoint in `checkpoint_dir` (from the beginning if there is
-            none): on a CPU to the same weights as without the break, bit for bit. Data, network,
-            `seed`, `batch_size` and `train_size` must be what they were; the rest may change.
-            `max_epochs` counts from the beginning.
+        {CheckpointOptions}
 
         Returns
         -------
@@ -161,31 +120,9 @@ class Fitting(Trained):
         NonFiniteError
             A NaN or an infinity appeared; the model keeps the last good weights.
         """
-        settings = TrainSettings(
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            train_size=train_size,
-            early_stopping=early_stopping,
-            early_stopping_patience=early_stopping_patience,
-            early_stopping_min_delta=early_stopping_min_delta,
-            learning_rate=learning_rate,
-            eps=eps,
-            weight_decay=weight_decay,
-            n_epochs_kl_warmup=n_epochs_kl_warmup,
-            n_steps_kl_warmup=n_steps_kl_warmup,
-            max_grad_norm=max_grad_norm,
-            reduce_lr_on_plateau=reduce_lr_on_plateau,
-            lr_factor=lr_factor,
-            lr_patience=lr_patience,
-            lr_min=lr_min,
-            precision=precision,
-            cuda_graph=cuda_graph,
-            sync_batch_norm=sync_batch_norm,
-            compile=compile,
-        )
-        options = CheckpointOptions(
-            checkpoint_dir, checkpoint_every, checkpoint_minutes, keep_checkpoints, resume
-        )
+        arguments = locals()
+        settings = picked(TrainSettings, arguments)
+        options = picked(CheckpointOptions, arguments)
         asked = self._residence if residence is None else residence
         one_of("residence", asked, RESIDENCES)
         progress = true_or_false("progress", progress)
@@ -197,7 +134,7 @@ class Fitting(Trained):
         group = Group(where)
         if tensorboard is not None and group.leads:
             listeners.append(TensorBoard(tensorboard))
-        checkpoints = options.open(group)
+        checkpoints = open_checkpoints(options, group)
         found = checkpoints.found if checkpoints else None
         if seed is None and found:
             seed = found.state["seed"]

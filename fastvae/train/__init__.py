@@ -9,14 +9,37 @@ may be chosen), ``split``, ``schedules``, ``run`` (the epochs), ``step`` (what o
 
 from __future__ import annotations
 
-from .._torch import resolve_device
-from .callbacks import Callback, TensorBoard
-from .guard import NonFiniteError
-from .history import COLUMNS, History, new_history, read_history, write_history
-from .loop import TrainResult, train_vae
-from .schedules import default_max_epochs, kl_weight_at
-from .settings import TrainSettings
-from .split import split_cells
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .._torch import resolve_device
+    from .callbacks import Callback, TensorBoard
+    from .guard import NonFiniteError
+    from .history import COLUMNS, History, new_history, read_history, write_history
+    from .loop import TrainResult, train_vae
+    from .schedules import default_max_epochs, kl_weight_at
+    from .settings import TrainSettings
+    from .split import split_cells
+
+_HOME = {
+    "resolve_device": ".._torch",
+    "Callback": ".callbacks",
+    "TensorBoard": ".callbacks",
+    "NonFiniteError": ".guard",
+    "COLUMNS": ".history",
+    "History": ".history",
+    "new_history": ".history",
+    "read_history": ".history",
+    "write_history": ".history",
+    "TrainResult": ".loop",
+    "train_vae": ".loop",
+    "default_max_epochs": ".schedules",
+    "kl_weight_at": ".schedules",
+    "TrainSettings": ".settings",
+    "split_cells": ".split",
+}
+"""Imported when first used, so that the command line reads the settings without torch."""
 
 __all__ = [
     "COLUMNS",
@@ -35,3 +58,14 @@ __all__ = [
     "train_vae",
     "write_history",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fastvae.train' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOME[name], __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

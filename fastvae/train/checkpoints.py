@@ -8,88 +8,50 @@ import os
 import re
 import time
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from .._files import WriteError, atomic_path, check_writable_folder
-from ..errors import InputError, file_path, real_number, true_or_false, whole_number
+from ..errors import InputError
 from .processes import Group
+from .settings import CheckpointOptions
 
 
-@dataclass(frozen=True)
-class CheckpointOptions:
-    """Where and how often checkpoints are written.
+def open_checkpoints(options: CheckpointOptions, group: Group) -> Checkpoints | None:
+    """Look at the folder, and read the newest checkpoint if training is to go on from it.
 
-    Parameters
-    ----------
-    folder
-        Where; None writes none.
-    every
-        After so many epochs; None: not by epochs.
-    minutes
-        After so many minutes, also within an epoch; None: not by time.
-    keep
-        How many of the newest stay.
-    resume
-        Go on from the newest one in `folder`; from the beginning if there is none.
+    Of several processes the first looks, and tells the others.
 
     Raises
     ------
     InputError
-        A value out of range, something asked for without a folder, or a folder with the
-        checkpoints of another run.
+        The folder has checkpoints of another run.
     """
+    if options.checkpoint_dir is None:
+        return None
+    files = CheckpointFiles(options.checkpoint_dir, options.keep_checkpoints)
+    found: Loaded | InputError | None = None
+    if group.leads:
+        try:
+            found = _look(files, options.resume)
+        except InputError as error:
+            found = error
+    found = group.share(found)
+    if isinstance(found, InputError):
+        raise found
+    return Checkpoints(files, options.checkpoint_every, options.checkpoint_minutes, found)
 
-    folder: str | os.PathLike[str] | None = None
-    every: int | None = None
-    minutes: float | None = None
-    keep: int = 2
-    resume: bool = False
 
-    def __post_init__(self) -> None:
-        if self.folder is not None:
-            file_path("checkpoint_dir", self.folder)
-        true_or_false("resume", self.resume)
-        if self.every is not None:
-            whole_number("checkpoint_every", self.every, minimum=1)
-        if self.minutes is not None:
-            real_number("checkpoint_minutes", self.minutes, above=0.0)
-        whole_number("keep_checkpoints", self.keep, minimum=1)
-        asked = self.every is not None or self.minutes is not None or self.resume
-        if self.folder is None and asked:
-            name = "resume" if self.resume else "checkpoint_every and checkpoint_minutes"
-            raise InputError(f"{name} needs checkpoint_dir, the folder for the checkpoints")
-
-    def open(self, group: Group) -> Checkpoints | None:
-        """Look at the folder, and read the newest checkpoint if training is to go on from it.
-
-        Of several processes the first looks, and tells the others.
-        """
-        if self.folder is None:
-            return None
-        files = CheckpointFiles(self.folder, self.keep)
-        found: Loaded | InputError | None = None
-        if group.leads:
-            try:
-                found = self._look(files)
-            except InputError as error:
-                found = error
-        found = group.share(found)
-        if isinstance(found, InputError):
-            raise found
-        return Checkpoints(files, self.every, self.minutes, found)
-
-    def _look(self, files: CheckpointFiles) -> Loaded | None:
-        if files.numbers() and not self.resume:
-            raise InputError(
-                f"{files.folder} has checkpoints of another run; go on from them with "
-                "resume=True, delete them, or choose another checkpoint_dir"
-            )
-        files.sweep()
-        return files.newest()
+def _look(files: CheckpointFiles, resume: bool) -> Loaded | None:
+    if files.numbers() and not resume:
+        raise InputError(
+            f"{files.folder} has checkpoints of another run; go on from them with "
+            "resume=True, delete them, or choose another checkpoint_dir"
+        )
+    files.sweep()
+    return files.newest()
 
 
 class Checkpoints:

@@ -1,63 +1,35 @@
-"""What a user may choose about training, checked in one place."""
+"""What a user may choose about training: each option is declared here, and nowhere else."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
-from ..errors import InputError, one_of, real_number, shown, true_or_false, whole_number
-from .step import PRECISIONS
+from .._options import check_options, documented, option
+from ..errors import InputError, shown
 
 BASE_BATCH_SIZE = 128
 BASE_LEARNING_RATE = 1e-3
 """scvi's; larger minibatches scale the rate from here."""
 
-
 MOST_EPOCHS = 1_000_000
 """Training for longer would not end."""
 
+PRECISIONS = ("float32", "tf32", "bf16")
 
-def _is_auto(value: Any) -> bool:
-    return isinstance(value, str) and value == "auto"
+TRAIN = ("train",)
+"""The command of options that ``fastvae map`` does not have."""
 
 
+@documented()
 @dataclass(frozen=True)
 class TrainSettings:
     """Everything that decides a training run, apart from the data and the seed.
 
     Parameters
     ----------
-    max_epochs
-        Passes over the training cells; None chooses by the number of cells.
-    batch_size
-        Cells per minibatch, at least 2 because BatchNorm needs a variance; "auto" chooses by
-        device and number of cells (`auto_batch_size`).
-    train_size
-        Share of the cells trained on, in (0, 1]; the others are for validation.
-    early_stopping, early_stopping_patience, early_stopping_min_delta
-        Stop when the validation ELBO has not improved by more than `min_delta` for `patience`
-        epochs, and go back to the weights of the best epoch.
-    learning_rate, eps, weight_decay
-        Of Adam. The rate "auto" is ``1e-3 * sqrt(batch_size / 128)``; None is the same where
-        `batch_size` is "auto", and 1e-3 otherwise.
-    n_epochs_kl_warmup, n_steps_kl_warmup
-        The KL weight grows from 0 to 1 over so many epochs, or, when `n_steps_kl_warmup` is
-        given, over so many minibatches. None for both: the weight is 1 throughout.
-    max_grad_norm
-        Clip the norm of the whole gradient to this; None does not clip.
-    reduce_lr_on_plateau, lr_factor, lr_patience, lr_min
-        Multiply the rate by `lr_factor`, down to `lr_min`, whenever the validation ELBO (without
-        validation, the training ELBO) has had no new best for more than `lr_patience` epochs.
-    precision
-        Of matrix products: "float32"; "tf32" (on a GPU; the same as float32 elsewhere); "bf16",
-        dense layers in bfloat16. Counts and likelihoods stay float32.
-    cuda_graph
-        On a GPU, replay the step as one CUDA graph where that is possible. None: where one process
-        trains alone; True: also in each of several, as two graphs.
-    sync_batch_norm
-        With several processes, normalise over the minibatches of all of them.
-    compile
-        Run the hidden layers through ``torch.compile``.
+    {TrainSettings}
 
     Raises
     ------
@@ -65,67 +37,139 @@ class TrainSettings:
         Any value outside its range.
     """
 
-    max_epochs: int | None = None
-    batch_size: int | Literal["auto"] = 128
-    train_size: float = 0.9
-    early_stopping: bool = False
-    early_stopping_patience: int = 45
-    early_stopping_min_delta: float = 0.0
-    learning_rate: float | Literal["auto"] | None = None
-    eps: float = 0.01
-    weight_decay: float = 1e-6
-    n_epochs_kl_warmup: int | None = 400
-    n_steps_kl_warmup: int | None = None
-    max_grad_norm: float | None = None
-    reduce_lr_on_plateau: bool = False
-    lr_factor: float = 0.6
-    lr_patience: int = 30
-    lr_min: float = 0.0
-    precision: str = "tf32"
-    cuda_graph: bool | None = None
-    sync_batch_norm: bool = False
-    compile: bool = False
+    max_epochs: int | None = option(
+        None,
+        "Passes over the cells.",
+        doc="Passes over the training cells; None takes "
+        "``min(round(20000 / n_cells * 400), 400)``.",
+        unset="by the number of cells",
+        minimum=1,
+        maximum=MOST_EPOCHS,
+    )
+    batch_size: int | Literal["auto"] = option(
+        128,
+        "Cells per minibatch.",
+        doc="Cells per minibatch, at least 2; a last one of a single cell joins the one before it. "
+        '"auto" is 128 on a CPU, and on a GPU the largest power of two up to 4096 that leaves 64 '
+        "steps per epoch.",
+        metavar="N|auto",
+        minimum=1,
+    )
+    train_size: float = option(
+        0.9,
+        "Share of the cells to train on; the rest validates.",
+        doc="Share of the cells to train on, in (0, 1]; the others are for validation.",
+        above=0.0,
+    )
+    early_stopping: bool = option(
+        False,
+        "Stop when the validation ELBO no longer improves.",
+        doc="Stop when the validation ELBO has not improved by more than "
+        "`early_stopping_min_delta` for `early_stopping_patience` epochs, and go back to the "
+        "weights of the best epoch.",
+    )
+    early_stopping_patience: int = option(
+        45,
+        "Epochs without a better validation ELBO that end the training, with early stopping.",
+        commands=(),
+        minimum=1,
+    )
+    early_stopping_min_delta: float = option(
+        0.0, "How much better the validation ELBO must be to count as better.", commands=()
+    )
+    learning_rate: float | Literal["auto"] | None = option(
+        None,
+        "Of Adam; auto is 1e-3 sqrt(batch size / 128). Without it: 1e-3, or auto where the batch "
+        "size is auto.",
+        doc='Of Adam. The rate "auto" is ``1e-3 * sqrt(batch_size / 128)``; None is the same where '
+        '`batch_size` is "auto", and scvi\'s 1e-3 otherwise.',
+        metavar="RATE|auto",
+        above=0.0,
+    )
+    eps: float = option(0.01, "Of Adam: added to its denominator.", commands=(), above=0.0)
+    weight_decay: float = option(1e-6, "Of Adam.")
+    n_epochs_kl_warmup: int | None = option(
+        400,
+        "Epochs over which the KL weight grows from 0 to 1.",
+        doc="Epochs over which the KL weight grows from 0 to 1; with fewer epochs than that it "
+        "ends below 1, as in scvi-tools. None: it is 1 throughout.",
+        commands=TRAIN,
+        minimum=0,
+    )
+    n_steps_kl_warmup: int | None = option(
+        None,
+        "Minibatches over which the KL weight grows, in the place of epochs.",
+        commands=(),
+        minimum=0,
+    )
+    max_grad_norm: float | None = option(
+        None,
+        "Clip the norm of the gradient to this.",
+        doc="Clip the norm of the whole gradient to this; None does not clip.",
+        commands=TRAIN,
+        above=0.0,
+    )
+    reduce_lr_on_plateau: bool = option(
+        False,
+        "Lower the rate when validation stands still.",
+        doc="Multiply the rate by `lr_factor`, down to `lr_min`, whenever the validation ELBO "
+        "(without validation, the training ELBO) has had no new best for more than `lr_patience` "
+        "epochs.",
+        commands=TRAIN,
+    )
+    lr_factor: float = option(
+        0.6,
+        "What the rate is multiplied by where it is lowered.",
+        commands=(),
+        above=0.0,
+        below=1.0,
+    )
+    lr_patience: int = option(
+        30, "Epochs without a new best after which the rate is lowered.", commands=(), minimum=0
+    )
+    lr_min: float = option(0.0, "The rate is not lowered below this.", commands=())
+    precision: str = option(
+        "tf32",
+        "Of matrix products: float32, tf32 (GPU) or bf16.",
+        doc='Of matrix products: "float32"; "tf32" (on a GPU; the same as float32 elsewhere); '
+        '"bf16", dense layers in bfloat16. Counts and likelihoods stay float32.',
+        commands=TRAIN,
+        options=PRECISIONS,
+    )
+    cuda_graph: bool | None = option(
+        None,
+        "Replay steps on a GPU as CUDA graphs.",
+        doc="On a GPU that keeps the counts, replay each step as one CUDA graph. None: if one "
+        "process trains alone; True: also in each of several, as two graphs.",
+        commands=TRAIN,
+        unset="if one process trains alone",
+    )
+    sync_batch_norm: bool = option(
+        False,
+        "Normalise over all processes (torchrun).",
+        doc="With several processes, normalise over the minibatches of all of them.",
+        commands=TRAIN,
+    )
+    compile: bool = option(
+        False,
+        "Run the hidden layers through torch.compile.",
+        doc="Run the hidden layers through ``torch.compile`` while training. Losses are the same "
+        "to rounding; on a CPU steps were no faster for it (`bench/studies/compiled_layers.py`).",
+        commands=TRAIN,
+    )
 
     def __post_init__(self) -> None:
-        if self.max_epochs is not None:
-            epochs = whole_number("max_epochs", self.max_epochs, minimum=1, maximum=MOST_EPOCHS)
-            self._set("max_epochs", epochs)
-        if not _is_auto(self.batch_size):
-            batch_size = whole_number("batch_size", self.batch_size, minimum=1)
-            if batch_size == 1:
-                raise InputError(
-                    "batch_size must be at least 2 for training: BatchNorm needs two cells per "
-                    "minibatch"
-                )
-            self._set("batch_size", batch_size)
-        train_size = real_number("train_size", self.train_size, above=0.0)
-        if train_size > 1:
+        check_options(self)
+        if self.batch_size == 1:
+            raise InputError(
+                "batch_size must be at least 2 for training: BatchNorm needs two cells per "
+                "minibatch"
+            )
+        if self.train_size > 1:
             raise InputError(
                 f"train_size is the share of cells to train on, above 0 and at most 1, "
                 f"not {shown(self.train_size)}"
             )
-        self._set("train_size", train_size)
-        name = "early_stopping_patience"
-        self._set(name, whole_number(name, self.early_stopping_patience, minimum=1))
-        name = "early_stopping_min_delta"
-        self._set(name, real_number(name, self.early_stopping_min_delta))
-        if self.learning_rate is not None and not _is_auto(self.learning_rate):
-            self._set("learning_rate", real_number("learning_rate", self.learning_rate, above=0.0))
-        self._set("eps", real_number("eps", self.eps, above=0.0))
-        self._set("weight_decay", real_number("weight_decay", self.weight_decay))
-        for name in ("n_epochs_kl_warmup", "n_steps_kl_warmup"):
-            if getattr(self, name) is not None:
-                self._set(name, whole_number(name, getattr(self, name), minimum=0))
-        if self.max_grad_norm is not None:
-            self._set("max_grad_norm", real_number("max_grad_norm", self.max_grad_norm, above=0.0))
-        self._set("lr_patience", whole_number("lr_patience", self.lr_patience, minimum=0))
-        self._set("lr_factor", real_number("lr_factor", self.lr_factor, above=0.0, below=1.0))
-        self._set("lr_min", real_number("lr_min", self.lr_min))
-        one_of("precision", self.precision, PRECISIONS)
-        for name in ("early_stopping", "reduce_lr_on_plateau", "sync_batch_norm", "compile"):
-            self._set(name, true_or_false(name, getattr(self, name)))
-        if self.cuda_graph is not None:
-            self._set("cuda_graph", true_or_false("cuda_graph", self.cuda_graph))
         if self.compile and self.sync_batch_norm:
             raise InputError("compile and sync_batch_norm do not go together; leave out one")
 
@@ -145,9 +189,67 @@ class TrainSettings:
         """The size of minibatches; see `resolved`."""
         return cast(int, self.batch_size)
 
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
-
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, for the training summary."""
+        return asdict(self)
+
+
+@documented()
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """Where and how often checkpoints are written.
+
+    Parameters
+    ----------
+    {CheckpointOptions}
+
+    Raises
+    ------
+    InputError
+        A value out of range, or something asked for without a folder.
+    """
+
+    checkpoint_dir: str | os.PathLike[str] | None = option(
+        None,
+        "Folder for checkpoints.",
+        doc="Folder for checkpoints: one when training ends, also by Ctrl-C or SIGTERM, and before "
+        "that as often as the next two say. None writes none.",
+        commands=(),
+    )
+    checkpoint_every: int | None = option(
+        None,
+        "Checkpoint after so many epochs; they stay.",
+        doc="A checkpoint after so many epochs; None: not by epochs.",
+        metavar="EPOCHS",
+        minimum=1,
+    )
+    checkpoint_minutes: float | None = option(
+        None,
+        "And after so many minutes, also within an epoch.",
+        doc="A checkpoint after so many minutes, also within an epoch; None: not by time.",
+        metavar="MINUTES",
+        command_default=10.0,
+        above=0.0,
+    )
+    keep_checkpoints: int = option(
+        2, "How many checkpoints stay.", doc="How many of the newest stay.", minimum=1
+    )
+    resume: bool = option(
+        False,
+        "Go on from the newest checkpoint of the run in the folder.",
+        doc="Go on from the newest checkpoint in `checkpoint_dir` (from the beginning if there is "
+        "none): on a CPU to the same weights as without the break, bit for bit. Data, network, "
+        "`seed`, `batch_size` and `train_size` must be what they were; the rest may change. "
+        "`max_epochs` counts from the beginning.",
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        by_every = self.checkpoint_every is not None or self.checkpoint_minutes is not None
+        if self.checkpoint_dir is None and (by_every or self.resume):
+            name = "resume" if self.resume else "checkpoint_every and checkpoint_minutes"
+            raise InputError(f"{name} needs checkpoint_dir, the folder for the checkpoints")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options by their names."""
         return asdict(self)

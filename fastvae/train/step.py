@@ -91,9 +91,6 @@ def _add(sums: Tensor, reconstruction: Tensor, kl: Tensor) -> None:
     sums += torch.stack(total)
 
 
-PRECISIONS = ("float32", "tf32", "bf16")
-
-
 @contextmanager
 def matrix_precision(precision: str, device: torch.device) -> Iterator[None]:
     """Multiply float32 matrices on a GPU as `precision` says inside the block, as before after it.

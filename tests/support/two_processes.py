@@ -31,7 +31,8 @@ from fastvae.data.stores.device import DeviceStore
 from fastvae.train import Callback, TrainSettings, new_history, train_vae
 from fastvae.train import cuda_graph as static
 from fastvae.train import processes as group
-from fastvae.train.checkpoints import CheckpointOptions, Checkpoints
+from fastvae.train.checkpoints import Checkpoints, open_checkpoints
+from fastvae.train.settings import CheckpointOptions
 from fastvae.vae import arguments as inputs
 
 STORE = small_store(131)
@@ -144,7 +145,7 @@ def member(folder: Path, rank: int, mode: str) -> None:
         for name, callbacks in ("whole", []), ("part", [Leave(signal.SIGTERM)]), ("resumed", []):
             options = CheckpointOptions(folder / "checkpoints", resume=name == "resumed")
             together = group.Group(torch.device("cpu"))
-            checkpoints = options.open(together) if name != "whole" else None
+            checkpoints = open_checkpoints(options, together) if name != "whole" else None
             found = train(batches, validation, callbacks, checkpoints)
             (folder / f"{name}{rank}.json").write_text(json.dumps(found))
         return

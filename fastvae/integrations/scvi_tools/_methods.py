@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 from scvi.model.base import BaseModelClass, RNASeqMixin
 
-from ...errors import InputError
-from ...train.settings import whole_number
+from ...errors import InputError, whole_number
 from ._checks import check_categories, check_columns, check_data, check_genes, gene_names
 
 _CATEGORIES = ("batch_key", "labels_key", "categorical_covariate_keys")

@@ -1,0 +1,106 @@
+"""Options of a command that dataclasses declare, such as `TrainSettings`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from types import NoneType
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from .._options import AUTO, Declared, declared_by
+from .user_errors import user_errors
+
+Command = Callable[..., None]
+
+
+def with_declared_options(command: str, **fixed: Any) -> Callable[[Command], Command]:
+    """Give a command the options that dataclasses declare for it.
+
+    A parameter that is annotated with such a class stands for all its options: the command line has
+    them in its place, and the function is handed one value of the class.
+
+    Parameters
+    ----------
+    command
+        The name by which the declarations know the command.
+    **fixed
+        Values of fields that are no options of the command; others have their defaults.
+    """
+
+    def decorate(function: Command) -> Command:
+        hints = get_type_hints(function, include_extras=True)
+        classes: dict[str, type] = {
+            name: hint
+            for name, hint in hints.items()
+            if isinstance(hint, type) and is_dataclass(hint)
+        }
+        parameters: list[inspect.Parameter] = []
+        for name, parameter in inspect.signature(function).parameters.items():
+            if name in classes:
+                parameters += options_of(classes[name], command)
+            else:
+                parameters.append(parameter.replace(annotation=hints[name]))
+
+        @functools.wraps(function)
+        def run(**given: Any) -> None:
+            with user_errors():
+                for name, cls in classes.items():
+                    values = {**fixed, **given}
+                    names = {one.name for one in declared_by(cls)} & values.keys()
+                    given[name] = cls(**{one: values[one] for one in names})
+                    given = {one: value for one, value in given.items() if one not in names}
+            function(**given)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return run
+
+    return decorate
+
+
+def options_of(cls: type, command: str) -> list[inspect.Parameter]:
+    """Return the options that a dataclass declares for a command, as typer takes them."""
+    return [
+        inspect.Parameter(
+            one.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=one.command_default,
+            annotation=_annotation(one),
+        )
+        for one in declared_by(cls)
+        if command in one.texts.commands
+    ]
+
+
+def _annotation(one: Declared) -> Any:
+    """Return the type of an option, with what typer shows of it."""
+    texts = one.texts
+    kind = next(kind for kind in one.kinds if kind in (bool, int, float, str))
+    more: dict[str, Any] = {"help": texts.help, "metavar": texts.metavar}
+    if texts.unset is not None:
+        more["help"] += f"  [default: {texts.unset}]"
+    if AUTO in one.kinds:
+        return Annotated[Any, typer.Option(parser=_or_auto(kind), **more)]
+    if kind is not bool:
+        hint = kind | None if one.command_default is None else kind
+        return Annotated[hint, typer.Option(**more)]
+    if NoneType not in one.kinds:
+        return Annotated[bool, typer.Option(one.flag, **more)]
+    no = one.flag.replace("--", "--no-", 1)
+    return Annotated[bool | None, typer.Option(f"{one.flag}/{no}", **more)]
+
+
+def _or_auto(kind: type) -> Callable[[Any], Any]:
+    what = {int: "a whole number", float: "a number"}[kind]
+
+    def parse(text: Any) -> Any:
+        try:
+            return text if text == "auto" else kind(text)
+        except ValueError:
+            raise typer.BadParameter(f"give {what} or auto, not {text!r}") from None
+
+    return parse
