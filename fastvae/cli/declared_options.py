@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from types import NoneType
 from typing import Annotated, Any, get_type_hints
@@ -48,18 +48,20 @@ def with_declared_options(command: str, **fixed: Any) -> Callable[[Command], Com
         @functools.wraps(function)
         def run(**given: Any) -> None:
             with user_errors():
-                for name, cls in classes.items():
-                    values = {**fixed, **given}
-                    names = {one.name for one in declared_by(cls)} & values.keys()
-                    given[name] = cls(**{one: values[one] for one in names})
-                    given = {one: value for one, value in given.items() if one not in names}
-            function(**given)
+                made = {name: _made(cls, {**given, **fixed}) for name, cls in classes.items()}
+            own = {name: value for name, value in given.items() if name in hints}
+            function(**own, **made)
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {one.name: one.annotation for one in parameters}
         return run
 
     return decorate
+
+
+def _made(cls: type, values: Mapping[str, Any]) -> Any:
+    known = [one.name for one in declared_by(cls) if one.name in values]
+    return cls(**{name: values[name] for name in known})
 
 
 def options_of(cls: type, command: str) -> list[inspect.Parameter]:

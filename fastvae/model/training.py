@@ -120,7 +120,7 @@ class Fitting(Trained):
         NonFiniteError
             A NaN or an infinity appeared; the model keeps the last good weights.
         """
-        arguments = locals()
+        arguments = locals()  # taken before any other name is bound
         settings = picked(TrainSettings, arguments)
         options = picked(CheckpointOptions, arguments)
         asked = self._residence if residence is None else residence

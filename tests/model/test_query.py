@@ -1,6 +1,8 @@
 """New data mapped onto a trained model: what moves, what does not, and what is said."""
 
+import inspect
 import json
+from dataclasses import fields
 
 import anndata
 import numpy as np
@@ -11,6 +13,7 @@ from small_models import small_data
 
 from fastvae import InputError, Model
 from fastvae.data import Minibatches
+from fastvae.model.mapping import Query
 from fastvae.train.schedules import epoch_seed
 
 SMALL = {"n_hidden": 8, "n_latent": 3, "batch_key": "batch"}
@@ -277,3 +280,14 @@ def test_batch_named_like_a_reference_without_batches():
     known = Model(small_data(), n_hidden=8, n_latent=3).fit(1, seed=0, progress=False)
     with pytest.raises(InputError, match="has the batch 'reference'"):
         Model.load_query(cells(("reference",)), known, batch_key="batch")
+
+
+def test_both_ways_of_mapping_take_the_same_options() -> None:
+    load, both = (
+        inspect.signature(function).parameters for function in (Model.load_query, Model.map_query)
+    )
+    names = [one.name for one in fields(Query)]
+    assert [load[name] for name in load if name not in ("data", "reference")] == [
+        both[name] for name in names
+    ]
+    assert [*both] == ["self", "data", *names, "fit"]

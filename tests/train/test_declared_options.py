@@ -140,7 +140,7 @@ def test_a_new_option_comes_by_itself_into_commands_docstrings_and_the_table() -
     words = ["train", "x", "--new-option", "7", "--seed", "4", "--batch-size", "auto"]
     assert CliRunner().invoke(application, words).exit_code == 0
     assert given == [("x", More(new_option=7, batch_size="auto", eps=0.5), 4)]
-    assert "new_option\n            A new one." in str(function.__doc__)
+    assert "new_option\n    A new one." in str(inspect.getdoc(function))
     assert "| `new_option` | `3` | `--new-option` | `--new-option` | A new one. |" in (
         page_program().table([More])
     )
