@@ -33,7 +33,8 @@ class Parameters(NamedTuple):
 
     def same_dtype(self) -> Parameters:
         """The parameters in the widest dtype among them, at least float32."""
-        return Parameters(*same_dtype(*self[:4]), self.theta_index)
+        scale_logits, log_library, log_theta, zi_logits = same_dtype(*self[:4])
+        return Parameters(scale_logits, log_library, log_theta, zi_logits, self.theta_index)
 
 
 def same_dtype(*tensors: Tensor | None) -> tuple[Any, ...]:

@@ -40,12 +40,11 @@ def _validate_anndata(self: Any, adata: Any = None, copy_if_view: bool = True) -
 
 
 _EXPRESSION = RNASeqMixin.get_normalized_expression
-_ARGUMENTS = inspect.signature(_EXPRESSION)
 
 
 @functools.wraps(_EXPRESSION)
 def get_normalized_expression(self: Any, *args: Any, **kwargs: Any) -> Any:
-    bound = _ARGUMENTS.bind(self, *args, **kwargs)
+    bound = inspect.signature(_EXPRESSION).bind(self, *args, **kwargs)
     bound.apply_defaults()
     given = bound.arguments
     if given["n_samples_overall"] is None or given.get("dataloader") is not None:
