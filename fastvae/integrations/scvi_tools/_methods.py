@@ -72,9 +72,9 @@ def get_normalized_expression(self: Any, *args: Any, **kwargs: Any) -> Any:
     return pd.DataFrame(drawn, columns=genes)
 
 
-def checking_setup(theirs: type) -> Any:
+def checking_setup(theirs: Any) -> Any:
     """Return ``setup_anndata`` of `theirs`, with a look at genes, categories and covariates."""
-    setup: Callable[..., None] = vars(theirs)["setup_anndata"].__func__
+    setup: Callable[..., None] = theirs.setup_anndata.__func__
 
     @functools.wraps(setup)
     def setup_anndata(cls: Any, adata: Any, *args: Any, **kwargs: Any) -> None:
