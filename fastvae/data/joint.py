@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,7 +19,9 @@ from .keys import encode
 from .request import Wanted
 from .sources.countfile import CountFile
 from .sources.inputs import open_input
-from .stores.disk import DiskStore, as_float32
+from .sources.matrix import ENTRY_BYTES, Entries
+from .stores.disk import DiskStore, as_float32, distinct_cells
+from .stores.host import CountStore
 from .stores.store import library_statistics
 
 FILE = "file"
@@ -102,27 +104,84 @@ def stream(
         Genes or categories that do not fit, values that are not counts, a damaged file, or too
         little memory.
     """
-    genes, gene_maps = match_genes(files, wanted.genes, wanted.may_lack)
-    batch_codes, batches = _categories(files, wanted, "batch")
-    label_codes, labels = _categories(files, wanted, "label")
-    lengths, totals = _check(files, gene_maps, wanted.slot.allow_fractional)
-    mean, variance = library_statistics(totals, batch_codes, max(len(batches), 1))
-    pool, block = _pool(files, lengths, memory)
+    found = _read_through(files, wanted, keep=False)
+    pool, block = _pool(files, found.lengths, memory)
     return DiskStore(
-        gene_names=np.array(genes.names, dtype=object),
-        batch_codes=batch_codes,
-        batch_categories=batches,
-        label_codes=label_codes,
-        label_categories=labels,
-        log_library_mean=mean,
-        log_library_var=variance,
+        **found.annotation,
         files=tuple(files),
-        gene_maps=gene_maps,
-        cell_lengths=lengths,
+        gene_maps=found.gene_maps,
+        cell_lengths=found.lengths,
         pool_size=pool,
         block_size=block,
         n_workers=min(workers, 2),
     )
+
+
+def load(files: Sequence[CountFile], wanted: Wanted) -> CountStore:
+    """Join files as one store in memory: each is read once, and its counts are checked.
+
+    Raises
+    ------
+    InputError
+        As `stream`, but for the memory: the counts do not fit.
+    """
+    found = _read_through(files, wanted, keep=True)
+    columns, values = found.entries.finished()
+    shape = len(found.lengths), len(found.annotation["gene_names"])
+    crow = np.zeros(shape[0] + 1, dtype=np.int32 if len(values) < 2**31 else np.int64)
+    np.cumsum(found.lengths, out=crow[1:])
+    counts = sp.csr_matrix((values, columns, crow), shape=shape)
+    counts.has_canonical_format = True
+    cells = distinct_cells([file.cell_names() for file in files], files)
+    return CountStore(**found.annotation, counts=counts, cell_names=cells)
+
+
+def counts_bytes(files: Sequence[CountFile]) -> int:
+    """About how many bytes all counts take in memory."""
+    return sum(int(file.rows.bytes_before(file.n_cells)) // 2 for file in files)
+
+
+class _Found(NamedTuple):
+    """What reading files from first to last cell brings.
+
+    `annotation` has the fields of every `Store`, `gene_maps` and `lengths` are those of a
+    `DiskStore`, and `entries` are the counts, none unless they are to be kept.
+    """
+
+    annotation: dict[str, Any]
+    gene_maps: tuple[np.ndarray | None, ...]
+    lengths: np.ndarray
+    entries: Entries
+
+
+def _read_through(files: Sequence[CountFile], wanted: Wanted, *, keep: bool) -> _Found:
+    """Match genes and categories, and read all counts once, to check them."""
+    genes, gene_maps = match_genes(files, wanted.genes, wanted.may_lack)
+    batch_codes, batches = _categories(files, wanted, "batch")
+    label_codes, labels = _categories(files, wanted, "label")
+    n_cells, n_genes = len(batch_codes), len(genes.names)
+    reading = f"reading {n_cells} cells x {n_genes} genes"
+    entries = Entries(n_cells, lambda _: reading, counts_bytes(files) // ENTRY_BYTES)
+    lengths, totals = [], []
+    for file, gene_map in zip(files, gene_maps, strict=True):
+        for matrix in _checked_strips(file, wanted.slot.allow_fractional):
+            chosen = matrix if gene_map is None else _chosen(matrix, gene_map)
+            lengths.append(np.diff(chosen.indptr).astype(np.int32))
+            totals.append(np.asarray(chosen.sum(axis=1, dtype=np.float64)).ravel())
+            if keep:
+                entries.add(*_placed(chosen, gene_map, n_genes), chosen.shape[0])
+    of_cells = np.concatenate(totals)
+    mean, variance = library_statistics(of_cells, batch_codes, max(len(batches), 1))
+    annotation = {
+        "gene_names": np.array(genes.names, dtype=object),
+        "batch_codes": batch_codes,
+        "batch_categories": batches,
+        "label_codes": label_codes,
+        "label_categories": labels,
+        "log_library_mean": mean,
+        "log_library_var": variance,
+    }
+    return _Found(annotation, gene_maps, np.concatenate(lengths), entries)
 
 
 def match_genes(
@@ -242,44 +301,47 @@ def _categories(
     return np.concatenate(codes), tuple(names)
 
 
-def _check(
-    files: Sequence[CountFile], gene_maps: Sequence[np.ndarray | None], allow_fractional: bool
+def _checked_strips(file: CountFile, allow_fractional: bool) -> Iterator[sp.csr_matrix]:
+    """Read a file from first to last cell: canonical CSR float32, checked once all are read."""
+    check = CountCheck(file.origin())
+    clean = True
+    for first, last in _strips(file):
+        ((of_rows, columns, values),) = file.rows.read([(first, last)])
+        crow = np.concatenate([[0], np.cumsum(of_rows)])
+        matrix: Any = sp.csr_matrix(
+            (as_float32(values), columns, crow), shape=(last - first, file.rows.shape[1])
+        )
+        if not matrix.has_canonical_format or not np.all(matrix.data):
+            clean = False
+            matrix = matrix.copy()
+            canonicalise(matrix)
+        if not file.checked:
+            check.add(matrix)
+        yield matrix
+    file.clean = clean
+    if not file.checked:
+        check.finish(allow_fractional=allow_fractional)
+
+
+def _chosen(matrix: sp.csr_matrix, gene_map: np.ndarray) -> sp.csr_matrix:
+    """Return the entries of genes that the store has, in the columns of the file."""
+    keep = gene_map[matrix.indices] >= 0
+    before = np.concatenate([[0], np.cumsum(keep)])
+    return sp.csr_matrix(
+        (matrix.data[keep], matrix.indices[keep], before[matrix.indptr]), shape=matrix.shape
+    )
+
+
+def _placed(
+    chosen: sp.csr_matrix, gene_map: np.ndarray | None, n_genes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read everything once: nonzero counts (int32) and total count (float64) of each cell."""
-    lengths, totals = [], []
-    for file, gene_map in zip(files, gene_maps, strict=True):
-        check = CountCheck(file.origin())
-        clean = True
-        for first, last in _strips(file):
-            ((of_rows, columns, values),) = file.rows.read([(first, last)])
-            crow = np.concatenate([[0], np.cumsum(of_rows)])
-            matrix: Any = sp.csr_matrix(
-                (as_float32(values), columns, crow), shape=(last - first, file.rows.shape[1])
-            )
-            if not matrix.has_canonical_format or not np.all(matrix.data):
-                clean = False
-                matrix = matrix.copy()
-                canonicalise(matrix)
-            if not file.checked:
-                check.add(matrix)
-            if gene_map is not None:
-                keep = gene_map[matrix.indices] >= 0
-                before = np.concatenate([[0], np.cumsum(keep)])
-                matrix = sp.csr_matrix(
-                    (matrix.data[keep], matrix.indices[keep], before[matrix.indptr]),
-                    shape=matrix.shape,
-                )
-            lengths.append(np.diff(matrix.indptr).astype(np.int32))
-            totals.append(np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel())
-        file.clean = clean
-        if file.checked:
-            continue
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            check.finish(allow_fractional=allow_fractional)
-        for warning in caught:
-            warnings.warn(warning.message, stacklevel=2)
-    return np.concatenate(lengths), np.concatenate(totals)
+    """Return columns of the store and values, each row by column."""
+    if gene_map is None:
+        return chosen.indices, chosen.data
+    shape = (chosen.shape[0], n_genes)
+    placed = sp.csr_matrix((chosen.data, gene_map[chosen.indices], chosen.indptr), shape=shape)
+    placed.sort_indices()
+    return placed.indices, placed.data
 
 
 def _strips(file: CountFile) -> list[tuple[int, int]]:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from .._memory import require_memory
 from ..errors import InputError, file_path
 from .file_names import common_tail
-from .joint import FILE, match_genes, open_files, stream
+from .joint import FILE, counts_bytes, load, match_genes, open_files, stream
 from .obs import joined_obs
-from .request import _ENTRY_BYTES, Source, Wanted
+from .request import Source, Wanted
 from .sources.countfile import CountFile, constant
 from .sources.hdf5 import is_zarr
 from .sources.inputs import open_input, read_whole
@@ -88,11 +87,11 @@ def open_data(data: Any, wanted: Wanted, source: Source) -> tuple[Store, Frames]
     files = open_files(paths, wanted, None if simple and source.residence == "host" else memory)
     if source.residence != "disk":
         room = source.counts_memory()
-        fits = room is None or _estimate(files) <= room
+        fits = room is None or counts_bytes(files) <= room
         if simple and (fits or source.residence == "host"):
             return _whole(files[0], wanted)
         if fits or source.residence == "host":
-            return load(stream(files, wanted, memory=1 << 62)), FileFrames(tuple(files), wanted)
+            return load(files, wanted), FileFrames(tuple(files), wanted)
     loaded = [file.source for file in files if file.checked]
     if loaded:
         raise InputError(
@@ -135,31 +134,6 @@ def narrowed(
 class _KnownFrames:
     obs: pd.DataFrame
     var: pd.DataFrame
-
-
-def load(store: DiskStore) -> CountStore:
-    """Read all cells of a store on disk into memory.
-
-    Raises
-    ------
-    InputError
-        They do not fit, or cannot be read.
-    """
-    needed = store.n_stored * _ENTRY_BYTES
-    require_memory(needed, f"reading {store.n_cells} cells x {store.n_genes} genes")
-    counts, _ = store.load(np.arange(store.n_cells))
-    counts.has_canonical_format = True
-    return CountStore(
-        gene_names=store.gene_names,
-        batch_codes=store.batch_codes,
-        batch_categories=store.batch_categories,
-        label_codes=store.label_codes,
-        label_categories=store.label_categories,
-        log_library_mean=store.log_library_mean,
-        log_library_var=store.log_library_var,
-        counts=counts,
-        cell_names=store.cell_names,
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,11 +204,6 @@ def _paths(data: Any) -> list[Path] | None:
 
 def _streamable(path: Path) -> bool:
     return path.suffix == ".h5ad" or is_zarr(path)
-
-
-def _estimate(files: Sequence[CountFile]) -> int:
-    """About how many bytes all counts take in memory."""
-    return sum(int(file.rows.bytes_before(file.n_cells)) // 2 for file in files)
 
 
 def _whole(opened: CountFile, wanted: Wanted) -> tuple[CountStore, Frames]:

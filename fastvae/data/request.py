@@ -75,7 +75,6 @@ class Wanted:
         return None if self.gene_names is None else Genes.of_model(self.gene_names, self.gene_ids)
 
 
-_ENTRY_BYTES = 8
 _SPARE = 0.7  # share of the free memory that counts may take without being asked for
 _STREAMING_SHARE = 0.3  # share of it for streaming without a limit given
 _MOST_STREAMING = 4 << 30

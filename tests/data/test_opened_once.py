@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from count_data import annotated, dense_counts, write_mtx_folder, write_v3_h5
 from fastvae.data import checks, read
 from fastvae.data.opening import open_data
 from fastvae.data.request import Source, Wanted
+from fastvae.data.sources import arrays
 from fastvae.errors import InputError
 
 WANTED = Wanted(batch_key="batch")
@@ -47,6 +49,13 @@ def _h5ad(folder: Path, layout: str = "csr") -> Path:
     return folder / "cells.h5ad"
 
 
+def _zarr(folder: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        annotated(sp.csr_matrix(dense_counts())).write_zarr(folder / "cells.zarr")
+    return folder / "cells.zarr"
+
+
 @pytest.mark.parametrize("layout", ["csr", "dense", "csc"])
 @pytest.mark.parametrize("residence", ["auto", "host", "disk"])
 @pytest.mark.filterwarnings("ignore:.*stored by gene")
@@ -62,6 +71,29 @@ def test_an_h5ad(
     found = sp.csr_matrix((values, columns, np.cumsum([0, *store.lengths()])), shape=(40, 13))
     np.testing.assert_array_equal(found.toarray(), dense_counts())
     assert list(frames.obs.columns) == ["batch", "cell_type"]
+
+
+@pytest.mark.parametrize("form", ["cells.h5ad", "cells.zarr", "both"])
+@pytest.mark.parametrize("residence", ["host", "disk"])
+def test_every_entry_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, residence: str
+) -> None:
+    _zarr(tmp_path)
+    _h5ad(tmp_path)
+    forms = ["cells.h5ad", "cells.zarr"] if form == "both" else [form]
+    n_read = dict.fromkeys(forms, 0)
+    for name in ("read", "read_async"):
+        read_part = getattr(arrays.StoredArray, name)
+
+        def part(self: Any, start: int, stop: int, *rest: Any, _read: Any = read_part) -> Any:
+            if self.where.endswith(", data"):
+                n_read[Path(self.watch.source).name] += stop - start
+            return _read(self, start, stop, *rest)
+
+        monkeypatch.setattr(arrays.StoredArray, name, part)
+    store, _ = open_data([tmp_path / name for name in forms], WANTED, Source(residence))
+    assert n_read == dict.fromkeys(forms, np.count_nonzero(dense_counts()))
+    assert store.n_stored == sum(n_read.values())
 
 
 def test_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from ..._memory import require_memory
 from ...errors import InputError
 
 _BLOCK_BYTES = 64 << 20
-_SPARSE_ENTRY = 8  # float32 value + int32 column
+ENTRY_BYTES = 8
+"""What an entry of a sparse matrix takes in memory: float32 value and int32 column."""
 
 
 def to_csr(matrix: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
@@ -81,7 +83,7 @@ def read_compressed(
         As `to_csr`.
     """
     n_values = int(indptr[-1])
-    require_memory(n_values * _SPARSE_ENTRY + 2 * indptr.nbytes, _reading(where, shape, n_values))
+    require_memory(n_values * ENTRY_BYTES + 2 * indptr.nbytes, _reading(where, shape, n_values))
     values = np.empty(n_values, dtype=np.float32)
     columns = np.empty(n_values, dtype=np.int32)
     for start, stop in _spans(n_values, 8):
@@ -107,11 +109,11 @@ def _from_sparse(matrix: Any, where: str) -> sp.csr_matrix:
     n_values = matrix.nnz
     if matrix.format != "csr":
         # The conversion keeps the source's dtype, and the cast follows.
-        entry = matrix.dtype.itemsize + 2 * _SPARSE_ENTRY
+        entry = matrix.dtype.itemsize + 2 * ENTRY_BYTES
         require_memory(n_values * entry, _copying(where, matrix.shape, n_values))
         matrix = matrix.tocsr()
     else:
-        require_memory(n_values * _SPARSE_ENTRY, _copying(where, matrix.shape, n_values))
+        require_memory(n_values * ENTRY_BYTES, _copying(where, matrix.shape, n_values))
     values = np.array(_as_float32(matrix.data), copy=matrix.dtype == np.float32)
     parts = (values, matrix.indices.copy(), matrix.indptr.copy())
     try:
@@ -137,28 +139,63 @@ def read_dense(matrix: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix
     if chunks and chunks[0] <= 4 * step:
         # Whole HDF5 chunks, so that none is decompressed twice.
         step = -(-step // chunks[0]) * chunks[0]
-    values, columns = np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int32)
+    entries = Entries(n_rows, lambda expected: _reading(where, shape, expected))
     indptr = np.zeros(n_rows + 1, dtype=np.int64)
-    n_values = 0
     for start in range(0, n_rows, step):
         block = np.ascontiguousarray(matrix[start : start + step])
         filled = np.flatnonzero(block != 0)
-        stop = n_values + len(filled)
-        if stop > len(values):
-            expected = int(1.05 * stop * n_rows / min(n_rows, start + step)) + 1
-            needed = (expected - len(values)) * _SPARSE_ENTRY
-            require_memory(needed, _reading(where, shape, expected))
-            # Nothing else refers to the two arrays, and the system can extend them in place.
-            values.resize(expected, refcheck=False)
-            columns.resize(expected, refcheck=False)
-        values[n_values:stop] = _as_float32(block.reshape(-1)[filled])
-        columns[n_values:stop] = filled % n_columns
+        entries.add(filled % n_columns, _as_float32(block.reshape(-1)[filled]), len(block))
         indptr[start + 1 : start + len(block) + 1] = np.count_nonzero(block, axis=1)
-        n_values = stop
-    values.resize(n_values, refcheck=False)
-    columns.resize(n_values, refcheck=False)
+    columns, values = entries.finished()
     np.cumsum(indptr, out=indptr)
     return sp.csr_matrix((values, columns, indptr), shape=shape)
+
+
+class Entries:
+    """Columns and values of a matrix that comes in pieces, rows in order.
+
+    Parameters
+    ----------
+    n_rows
+        Of the whole matrix.
+    reading
+        Says what is being done, given how many entries are expected.
+    most
+        There can hardly be more entries; None where nobody knows.
+    """
+
+    def __init__(self, n_rows: int, reading: Callable[[int], str], most: int | None = None) -> None:
+        self._n_rows = n_rows
+        self._reading = reading
+        self._most = most
+        self._rows = self._stored = 0
+        self._columns = np.empty(0, dtype=np.int32)
+        self._values = np.empty(0, dtype=np.float32)
+
+    def add(self, columns: np.ndarray, values: np.ndarray, n_rows: int) -> None:
+        """Copy the entries of the next `n_rows` rows; raises InputError if they do not fit."""
+        start, stop = self._stored, self._stored + len(values)
+        self._rows += n_rows
+        if stop > len(self._values):
+            expected = int(1.05 * stop * self._n_rows / self._rows) + 1
+            if self._most is not None:
+                expected = max(stop, min(expected, self._most))
+            needed = (expected - len(self._values)) * ENTRY_BYTES
+            require_memory(needed, self._reading(expected))
+            self._resize(expected)
+        self._columns[start:stop] = columns
+        self._values[start:stop] = values
+        self._stored = stop
+
+    def finished(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return all columns and values, no longer than they are."""
+        self._resize(self._stored)
+        return self._columns, self._values
+
+    def _resize(self, length: int) -> None:
+        # Nothing else refers to the two arrays, and the system can extend them in place.
+        self._values.resize(length, refcheck=False)
+        self._columns.resize(length, refcheck=False)
 
 
 def read_transposed(group: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
@@ -172,7 +209,7 @@ def read_transposed(group: Any, shape: tuple[int, int], where: str) -> sp.csr_ma
     n_rows, n_columns = shape
     indptr, data, indices = open_arrays(group, n_columns, where)
     n_values = int(indptr[-1])
-    require_memory(n_values * _SPARSE_ENTRY + n_rows * 24, _reading(where, shape, n_values))
+    require_memory(n_values * ENTRY_BYTES + n_rows * 24, _reading(where, shape, n_values))
     lengths = np.zeros(n_rows, dtype=np.int64)
     for start, stop in _spans(n_values, 8):
         rows = _read_indices(indices, start, stop, n_rows, where)
