@@ -86,7 +86,7 @@ def read_compressed(
     require_memory(n_values * ENTRY_BYTES + 2 * indptr.nbytes, _reading(where, shape, n_values))
     values = np.empty(n_values, dtype=np.float32)
     columns = np.empty(n_values, dtype=np.int32)
-    for start, stop in _spans(n_values, 8):
+    for start, stop in _spans(n_values, 2 * ENTRY_BYTES):
         columns[start:stop] = _read_indices(indices, start, stop, shape[1], where)
         values[start:stop] = _as_float32(data[start:stop])
     return sp.csr_matrix((values, columns, indptr), shape=shape)
