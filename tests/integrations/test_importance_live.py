@@ -69,7 +69,15 @@ def test_differential_expression(pair: tuple[Model, Any], correction: bool) -> N
     }
     names = list(DATA.var_names)
     found = model.differential_expression(**ask, n_samples_overall=20_000).loc[names]
-    want = theirs.differential_expression(**ask, n_samples_overall=20_000, silent=True).loc[names]
+    # which cells their filter leaves out depends on numpy's generator, now and then badly
+    columns = ["scale1", "scale2", "lfc_median", "proba_de"]
+    answers = [
+        theirs.differential_expression(**ask, n_samples_overall=20_000, silent=True).loc[
+            names, columns
+        ]
+        for _ in range(3)
+    ]
+    want = dict(zip(columns, np.median(answers, axis=0).T, strict=True))
     np.testing.assert_allclose(found["scale1"], want["scale1"], rtol=0.06)
     np.testing.assert_allclose(found["scale2"], want["scale2"], rtol=0.06)
     np.testing.assert_allclose(found["lfc_median"], want["lfc_median"], atol=0.1)

@@ -68,13 +68,13 @@ def same_run(own, other, rtol=2e-4):
 def layouts(monkeypatch):
     """Layouts of the counts in each training minibatch of the door's models."""
     seen = []
-    plain = door._plan.Plan.training_step
+    plain = door._training_plan.Plan.training_step
 
     def step(self, batch, batch_idx):
         seen.append(batch["X"].layout)
         return plain(self, batch, batch_idx)
 
-    monkeypatch.setattr(door._plan.Plan, "training_step", step)
+    monkeypatch.setattr(door._training_plan.Plan, "training_step", step)
     return seen
 
 
@@ -180,7 +180,7 @@ REASONS = {
 @pytest.mark.parametrize("name", REASONS)
 def test_their_loader_where_the_options_ask_for_it(adata, layouts, caplog, name):
     train, model, reason = REASONS[name]
-    door._data._say.cache_clear()
+    door._minibatches._say.cache_clear()
     with caplog.at_level(logging.WARNING, logger="fastvae"):
         for _ in range(2):
             own = fitted(door.SCVI, adata, model=model, **train)
