@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -86,3 +88,23 @@ def has_hooks(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
     )
+
+
+def csr_of(
+    crow: torch.Tensor, col: torch.Tensor, values: torch.Tensor, size: tuple[int, int]
+) -> torch.Tensor:
+    """Join tensors of one device as a ``torch.sparse_csr`` tensor, unchecked."""
+    _silence_beta_warning()
+    return torch.sparse_csr_tensor(crow, col, values, size=size, check_invariants=False)
+
+
+@functools.cache
+def _silence_beta_warning() -> None:
+    """Spend torch's once-per-process notices about CSR tensors where nobody sees them.
+
+    Cheaper than a filter around every minibatch, and no other warning is touched.
+    """
+    with warnings.catch_warnings():
+        for notice in ("Sparse CSR tensor support is in beta", "Sparse invariant checks are"):
+            warnings.filterwarnings("ignore", message=notice)
+        torch.sparse_csr_tensor([0, 0], [], [], size=(1, 1))

@@ -1,12 +1,11 @@
-"""The one place where torch CSR tensors are made."""
+"""CSR arrays as torch tensors on a device."""
 
 from __future__ import annotations
 
-import functools
-import warnings
-
 import numpy as np
 import torch
+
+from .._torch import csr_of
 
 
 def csr_tensor(
@@ -47,23 +46,3 @@ def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     if device.type == "cpu":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def csr_of(
-    crow: torch.Tensor, col: torch.Tensor, values: torch.Tensor, size: tuple[int, int]
-) -> torch.Tensor:
-    """Join tensors of one device as a ``torch.sparse_csr`` tensor, unchecked."""
-    _silence_beta_warning()
-    return torch.sparse_csr_tensor(crow, col, values, size=size, check_invariants=False)
-
-
-@functools.cache
-def _silence_beta_warning() -> None:
-    """Spend torch's once-per-process notices about CSR tensors where nobody sees them.
-
-    Cheaper than a filter around every minibatch, and no other warning is touched.
-    """
-    with warnings.catch_warnings():
-        for notice in ("Sparse CSR tensor support is in beta", "Sparse invariant checks are"):
-            warnings.filterwarnings("ignore", message=notice)
-        torch.sparse_csr_tensor([0, 0], [], [], size=(1, 1))

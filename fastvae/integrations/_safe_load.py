@@ -83,8 +83,6 @@ def _allowed(path: Path) -> list[Any]:
     known = {name for _, name in harmless}
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except AttributeError:  # torch before 2.6 has no names for what is allowed
-        return [thing for thing, _ in harmless]
     except (RuntimeError, pickle.UnpicklingError, ValueError, KeyError, EOFError):
         return []  # torch.load says what is wrong
     return [*harmless, *((Skipped, name) for name in unsafe if name not in known)]

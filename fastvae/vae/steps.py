@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import functional
 from .._covariates import category, codes_of
+from .._torch import csr_of
 from ..errors import InputError, one_of
 from ..functional.likelihood import nll_of
 from ..nn import VARIANCE_FLOOR, Encoder, identity
@@ -46,9 +47,7 @@ def encoder_input(model: VAE, x: Tensor) -> Tensor:
     values = (torch.log1p(values) if model.log_variational else values).to(dtype)
     if not sparse:
         return values
-    return torch.sparse_csr_tensor(
-        x.crow_indices(), x.col_indices(), values, x.shape, check_invariants=False
-    )
+    return csr_of(x.crow_indices(), x.col_indices(), values, (x.shape[0], x.shape[1]))
 
 
 def as_column(value: Any) -> Any:

@@ -42,7 +42,7 @@ def test_summary_says_what_ran_on_what(quick_run):
     summary = load(quick_run, "summary")
     assert list(summary["parts"]) == PARTS
     assert {result["state"] for result in summary["parts"].values()} == {"done"}
-    assert summary["versions"]["torch"] == torch.__version__
+    assert summary["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert summary["device"].startswith("CPU")
     assert summary["seconds"] >= sum(p["seconds"] for p in summary["parts"].values()) - 1
     assert summary["left_out"] == {}

@@ -404,5 +404,5 @@ def test_empty_droplets_are_said_and_the_filtered_counts_named(tmp_path: Path, k
     with pytest.warns(UserWarning, match=r"use the filtered counts, or call the cells before"):
         read(raw)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         read(write_mtx_folder(tmp_path / "cells", np.repeat(full[::501], 3, axis=0)))

@@ -287,6 +287,7 @@ def test_tenx_positions_are_integers(tmp_path: Path, name: str) -> None:
 
 
 def linked(file: h5py.File, name: str, how: str, other: Path) -> None:
+    name = f"{name}/values" if isinstance(file[name], h5py.Group) else name
     item = file[name]
     values, attrs = item[:], dict(item.attrs)
     del file[name]
@@ -322,7 +323,10 @@ def test_links_out_of_a_file(
     wanted = read(path)
     with h5py.File(path, "r+") as file:
         linked(file, name, how, tmp_path / "secret")
-    refused(path, rf"{name} of .* another file \(.*secret.*\), which is not read.*allow_links=True")
+    refused(
+        path,
+        rf"{name}(/values)? of .* another file \(.*secret.*\), which is not read.*allow_links=True",
+    )
     found = read(path, allow_links=True)
     np.testing.assert_array_equal(found.X.toarray(), wanted.X.toarray())
     assert found.obs.equals(wanted.obs)
@@ -446,6 +450,11 @@ class Opens:
         return os.mkdir, (os.environ["FASTVAE_PICKLED"],)
 
 
+def array_name(store: Path, name: str) -> str:
+    """Where the texts of `name` are: newer anndata keep them beside a mask."""
+    return f"{name}/values" if (store / name / "values").exists() else name
+
+
 def array_json(store: Path, name: str) -> tuple[Path, dict[str, Any]]:
     path = next(p for p in (store / name / "zarr.json", store / name / ".zarray") if p.exists())
     return path, json.loads(path.read_text())
@@ -463,6 +472,7 @@ def test_codecs(
     where: str,
 ) -> None:
     monkeypatch.setenv("FASTVAE_PICKLED", str(tmp_path / "pickled"))
+    name = array_name(store, name)
     path, metadata = array_json(store, name)
     if path.name == ".zarray":
         metadata |= {"filters": [{"id": codec}], "compressor": None, "dtype": "|O"}
@@ -524,7 +534,7 @@ def test_pipes_in_a_store(store: Path, what: str) -> None:
     [
         ("X/data", {"shape": [10**13]}, r"its row pointers do not fit"),
         ("X/indices", {"shape": [-3]}, r"damaged or incomplete \(its shape"),
-        ("obs/_index", {"shape": [10**12]}, r"obs/_index of .* declares 4e\+12 bytes"),
+        ("obs/_index", {"shape": [10**12]}, r"obs/_index(/values)? of .* declares \d+e\+1\d bytes"),
         ("obs/batch/codes", {"shape": [10**12]}, r"obs\['batch'\] .*its index has 40"),
         ("obs/batch/codes", {"shape": []}, r"damaged or incomplete \(its shape"),
         ("X/indptr", {"dtype": "<f8", "data_type": "float64"}, r"positions must be whole numbers"),
@@ -533,7 +543,7 @@ def test_pipes_in_a_store(store: Path, what: str) -> None:
     ],
 )
 def test_metadata_of_a_store(store: Path, name: str, entries: dict[str, Any], message: str) -> None:
-    path, metadata = array_json(store, name)
+    path, metadata = array_json(store, array_name(store, name))
     path.write_text(json.dumps(metadata | entries))
     refused(store, message)
 

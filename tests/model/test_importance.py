@@ -113,7 +113,7 @@ def test_importance_gives_the_expectation_under_the_true_posterior(
         )
         for weights in ("uniform", "importance")
     }
-    error = {name: np.abs(table.mean(0) - truth) / spread for name, table in found.items()}
+    error = {name: np.abs(table.mean(axis=0) - truth) / spread for name, table in found.items()}
     assert found["importance"].shape == (20_000, 8)
     assert set(found["importance"].index) == {DATA.obs_names[cell]}
     assert error["importance"].max() < 0.05
@@ -131,9 +131,9 @@ def test_uniform_draws_are_those_of_the_cells(wide: Model) -> None:
     np.testing.assert_allclose(found.sum(axis=1), 1e3, rtol=1e-5)
     expected = wide.get_normalized_expression(n_samples=600, return_mean=False, **ask)
     expected = expected.reshape(-1, 8)
-    error = (found.mean(0) - expected.mean(0)) / (expected.std(0) / np.sqrt(20_000))
+    error = (found.mean(axis=0) - expected.mean(0)) / (expected.std(0) / np.sqrt(20_000))
     assert np.abs(error).max() < 4.5
-    np.testing.assert_allclose(found.std(0), expected.std(0), rtol=0.06)
+    np.testing.assert_allclose(found.std(axis=0), expected.std(0), rtol=0.06)
     genes = [DATA.var_names[5], DATA.var_names[2]]
     part = wide.get_normalized_expression(
         n_samples_overall=20_000, genes=genes, return_numpy=True, batch_size=7, **ask

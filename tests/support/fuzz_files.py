@@ -166,9 +166,10 @@ def _same(found: AnnData, wanted: AnnData) -> str:
         return f"shape {found.shape}, not {wanted.shape}"
     if (_canonical(found.X) != _canonical(wanted.X)).nnz:
         return "counts"
-    if list(found.obs_names) != [str(name) for name in wanted.obs_names]:
+    # as text: a name that is missing equals nothing, itself neither
+    if [str(name) for name in found.obs_names] != [str(name) for name in wanted.obs_names]:
         return f"names of cells {list(found.obs_names)[:3]}, not {list(wanted.obs_names)[:3]}"
-    ours, theirs = list(found.var_names), [str(name) for name in wanted.var_names]
+    ours, theirs = [str(name) for name in found.var_names], [str(name) for name in wanted.var_names]
     if ours != theirs and len(set(theirs)) == len(theirs):  # repeated names get suffixes
         return f"names of genes {ours[:3]}, not {theirs[:3]}"
     if list(found.obs.columns) != list(wanted.obs.columns):

@@ -87,7 +87,7 @@ def _store(folder: Path) -> Path:
 
 
 def _pickled(folder: Path) -> None:
-    path = _store(folder) / "obs" / "_index" / "zarr.json"
+    path = _store(folder) / "X" / "data" / "zarr.json"
     codecs = [{"name": "numcodecs.pickle"}]
     path.write_text(json.dumps(json.loads(path.read_text()) | {"codecs": codecs}))
     read(folder / "cells.zarr")

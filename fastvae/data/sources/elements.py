@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from ..._words import reason
@@ -37,13 +38,13 @@ def read_element(element: Any, what: str, source: str) -> Any:
     InputError
         It cannot be read.
     """
-    try:
-        from anndata.io import read_elem
-    except ImportError:  # anndata < 0.11
-        from anndata.experimental import read_elem
+    from anndata.io import read_elem
 
     try:
-        return read_elem(element)
+        with warnings.catch_warnings():
+            # anndata before 0.8 wrote none, and its files are read all the same
+            warnings.filterwarnings("ignore", message=".* was written without encoding metadata")
+            return read_elem(element)
     except Exception as error:  # anndata wraps what its readers raise in types of its own
         raise InputError(
             f"{source}: {what} cannot be read ({reason(error)}); the file is damaged or was "

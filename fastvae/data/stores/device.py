@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from ..._torch import csr_of
 from ...functional.gather import (
     MOST_GENES_16,
     CompactCounts,
@@ -17,7 +18,7 @@ from ...functional.gather import (
     compact,
     gather_into,
 )
-from ..csr import csr_of, on_device
+from ..csr import on_device
 from .minibatch import Minibatch, Part, SpareMemory
 from .store import Store
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..._torch import csr_of
 from ...data import Minibatches
 from ...data.stores.store import Store
 from ...errors import MOST_DRAWS, InputError, one_of, shown, true_or_false, whole_number
@@ -182,9 +183,7 @@ def _repeated(genes: Tensor, values: Tensor, n_rows: int, n_genes: int) -> Tenso
     """One cell's counts as each row of a CSR matrix (n_rows, G)."""
     crow = torch.arange(n_rows + 1, dtype=genes.dtype, device=genes.device) * len(genes)
     shape = (n_rows, n_genes)
-    return torch.sparse_csr_tensor(
-        crow, genes.repeat(n_rows), values.repeat(n_rows), shape, check_invariants=False
-    )
+    return csr_of(crow, genes.repeat(n_rows), values.repeat(n_rows), shape)
 
 
 FEWEST_DRAWS = 10
