@@ -223,6 +223,7 @@ def nll_forward(x: Counts, p: Parameters) -> tuple[Tensor, Tensor]:
         GROUPED=grouped,
         BLOCK=128 * warps,
         num_warps=warps,
+        maxnreg=128,  # two programs of eight warps per multiprocessor; left free, some spill
     )  # fmt: skip
     return nll, stats
 
