@@ -173,6 +173,58 @@ def test_a_kill_at_every_step_leaves_the_old_or_the_new(tmp_path: Path) -> None:
     assert min(found["counts"].values()) >= 4, found["counts"]
 
 
+def _killed(step: int, words: list[Any]) -> bool:
+    """Whether a command came to a step, at which its process ends."""
+    command = [sys.executable, str(SUPPORT / "output_faults.py"), str(step), *map(str, words)]
+    done = subprocess.run(command, env=CHILD, capture_output=True, text=True, timeout=120)
+    assert done.returncode in (0, 99), done.stderr[-2000:]
+    return done.returncode == 99
+
+
+# Each step takes a process of its own: some in every run, all with FASTVAE_FUZZ.
+KILLED_AT = range(1, 60) if "FASTVAE_FUZZ" in os.environ else (1, 2, 4, 7, 11)
+
+
+def test_a_kill_in_convert_leaves_the_old_store_or_the_new(outputs: Outputs) -> None:
+    path, words = outputs.commands()["convert"]
+    killed = 0
+    for step in KILLED_AT:
+        run(*words(0))
+        if not _killed(step, words(1)):
+            break
+        killed += 1
+        if path.exists():
+            assert outputs.which(path) in (0, 1), step
+        else:  # between two renames, where the system cannot exchange folders in one step
+            assert _hidden(path.parent), step
+        run(*words(1))  # the same command again
+        assert outputs.which(path) == 1, step
+    assert killed >= 3
+
+
+def test_a_kill_in_training_leaves_the_old_run_or_the_new(outputs: Outputs) -> None:
+    folder, other = outputs.folder / "run", outputs.folder / "other"
+
+    def words(seed: int, into: Path) -> list[Any]:
+        options = ["--overwrite", "--max-epochs", "1", "--device", "cpu", "--seed", seed]
+        return ["train", outputs.data, "--batch-key", "batch", "-o", into, *options]
+
+    run(*words(1, other))
+    run(*words(0, folder))
+    old, new = (Model.load(at, outputs.data).get_elbo() for at in (folder, other))
+    assert old != new
+    killed = 0
+    for step in KILLED_AT:
+        run(*words(0, folder))
+        if not _killed(step, words(1, folder)):
+            break
+        killed += 1
+        assert Model.load(folder, outputs.data).get_elbo() in (old, new), step
+        run(*words(1, folder))
+        assert Model.load(folder, outputs.data).get_elbo() == new, step
+    assert killed >= 3
+
+
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no limit of the size of files")
 @pytest.mark.parametrize("kilobytes", [1, 4, 16])
 def test_a_limit_of_the_system_is_named(outputs: Outputs, kilobytes: int) -> None:

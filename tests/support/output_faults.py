@@ -1,7 +1,8 @@
 """Faults at every step of writing: a full disk, or the death of the process.
 
 ``python output_faults.py FOLDER`` kills a command at each of its steps in turn, each time in a
-process of its own, and prints what is wrong with what it leaves, as JSON.
+process of its own, and prints what is wrong with what it leaves, as JSON. ``python output_faults.py
+STEP WORD ...`` runs one ``fastvae`` command that dies at its step number STEP, with status 99.
 """
 
 from __future__ import annotations
@@ -169,5 +170,16 @@ def killed_everywhere(folder: Path) -> dict[str, Any]:
     return {"wrong": wrong, "counts": counts}
 
 
+def die_at(step: int, *words: str) -> None:
+    """Run a command whose process ends at the step."""
+    from command_line import run
+
+    with failing(step, die):
+        run(*words)
+
+
 if __name__ == "__main__":
-    print(json.dumps(killed_everywhere(Path(sys.argv[1]))))
+    if len(sys.argv) > 2:
+        die_at(int(sys.argv[1]), *sys.argv[2:])
+    else:
+        print(json.dumps(killed_everywhere(Path(sys.argv[1]))))
