@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,10 @@ def category_name(value: Any) -> str:
     """
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
-    return str(value)
+    try:
+        return str(value)
+    except Exception:  # whatever the object's own method raises: it names no category
+        return shown(value)
 
 
 class CategoryNames:
