@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+from .errors import shortened
+
 _LONGEST = 80
 
 
@@ -18,8 +20,7 @@ def a_few(names: Iterable[object], limit: int = 5) -> str:
 
 def reason(error: BaseException) -> str:
     """Return what another library says in one line that is not too long."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:300]} ..."
+    return shortened(str(error)) or type(error).__name__
 
 
 def _quoted(name: str) -> str:

@@ -22,6 +22,16 @@ from ._torch import has_hooks
 from .errors import InputError
 from .functional.linear import dense_linear
 
+__all__ = [
+    "DecoderSCVI",
+    "Encoder",
+    "FCLayers",
+    "LinearDecoderSCVI",
+    "identity",
+    "one_hot",
+    "reparameterize_gaussian",
+]
+
 
 def identity(x: Tensor) -> Tensor:
     """Return `x`: the latent transformation of the normal distribution."""
@@ -219,16 +229,6 @@ def _batch_norm(layer: nn.BatchNorm1d, x: Tensor) -> Tensor:
         return torch.stack([layer(sample) for sample in x])
     return cast(Tensor, layer(x.flatten(0, 1)).unflatten(0, x.shape[:2]))
 
-
-__all__ = [
-    "DecoderSCVI",
-    "Encoder",
-    "FCLayers",
-    "LinearDecoderSCVI",
-    "identity",
-    "one_hot",
-    "reparameterize_gaussian",
-]
 
 VARIANCE_FLOOR = 1e-4  # added to every encoder variance
 
