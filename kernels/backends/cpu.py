@@ -13,12 +13,12 @@ from ..compiling import either, register
 from ..latent import cpu as latent
 from ..likelihood import cpu as likelihood
 from ..linear import cpu as linear
-from ..linear import dense
+from ..linear import dense, products
 from ..native import library
 from .reference import REFERENCE
 
 _compiled = register("cpu", likelihood.nll_forward, likelihood.nll_backward, statistics=0)
-_by_onednn = bool(library.fastvae_blas_is_held_back()) and dense.available()
+_by_onednn = bool(library.fastvae_blas_is_held_back()) and products.available()
 
 BACKEND = REFERENCE.but(
     name="cpu",

@@ -1,8 +1,4 @@
-"""A dense layer by oneDNN on processors where torch's own BLAS leaves half the machine idle.
-
-torch multiplies float32 matrices by MKL, which on AMD processors keeps to 256-bit instructions;
-oneDNN, which torch carries as well, does not.
-"""
+"""A dense layer by oneDNN on processors where torch's own BLAS leaves half the machine idle."""
 
 from __future__ import annotations
 
@@ -12,27 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-WORTH = 2**22  # multiplications below which the call costs more than it saves
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-
-def available() -> bool:
-    """Whether this torch has the operator."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+from . import products
+from .products import ONEDNN
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether the layer is large enough, and of a kind that the operator takes."""
-    return (
-        x.dim() == 2
-        and x.dtype == weight.dtype == torch.float32
-        and x.is_contiguous()
-        and weight.is_contiguous()
-        and x.shape[0] * weight.numel() >= WORTH
-    )
+    """Whether the layer is large enough, and of a kind that oneDNN takes."""
+    return products.pays(x, weight, weight.shape[-1])
 
 
 class DenseLinear(torch.autograd.Function):
@@ -41,17 +23,20 @@ class DenseLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: D102
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return ONEDNN.layer(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         x, weight = ctx.saved_tensors
         by_x, by_weight, by_bias = ctx.needs_input_grad
-        again = torch.is_grad_enabled()  # a second derivative: in terms torch can differentiate
-        d_x = None
-        if by_x:
-            d_x = grad @ weight if again else _product(grad.contiguous(), weight.t(), None)
-        return d_x, grad.t() @ x if by_weight else None, grad.sum(dim=0) if by_bias else None
+        if torch.is_grad_enabled():  # a second derivative: in terms torch can differentiate
+            d_x = grad @ weight if by_x else None
+            d_weight = grad.t() @ x if by_weight else None
+        else:
+            grad = grad.contiguous()
+            d_x = ONEDNN.input_gradient(grad, weight) if by_x else None
+            d_weight = ONEDNN.weight_gradient(grad, x) if by_weight else None
+        return d_x, d_weight, grad.sum(dim=0) if by_bias else None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

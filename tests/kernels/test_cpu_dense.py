@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from fastvae.kernels.linear import dense
+from fastvae.kernels.linear import dense, products
 
-pytestmark = pytest.mark.skipif(not dense.available(), reason="this torch has no oneDNN")
+pytestmark = pytest.mark.skipif(not products.available(), reason="this torch has no oneDNN")
 
 ROWS, WIDE, NARROW = 128, 1000, 128  # 16 million multiplications: above what is worth it
 
@@ -65,3 +65,26 @@ def test_small_layers_and_other_types_are_left_to_torch():
     x, weight, _ = leaves(torch.float32)
     assert not dense.pays(x.t().contiguous().t(), weight)
     assert "DenseLinear" not in dense.linear(x.t().contiguous().t(), weight, None).grad_fn.name()
+
+
+@pytest.mark.parametrize("library", ["TORCH", "ONEDNN"])
+@pytest.mark.parametrize("shape", [(0, 5, 3), (1, 1, 1), (3, 2001, 7), (ROWS, WIDE, NARROW)])
+def test_the_three_products(library, shape):
+    n, genes, hidden = shape
+    make = torch.Generator().manual_seed(3)
+    x, weight, bias, grad = (
+        torch.randn(size, generator=make)
+        for size in ((n, hidden), (genes, hidden), (genes,), (n, genes))
+    )
+    chosen = getattr(products, library)
+    got = [
+        chosen.layer(x, weight, bias),
+        chosen.layer(x, weight, None),
+        chosen.input_gradient(grad, weight),
+        chosen.weight_gradient(grad, x),
+    ]
+    x, weight, bias, grad = (t.double() for t in (x, weight, bias, grad))
+    expected = [x @ weight.t() + bias, x @ weight.t(), grad @ weight, grad.t() @ x]
+    for a, b, length in zip(got, expected, (hidden, hidden, genes, n), strict=True):
+        assert a.is_contiguous()
+        torch.testing.assert_close(a.double(), b, rtol=0, atol=1e-6 * max(1, length) ** 0.5 * 10)
