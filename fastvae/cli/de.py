@@ -46,10 +46,11 @@ def de(
         Path, typer.Option("--output", "-o", help="The .csv to write, and a .png beside it.")
     ],
     group1: Annotated[
-        list[str] | None, typer.Option(help="Group to test; several times for several.  [all]")
+        list[str] | None,
+        typer.Option(help="Group to test; several times for several.", show_default="each"),
     ] = None,
     group2: Annotated[
-        str | None, typer.Option(help="Group to test against.  [all other cells]")
+        str | None, typer.Option(help="Group to test against.", show_default="all other cells")
     ] = None,
     mode: Annotated[str, typer.Option(help="change (log-fold changes) or vanilla.")] = "change",
     delta: Annotated[float, typer.Option(help="Log2-fold change that counts.")] = 0.25,

@@ -84,7 +84,7 @@ def _annotation(one: Declared) -> Any:
     kind = next(kind for kind in one.kinds if kind in (bool, int, float, str))
     more: dict[str, Any] = {"help": texts.help, "metavar": texts.metavar}
     if texts.unset is not None:
-        more["help"] += f"  [default: {texts.unset}]"
+        more["show_default"] = texts.unset
     if AUTO in one.kinds:
         return Annotated[Any, typer.Option(parser=_or_auto(kind), **more)]
     if kind is not bool:

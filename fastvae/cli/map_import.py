@@ -16,6 +16,7 @@ from .options import (
     BatchKeyOf,
     BatchPerFile,
     Device,
+    GeneNames,
     Genome,
     LabelsKey,
     Layer,
@@ -149,6 +150,7 @@ def register(app: typer.Typer) -> None:
         genome: Genome = None,
         allow_fractional: AllowFractional = False,
         allow_links: AllowLinks = False,
+        gene_names: GeneNames = None,
         dispersion: Annotated[
             str | None, typer.Option(help="Of a scvi 0.6 model whose weights leave it open.")
         ] = None,
@@ -175,6 +177,7 @@ def register(app: typer.Typer) -> None:
                 "genome": genome,
                 "allow_fractional": allow_fractional,
                 "allow_links": allow_links,
+                "gene_names": gene_names,
             }
             with run_folder(output, overwrite=overwrite) as folder:
                 if checkpoint.is_dir() and list(checkpoint.glob("*model.pt")):

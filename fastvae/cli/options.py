@@ -15,8 +15,8 @@ UseRaw = Annotated[bool, typer.Option("--use-raw", help="Take the counts from ra
 NewLayer = Annotated[
     str | None,
     typer.Option(
-        help="Layer of the new data with the counts; X is X itself.  [default: where the model had "
-        "them]"
+        help="Layer of the new data with the counts; X is X itself.",
+        show_default="where the model had them",
     ),
 ]
 NewUseRaw = Annotated[
@@ -40,25 +40,29 @@ NewAllowFractional = Annotated[
     bool | None,
     typer.Option(
         "--allow-fractional",
-        help="Take corrected counts, no longer whole numbers.  [default: if the model did]",
+        help="Take corrected counts, no longer whole numbers.",
+        show_default="if the model did",
     ),
 ]
 Genome = Annotated[str | None, typer.Option(help="Which genome of a 10x file that holds several.")]
 GeneNames = Annotated[
     str | None,
     typer.Option(
-        metavar="COLUMN", help="Column of var that names the genes.  [default: its index]"
+        metavar="COLUMN", help="Column of var that names the genes.", show_default="its index"
     ),
 ]
 NewGeneNames = Annotated[
     str | None,
     typer.Option(
-        metavar="COLUMN", help="Column of var that names the genes.  [default: the model's]"
+        metavar="COLUMN", help="Column of var that names the genes.", show_default="the model's"
     ),
 ]
 Genes = Annotated[
     Path | None,
-    typer.Option(help="Text file with the genes to use, one per line.  [default: all common]"),
+    typer.Option(
+        help="Text file with the genes to use, one per line.",
+        show_default="all that the files share",
+    ),
 ]
 MemoryLimit = Annotated[
     str | None, typer.Option(help="Memory that streaming from disk may take, such as 2GB.")

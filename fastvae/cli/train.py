@@ -44,7 +44,10 @@ def train(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Folder to write the run to.  [default: DATA's name + _fastvae]"
+            "--output",
+            "-o",
+            help="Folder to write the run to.",
+            show_default="DATA's name + _fastvae",
         ),
     ] = None,
     *,

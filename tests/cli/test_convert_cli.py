@@ -160,6 +160,15 @@ def test_import_of_scvi_tools_and_of_legacy(tmp_path):
         want = recorded["batches/qz_m"]
     latent = anndata.read_h5ad(tmp_path / "run" / "latent.h5ad").obsm["X_fastvae"]
     np.testing.assert_allclose(latent, want, atol=1e-5)
+    cells.var["symbol"] = cells.var_names
+    cells.var_names = [f"row {i}" for i in range(cells.n_vars)]
+    cells.write_h5ad(tmp_path / "renamed.h5ad")
+    output_of(
+        "import", SAVED / "batches", tmp_path / "renamed.h5ad", "-o", tmp_path / "named",
+        "--gene-names", "symbol",
+    )  # fmt: skip
+    latent = anndata.read_h5ad(tmp_path / "named" / "latent.h5ad").obsm["X_fastvae"]
+    np.testing.assert_allclose(latent, want, atol=1e-5)
     said = output_of(
         "import", LEGACY / "checkpoint.pt", tmp_path / "cells.h5ad", "-o", tmp_path / "old", code=2
     )

@@ -1,0 +1,36 @@
+"""The help of every command shows every word of it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import typer
+from command_line import run
+
+from fastvae.cli import app
+
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands
+
+
+def words(text: str) -> str:
+    """The words of a help page, without the frames and line breaks that rich puts between them."""
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_word_is_shown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich takes a text in square brackets for markup and leaves it out."""
+    monkeypatch.setenv("COLUMNS", "400")
+    shown = words(run(name, "--help").output)
+    for parameter in COMMANDS[name].params:
+        if text := getattr(parameter, "help", None):
+            assert words(text) in shown, parameter.name
+        if isinstance(parameter.show_default, str):
+            assert f"[default: ({parameter.show_default})]" in shown, parameter.name
+
+
+def test_defaults_that_depend_on_the_data_are_in_words() -> None:
+    shown = words(run("train", "--help").output)
+    assert "[default: (by the number of cells)]" in shown
