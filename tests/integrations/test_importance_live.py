@@ -18,6 +18,9 @@ from fastvae.integrations.convert import to_scvi_tools  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 DATA = small_data(150, 12)
+# Of 31 cells one lies exactly on the threshold of scikit-learn's filter: in float32, which
+# scvi-tools hands it, rounding decides whether that cell stays, and it moves every answer.
+DATA = DATA[np.arange(150) != np.flatnonzero(DATA.obs["cell_type"] == "type_0")[-1]].copy()
 TYPES = DATA.obs["cell_type"].astype(str).to_numpy()
 
 

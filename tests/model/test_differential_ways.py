@@ -14,6 +14,7 @@ from small_models import small_data
 
 from fastvae import Model
 from fastvae.errors import InputError
+from fastvae.model.differential.groups import without_outliers
 from fastvae.model.posterior import decode
 
 DATA = small_data()
@@ -277,3 +278,10 @@ def test_question_before_training() -> None:
     made = Model(small_data(60, 5), n_latent=2, n_hidden=4)
     with pytest.raises(InputError, match="has not been trained yet"):
         made.differential_expression(groupby="cell_type")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_cell_on_the_threshold_is_no_outlier(seed: int) -> None:
+    """Of 31 cells the tenth farthest out ends exactly at a cell, whatever float32 rounds to."""
+    latent = np.random.default_rng(seed).normal(size=(31, 2)).astype(np.float32)
+    assert len(without_outliers(np.arange(31), latent, 0)) == 28

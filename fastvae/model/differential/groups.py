@@ -332,10 +332,13 @@ def without_outliers(cells: np.ndarray, latent: np.ndarray, seed: int) -> np.nda
 
     if len(cells) > latent.shape[1] + 1:
         envelope = EllipticEnvelope(random_state=seed % 2**32)
+        points = latent.astype(np.float64)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of covariances without full rank
             try:
-                kept: np.ndarray = cells[envelope.fit_predict(latent) == 1]
+                inside = envelope.fit(points).decision_function(points)
+                # a cell may lie exactly on the threshold, where rounding must not decide
+                kept: np.ndarray = cells[inside >= -1e-9 * abs(envelope.offset_)]
                 return kept
             except ValueError:
                 pass
