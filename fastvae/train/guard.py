@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,27 @@ from torch import Tensor, nn
 from ..data import Minibatch
 from ..errors import InputError
 from .state import copy_state
+
+CORRECT_THE_DATA = "Correct that number in the data, or drop the cell"
+"""What to do about a number of the data that is not finite."""
+
+
+class Failure(NamedTuple):
+    """The first number that was not finite.
+
+    Attributes
+    ----------
+    step
+        Number of the minibatch, from 1.
+    what
+        Which number it is.
+    remedy
+        What to do about it; None where the cause is not known.
+    """
+
+    step: int
+    what: str
+    remedy: str | None = None
 
 
 class NonFiniteError(InputError):
@@ -50,7 +72,7 @@ def find_failure(
     gradients: Callable[[Minibatch, Tensor], None],
     apply: Callable[[], None],
     together: Callable[[bool], list[bool]],
-) -> tuple[int, str] | None:
+) -> Failure | None:
     """Train on `batches` with every step checked, up to the first that goes wrong.
 
     Parameters
@@ -62,45 +84,59 @@ def find_failure(
 
     Returns
     -------
-    tuple or None
-        The number of that step among `batches`, from 1, and what is not finite; None if all went
-        well. `module` is left as it was before that step.
+    Failure or None
+        The step counts from the first of `batches`; None if all went well. `module` is left as it
+        was before that step.
     """
     sums = torch.zeros(2, dtype=torch.float64, device=next(module.parameters()).device)
     for number, batch in enumerate(batches, start=1):
         before = copy_state(module)
         gradients(batch, sums.zero_())
-        problem = (
-            _problem_with_input(batch) or _problem_with_loss(sums) or _problem_with_gradient(module)
-        )
+        found = _failure(number, batch, sums, module)
         apply()
         name = first_non_finite(module.state_dict().items())
-        if problem is None and name is not None:
-            problem = f"{name} after the optimiser's step"
-        if together(problem is not None)[0]:
+        if found is None and name is not None:
+            found = Failure(number, f"{name} after the optimiser's step")
+        if together(found is not None)[0]:
             module.load_state_dict(before)
-            return number, problem or "a number in another process"
+            return found or Failure(number, "a number in another process")
     return None
 
 
-def _problem_with_input(batch: Minibatch) -> str | None:
-    """Say which of the numbers that the network was given is the first that is not finite."""
-    x = batch.x
-    values = x if x.layout == torch.strided else x.values()
-    wrong = (~values.isfinite()).nonzero()
+def _failure(number: int, batch: Minibatch, sums: Tensor, module: nn.Module) -> Failure | None:
+    """Return what is not finite once the gradients of a minibatch are there, the data first."""
+    if what := problem_with_input(batch):
+        return Failure(number, what, CORRECT_THE_DATA)
+    what = _problem_with_loss(sums) or _problem_with_gradient(module)
+    return Failure(number, what) if what else None
+
+
+def problem_with_input(batch: Minibatch) -> str | None:
+    """Name the first number of a minibatch's data that is not finite; None if all are."""
+    wrong = (~_counts(batch).isfinite()).reshape(-1).nonzero()
     if len(wrong):
-        if x.layout == torch.strided:
-            row, column = wrong[0].tolist()
-        else:
-            entry = int(wrong[0])
-            row = int((x.crow_indices() <= entry).sum()) - 1
-            column = int(x.col_indices()[entry])
-        return f"the count of cell {batch.cells[row]} and gene {column} (rows and columns from 0)"
+        return f"the count of {_place(batch, int(wrong[0]))}"
     for name in ("local_l_mean", "local_l_var"):
         bad = (~getattr(batch, name).isfinite()).nonzero()
         if len(bad):
             return f"{name} of cell {batch.cells[int(bad[0, 0])]} (rows from 0)"
     return None
+
+
+def _counts(batch: Minibatch) -> Tensor:
+    """Return the counts that a minibatch stores: all of a dense matrix, the nonzero ones of CSR."""
+    return batch.x if batch.x.layout == torch.strided else batch.x.values()
+
+
+def _place(batch: Minibatch, entry: int) -> str:
+    """Say of which cell and gene a count is, given its position among those that are stored."""
+    x = batch.x
+    if x.layout == torch.strided:
+        row, column = divmod(entry, x.shape[1])
+    else:
+        row = int((x.crow_indices() <= entry).sum()) - 1
+        column = int(x.col_indices()[entry])
+    return f"cell {batch.cells[row]} and gene {column} (rows and columns from 0)"
 
 
 def _problem_with_loss(sums: Tensor) -> str | None:

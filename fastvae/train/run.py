@@ -16,7 +16,14 @@ from ..errors import InputError
 from .callbacks import Callback
 from .checkpoints import Checkpoints, Loaded
 from .cuda_graph import Readback, StaticStep, make_static_step
-from .guard import NonFiniteError, find_failure, first_non_finite, non_finite_error
+from .guard import (
+    CORRECT_THE_DATA,
+    NonFiniteError,
+    find_failure,
+    first_non_finite,
+    non_finite_error,
+    problem_with_input,
+)
 from .history import COLUMNS, History, enter_losses
 from .processes import Group
 from .progress import Progress
@@ -178,7 +185,9 @@ class Run:
         if not math.isfinite(reconstruction + kl):
             self.anchor.restore(self.module, self.optimizer)
             self.within.steps = self.anchor.steps
-            raise self._error(int(row["epoch"]), None, "the validation loss")
+            bad = next(filter(None, map(problem_with_input, batches)), None)
+            remedy = CORRECT_THE_DATA if bad else None
+            raise self._error(int(row["epoch"]), None, bad or "the validation loss", remedy)
         enter_losses(row, "validation", reconstruction, kl)
         return True
 
@@ -358,13 +367,22 @@ class Run:
         if found is None:
             # The second run went well, so the failure was one of the hardware's rounding.
             self.anchor.restore(self.module, self.optimizer)
-        number, what = found or (None, "the loss")
-        step = None if number is None else self.anchor.steps + number
-        self.within.steps = self.anchor.steps if step is None else step - 1
-        raise self._error(epoch + 1, step, what)
+            self.within.steps = self.anchor.steps
+            raise self._error(epoch + 1, None, "the loss")
+        step = self.anchor.steps + found.step
+        self.within.steps = step - 1
+        raise self._error(epoch + 1, step, found.what, found.remedy)
 
-    def _error(self, epoch: int, step: int | None, what: str) -> NonFiniteError:
-        rate = self.settings.rate
+    def _error(
+        self, epoch: int, step: int | None, what: str, remedy: str | None = None
+    ) -> NonFiniteError:
         files = self.checkpoints.files if self.checkpoints else None
-        kept = files.folder if files and files.numbers() else None
-        return non_finite_error(epoch, step, what, rate, self.steps_done - self.first_step, kept)
+        return non_finite_error(
+            epoch,
+            step,
+            what,
+            self.settings.rate,
+            self.steps_done - self.first_step,
+            checkpoints=files.folder if files and files.numbers() else None,
+            remedy=remedy,
+        )

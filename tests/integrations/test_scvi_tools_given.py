@@ -184,7 +184,7 @@ def test_a_nan_that_nobody_could_see_before_is_blamed_first(adata: Any, name: st
         model.train(max_epochs=2, datamodule=Bare(manager, spoil), **QUIET)
     text = str(caught.value)
     assert f"epoch 1: {what} of row {row} of what the data module hands out is not finite" in text
-    assert "Mend that in the data or drop the cell" in text
+    assert "Correct that number in the data, or drop the cell" in text
     assert "lr" not in text
 
 

@@ -215,10 +215,32 @@ def test_count_that_is_not_finite_is_named(dense: bool) -> None:
         batches.__class__ = Dense
     settings = TrainSettings(max_epochs=1, batch_size=32)
     message = rf"the count of cell {cell} and gene {gene} \(rows and columns from 0\) is not finite"
-    with pytest.raises(NonFiniteError, match=message):
+    with pytest.raises(NonFiniteError, match=message) as caught:
         train_vae(
             Toy(), batches, None, settings, new_history(), seed=0, n_train=120, progress=False
         )
+    assert "Correct that number in the data, or drop the cell" in str(caught.value)
+    assert "learning_rate" not in str(caught.value)
+
+
+def test_count_of_a_validation_cell_that_is_not_finite_is_named() -> None:
+    spoilt = small_store()
+    spoilt.counts.data[200] = np.nan
+    gene = int(spoilt.counts.indices[200])
+    message = rf"epoch 1: the count of cell \d+ and gene {gene} .*Correct that number in the data"
+    with pytest.raises(NonFiniteError, match=message) as caught:
+        train_vae(
+            Toy(),
+            batches_of(STORE),
+            batches_of(spoilt, shuffle=False),
+            TrainSettings(max_epochs=1, batch_size=32),
+            new_history(),
+            seed=0,
+            n_train=120,
+            n_validation=120,
+            progress=False,
+        )
+    assert "learning_rate" not in str(caught.value)
 
 
 def test_library_prior_that_is_not_finite_is_named() -> None:

@@ -15,7 +15,12 @@ from scvi.train import SemiSupervisedTrainingPlan, TrainingPlan
 from scvi.train._trainingplans import _compute_kl_weight
 from torch import Tensor
 
-from ...train.guard import NonFiniteError, first_non_finite, non_finite_error
+from ...train.guard import (
+    CORRECT_THE_DATA,
+    NonFiniteError,
+    first_non_finite,
+    non_finite_error,
+)
 from ...train.state import copy_state
 from ._minibatches import wrong_input
 from ._module import LDVAE, VAE
@@ -70,7 +75,7 @@ class GuardedPlan(_Behind):
         data = wrong_input(self.trainer)
         name = first_non_finite(weights.items())
         if data is not None:
-            what, remedy = data, "Mend that in the data or drop the cell"
+            what, remedy = data, CORRECT_THE_DATA
         elif name is not None:
             what = f"{name}, before a step of this epoch,"
             remedy = "Load or train weights that are finite"
