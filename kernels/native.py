@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .counts import Counts
 
-ABI = 2
+ABI = 3
 GRAIN = 16_384  # entries that are worth a thread
 NAME = {"darwin": "libfastvae_cpu.dylib"}.get(sys.platform, "libfastvae_cpu.so")
 
@@ -103,6 +103,20 @@ class LinearCall(Structure):
     )
 
 
+class ProductCall(Structure):
+    """``FastvaeProduct``."""
+
+    _fields_ = (
+        ("n", c_int64),
+        ("g", c_int64),
+        ("h", c_int64),
+        ("threads", c_int32),
+        ("add", c_int32),
+        *((name, c_void_p) for name in ("x", "weight", "bias", "out", "grad")),
+        *((name, c_void_p) for name in ("d_x", "d_weight", "d_bias")),
+    )
+
+
 _FUNCTIONS = {
     "fastvae_abi": (c_int32, []),
     "fastvae_isa": (c_char_p, []),
@@ -120,6 +134,9 @@ _FUNCTIONS = {
     ),
     "fastvae_linear": (None, [POINTER(LinearCall)]),
     "fastvae_linear_weight_grad": (None, [POINTER(LinearCall)]),
+    "fastvae_layer": (None, [POINTER(ProductCall)]),
+    "fastvae_layer_input_grad": (None, [POINTER(ProductCall)]),
+    "fastvae_layer_weight_grad": (None, [POINTER(ProductCall)]),
 }
 
 

@@ -13,12 +13,12 @@ from ..compiling import either, register
 from ..latent import cpu as latent
 from ..likelihood import cpu as likelihood
 from ..linear import cpu as linear
-from ..linear import dense, products
+from ..linear import dense
 from ..native import library
 from .reference import REFERENCE
 
 _compiled = register("cpu", likelihood.nll_forward, likelihood.nll_backward, statistics=0)
-_by_onednn = bool(library.fastvae_blas_is_held_back()) and products.available()
+_held_back = bool(library.fastvae_blas_is_held_back())
 
 BACKEND = REFERENCE.but(
     name="cpu",
@@ -31,6 +31,6 @@ BACKEND = REFERENCE.but(
     sample_and_kl_backward=either(REFERENCE.sample_and_kl_backward, latent.sample_and_kl_backward),
     linear_forward=either(REFERENCE.linear_forward, linear.linear_forward),
     linear_weight_grad=either(REFERENCE.linear_weight_grad, linear.linear_weight_grad),
-    dense_linear=dense.linear if _by_onednn else F.linear,
+    dense_linear=dense.linear if _held_back else F.linear,
     row_sums=either(REFERENCE.row_sums, linear.row_sums),
 )

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 // Raised with every change of a struct or function here; native.py compares.
-constexpr int32_t FASTVAE_ABI = 2;
+constexpr int32_t FASTVAE_ABI = 3;
 
 #if defined(__GNUC__)
 #pragma GCC visibility push(default)
@@ -81,6 +81,22 @@ struct FastvaeLinear {
     float* d_weight;    // (H, G) contiguous
 };
 
+// The products of a dense layer: out = x W^T + bias, d_x = grad W, d_weight = grad^T x with
+// d_bias, the sums of grad over the cells. All matrices without gaps.
+struct FastvaeProduct {
+    int64_t n, g, h;
+    int32_t threads;
+    int32_t add;          // gradients are added to what is there
+    const float* x;       // (N, H)
+    const float* weight;  // (G, H)
+    const float* bias;    // (G), or NULL
+    float* out;           // (N, G)
+    const float* grad;    // (N, G)
+    float* d_x;           // (N, H)
+    float* d_weight;      // (G, H)
+    float* d_bias;        // (G), or NULL
+};
+
 int32_t fastvae_abi();
 const char* fastvae_isa();
 int32_t fastvae_blas_is_held_back();
@@ -95,6 +111,9 @@ void fastvae_gather(const FastvaeCounts* from, const int64_t* rows, int64_t n,
                     const int32_t* crow, int32_t* col, float* values, int32_t threads);
 void fastvae_linear(const FastvaeLinear* call);
 void fastvae_linear_weight_grad(const FastvaeLinear* call);
+void fastvae_layer(const FastvaeProduct* call);
+void fastvae_layer_input_grad(const FastvaeProduct* call);
+void fastvae_layer_weight_grad(const FastvaeProduct* call);
 
 }  // extern "C"
 

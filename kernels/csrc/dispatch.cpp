@@ -25,8 +25,12 @@ namespace fastvae {
     void sample_and_kl_backward(const FastvaeLatent&);                  \
     void linear(const FastvaeLinear&);                                  \
     void linear_weight_grad(const FastvaeLinear&);                      \
+    void layer(const FastvaeProduct&);                                  \
+    void layer_input_grad(const FastvaeProduct&);                       \
+    void layer_weight_grad(const FastvaeProduct&);                      \
     static const Kernels kernels = {                                    \
-        FASTVAE_TEXT(isa), nll, sample_and_kl, sample_and_kl_backward, linear, linear_weight_grad}; \
+        FASTVAE_TEXT(isa), nll, sample_and_kl, sample_and_kl_backward, linear, linear_weight_grad, \
+        layer, layer_input_grad, layer_weight_grad};                    \
     }
 
 #ifdef FASTVAE_X86_LEVELS
@@ -165,6 +169,16 @@ void fastvae_linear(const FastvaeLinear* call) { fastvae::kernels().linear(*call
 
 void fastvae_linear_weight_grad(const FastvaeLinear* call) {
     fastvae::kernels().linear_weight_grad(*call);
+}
+
+void fastvae_layer(const FastvaeProduct* call) { fastvae::kernels().layer(*call); }
+
+void fastvae_layer_input_grad(const FastvaeProduct* call) {
+    fastvae::kernels().layer_input_grad(*call);
+}
+
+void fastvae_layer_weight_grad(const FastvaeProduct* call) {
+    fastvae::kernels().layer_weight_grad(*call);
 }
 
 }  // extern "C"

@@ -14,6 +14,9 @@ struct Kernels {
     void (*sample_and_kl_backward)(const FastvaeLatent&);
     void (*linear)(const FastvaeLinear&);
     void (*linear_weight_grad)(const FastvaeLinear&);
+    void (*layer)(const FastvaeProduct&);
+    void (*layer_input_grad)(const FastvaeProduct&);
+    void (*layer_weight_grad)(const FastvaeProduct&);
 };
 
 // Memory that a thread keeps from call to call, at least this many bytes of it; what was in it is

@@ -1,20 +1,70 @@
-"""A dense layer by oneDNN on processors where torch's own BLAS leaves half the machine idle."""
+"""Dense layers by libfastvae_cpu where torch's own BLAS leaves half of the processor idle.
+
+torch multiplies float32 matrices by MKL, which on AMD processors keeps to 256-bit instructions. The
+library uses all of a vector there; it can add to what is there already, it sums the gradient by the
+bias along the way, and the number of threads changes no bit of what it computes.
+"""
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import products
-from .products import ONEDNN
+from ..native import ProductCall, library, threads_for
+from .products import TORCH, Products
+
+WORTH = 2**20  # multiplications below which the call costs more than it saves
+
+
+def fits(*matrices: Tensor | None) -> bool:
+    """Whether the library takes these: float32 on the CPU, not empty and without gaps."""
+    return all(
+        t is None or (t.dtype == torch.float32 and t.is_contiguous() and t.is_cpu and t.numel())
+        for t in matrices
+    )
+
+
+def _call(n: int, g: int, h: int, add: bool, **tensors: Tensor | None) -> Any:
+    found = {name: None if t is None else t.data_ptr() for name, t in tensors.items()}
+    threads = threads_for(n * g * h // 64)
+    return ctypes.byref(ProductCall(n=n, g=g, h=h, threads=threads, add=add, **found))
+
+
+def _layer(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    if not fits(x, weight, bias, out):
+        return TORCH.layer(x, weight, bias, out)
+    sizes = x.shape[0], *weight.shape
+    library.fastvae_layer(_call(*sizes, False, x=x, weight=weight, bias=bias, out=out))
+
+
+def _input_gradient(grad: Tensor, weight: Tensor, out: Tensor, add: bool) -> None:
+    if not fits(grad, weight, out):
+        return TORCH.input_gradient(grad, weight, out, add)
+    sizes = grad.shape[0], *weight.shape
+    library.fastvae_layer_input_grad(_call(*sizes, add, grad=grad, weight=weight, d_x=out))
+
+
+def _weight_gradient(
+    grad: Tensor, x: Tensor, out: Tensor, bias_out: Tensor | None, add: bool
+) -> None:
+    if not fits(grad, x, out, bias_out):
+        return TORCH.weight_gradient(grad, x, out, bias_out, add)
+    call = _call(*grad.shape, x.shape[1], add, grad=grad, x=x, d_weight=out, d_bias=bias_out)
+    library.fastvae_layer_weight_grad(call)
+
+
+LIBRARY = Products(_layer, _input_gradient, _weight_gradient)
+
+FASTEST = LIBRARY if library.fastvae_blas_is_held_back() else TORCH
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether the layer is large enough, and of a kind that oneDNN takes."""
-    return products.pays(x, weight, weight.shape[-1])
+    """Whether the layer is large enough, and of a kind that the library takes."""
+    return x.dim() == 2 and x.shape[0] * weight.numel() >= WORTH and fits(x, weight)
 
 
 class DenseLinear(torch.autograd.Function):
@@ -23,20 +73,30 @@ class DenseLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: D102
         ctx.save_for_backward(x, weight)
-        return ONEDNN.layer(x, weight, bias)
+        out = x.new_empty(x.shape[0], weight.shape[0])
+        LIBRARY.layer(x, weight, bias, out)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         x, weight = ctx.saved_tensors
         by_x, by_weight, by_bias = ctx.needs_input_grad
+        d_x = d_weight = d_bias = None
         if torch.is_grad_enabled():  # a second derivative: in terms torch can differentiate
             d_x = grad @ weight if by_x else None
             d_weight = grad.t() @ x if by_weight else None
-        else:
-            grad = grad.contiguous()
-            d_x = ONEDNN.input_gradient(grad, weight) if by_x else None
-            d_weight = ONEDNN.weight_gradient(grad, x) if by_weight else None
-        return d_x, d_weight, grad.sum(dim=0) if by_bias else None
+            return d_x, d_weight, grad.sum(dim=0) if by_bias else None
+        grad = grad.contiguous()
+        if by_x:
+            d_x = torch.empty_like(x)
+            LIBRARY.input_gradient(grad, weight, d_x, False)
+        if by_weight:
+            d_weight = torch.empty_like(weight)
+            d_bias = weight.new_empty(len(weight)) if by_bias else None
+            LIBRARY.weight_gradient(grad, x, d_weight, d_bias, False)
+        elif by_bias:
+            d_bias = grad.sum(dim=0)
+        return d_x, d_weight, d_bias
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,9 +1,4 @@
-"""The three products of a linear layer and its gradients on the CPU, in float32.
-
-torch multiplies float32 matrices by MKL, which on AMD processors keeps to 256-bit instructions;
-oneDNN, which torch carries as well, does not. oneDNN is slow where it has to write its result
-transposed, so that the gradient by the weight is made as (H, G) and turned over afterwards.
-"""
+"""The three products of a dense layer, into memory that is there; here by torch, on any device."""
 
 from __future__ import annotations
 
@@ -12,66 +7,50 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-
-WORTH = 2**22  # multiplications below which oneDNN's call costs more than it saves
 
 
 class Products(NamedTuple):
-    """Products of one library, for x (N, H), a weight (G, H) and an upstream gradient (N, G).
+    """Who multiplies, for x (N, H), a weight (G, H), a bias (G,) and an upstream gradient (N, G).
 
     Attributes
     ----------
     layer
-        ``x @ weight.T + bias`` of x, weight and a bias (G,) or None; (N, G).
+        ``layer(x, weight, bias, out)``: x @ weight.T + bias, (N, G); `bias` may be None.
     input_gradient
-        ``grad @ weight`` of grad and weight; (N, H).
+        ``input_gradient(grad, weight, out, add)``: grad @ weight, (N, H).
     weight_gradient
-        ``grad.T @ x`` of grad and x; (G, H).
+        ``weight_gradient(grad, x, out, bias_out, add)``: grad.T @ x, (G, H), and the column sums
+        of grad in `bias_out` (G,) unless that is None.
+
+    Results are written to the memory given as `out`, or are added to what is there with `add`.
     """
 
-    layer: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    input_gradient: Callable[[Tensor, Tensor], Tensor]
-    weight_gradient: Callable[[Tensor, Tensor], Tensor]
+    layer: Callable[[Tensor, Tensor, Tensor | None, Tensor], None]
+    input_gradient: Callable[[Tensor, Tensor, Tensor, bool], None]
+    weight_gradient: Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], None]
 
 
-def available() -> bool:
-    """Whether this torch has oneDNN's product."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def _layer(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    if bias is None:
+        torch.mm(x, weight.t(), out=out)
+    else:
+        torch.addmm(bias, x, weight.t(), out=out)
 
 
-def pays(a: Tensor, b: Tensor, shared: int) -> bool:
-    """Whether two matrices that share a side are large enough for oneDNN, and of its kind."""
-    return (
-        a.dim() == b.dim() == 2
-        and a.dtype == b.dtype == torch.float32
-        and a.is_contiguous()
-        and b.is_contiguous()
-        and a.numel() * b.numel() >= WORTH * max(1, shared)
-    )
+def _input_gradient(grad: Tensor, weight: Tensor, out: Tensor, add: bool) -> None:
+    if add:
+        out.addmm_(grad, weight)
+    else:
+        torch.mm(grad, weight, out=out)
 
 
-def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+def _weight_gradient(
+    grad: Tensor, x: Tensor, out: Tensor, bias_out: Tensor | None, add: bool
+) -> None:
+    _input_gradient(grad.t(), x, out, add)
+    if bias_out is not None:
+        by_bias = grad.sum(dim=0)
+        bias_out.copy_(bias_out + by_bias if add else by_bias)
 
 
-def _layer(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if pays(x, weight, weight.shape[1]):
-        return _product(x, weight, bias)
-    return F.linear(x, weight, bias)
-
-
-def _input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
-    if pays(grad, weight, weight.shape[0]):
-        return _product(grad, weight.t())
-    return grad @ weight
-
-
-def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
-    if pays(grad, x, x.shape[0]):
-        return _product(x.t(), grad.t()).t().contiguous()
-    return grad.t() @ x
-
-
-TORCH = Products(F.linear, torch.matmul, lambda grad, x: grad.t() @ x)
-ONEDNN = Products(_layer, _input_gradient, _weight_gradient)
+TORCH = Products(_layer, _input_gradient, _weight_gradient)

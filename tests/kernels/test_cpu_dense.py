@@ -1,10 +1,12 @@
-"""Dense layers by oneDNN, where torch carries it, against float64."""
+"""Dense layers and their products by libfastvae_cpu, against float64."""
 
 import pytest
 import torch
+from fastvae.kernels import native
 from fastvae.kernels.linear import dense, products
 
-pytestmark = pytest.mark.skipif(not products.available(), reason="this torch has no oneDNN")
+if torch.get_default_device().type != "cpu":
+    pytest.skip("the library computes on the CPU", allow_module_level=True)
 
 ROWS, WIDE, NARROW = 128, 1000, 128  # 16 million multiplications: above what is worth it
 
@@ -67,24 +69,80 @@ def test_small_layers_and_other_types_are_left_to_torch():
     assert "DenseLinear" not in dense.linear(x.t().contiguous().t(), weight, None).grad_fn.name()
 
 
-@pytest.mark.parametrize("library", ["TORCH", "ONEDNN"])
-@pytest.mark.parametrize("shape", [(0, 5, 3), (1, 1, 1), (3, 2001, 7), (ROWS, WIDE, NARROW)])
-def test_the_three_products(library, shape):
-    n, genes, hidden = shape
+FASTEST = native.instruction_set()
+INSTRUCTION_SETS = [
+    name for name in ("v2", "v3", "v4", "native", "baseline") if native.use_instruction_set(name)
+]
+native.use_instruction_set(FASTEST)
+SHAPES = [(0, 5, 3), (1, 1, 1), (3, 2001, 7), (13, 65, 130), (300, 517, 257), (70, 9000, 64)]
+
+
+@pytest.fixture
+def _restored():
+    yield
+    native.use_instruction_set(FASTEST)
+    torch.set_num_threads(1)
+
+
+def drawn(n, genes, hidden):
     make = torch.Generator().manual_seed(3)
-    x, weight, bias, grad = (
-        torch.randn(size, generator=make)
-        for size in ((n, hidden), (genes, hidden), (genes,), (n, genes))
-    )
-    chosen = getattr(products, library)
-    got = [
-        chosen.layer(x, weight, bias),
-        chosen.layer(x, weight, None),
-        chosen.input_gradient(grad, weight),
-        chosen.weight_gradient(grad, x),
-    ]
-    x, weight, bias, grad = (t.double() for t in (x, weight, bias, grad))
-    expected = [x @ weight.t() + bias, x @ weight.t(), grad @ weight, grad.t() @ x]
-    for a, b, length in zip(got, expected, (hidden, hidden, genes, n), strict=True):
-        assert a.is_contiguous()
-        torch.testing.assert_close(a.double(), b, rtol=0, atol=1e-6 * max(1, length) ** 0.5 * 10)
+    sizes = (n, hidden), (genes, hidden), (genes,), (n, genes)
+    return [torch.randn(size, generator=make) for size in sizes]
+
+
+def made(chosen, n, genes, hidden):
+    """Every product of one library, on its own and added to what was there."""
+    x, weight, bias, grad = drawn(n, genes, hidden)
+    found = [torch.full((n, genes), torch.nan) for _ in range(2)]
+    chosen.layer(x, weight, bias, found[0])
+    chosen.layer(x, weight, None, found[1])
+    for add in (False, True):
+        start = torch.ones if add else torch.empty
+        by_x, by_weight, by_bias = start(n, hidden), start(genes, hidden), start(genes)
+        chosen.input_gradient(grad, weight, by_x, add)
+        chosen.weight_gradient(grad, x, by_weight, by_bias, add)
+        found += [t - 1 if add else t for t in (by_x, by_weight, by_bias)]
+    return found
+
+
+def exact(n, genes, hidden):
+    x, weight, bias, grad = (t.double() for t in drawn(n, genes, hidden))
+    by = [grad @ weight, grad.t() @ x, grad.sum(dim=0)]
+    return [x @ weight.t() + bias, x @ weight.t(), *by, *by]
+
+
+@pytest.mark.usefixtures("_restored")
+@pytest.mark.parametrize("instructions", ["torch", *INSTRUCTION_SETS])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_three_products(instructions, shape):
+    if instructions != "torch":
+        native.use_instruction_set(instructions)
+    chosen = products.TORCH if instructions == "torch" else dense.LIBRARY
+    n, genes, hidden = shape
+    lengths = [hidden, hidden, *[genes, n, n] * 2]
+    for a, b, length in zip(made(chosen, *shape), exact(*shape), lengths, strict=True):
+        # each step rounds a sum that grows as the root of their number
+        torch.testing.assert_close(a.double(), b, rtol=0, atol=3e-7 * max(8, length))
+
+
+@pytest.mark.usefixtures("_restored")
+def test_threads_change_no_bit_of_a_product(monkeypatch):
+    monkeypatch.setattr(native, "GRAIN", 1)
+    shape = (150, 9000, 70)
+    one = made(dense.LIBRARY, *shape)
+    for threads in (2, 3, 4):
+        torch.set_num_threads(threads)
+        assert all(map(torch.equal, one, made(dense.LIBRARY, *shape)))
+
+
+def test_matrices_with_gaps_and_of_other_types_are_multiplied_by_torch():
+    x, weight, bias, grad = drawn(20, 30, 8)
+    for cast in (torch.Tensor.double, lambda t: t.repeat_interleave(2, dim=-1)[..., ::2]):
+        parts = [cast(t) for t in (x, weight, bias, grad)]
+        out = parts[0].new_empty(20, 30)
+        dense.LIBRARY.layer(*parts[:3], out)
+        torch.testing.assert_close(out.float(), x @ weight.t() + bias)
+        by_weight, by_bias = parts[0].new_empty(30, 8), parts[0].new_empty(30)
+        dense.LIBRARY.weight_gradient(parts[3], parts[0], by_weight, by_bias, False)
+        torch.testing.assert_close(by_weight.float(), grad.t() @ x)
+        torch.testing.assert_close(by_bias.float(), grad.sum(dim=0))
