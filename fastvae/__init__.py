@@ -6,9 +6,14 @@ Importing this package loads nothing heavy: each public name is imported when it
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# OpenMP reads this when torch loads it. Threads that spin for long while they wait make training
+# many times slower as soon as another program wants the same processors.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from . import datasets, distributions, functional, nn

@@ -5,7 +5,6 @@ Nothing heavy is imported before a command runs, so that ``--help`` is quick.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -50,9 +49,6 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line."""
-    # Read when torch loads its OpenMP: threads that spin for long while they wait make training
-    # several times slower as soon as another process wants the same cores.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     app(prog_name="fastvae")
 
 

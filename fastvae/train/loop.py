@@ -129,6 +129,7 @@ def train_vae(
             torch.enable_grad(),
             matrix_precision(settings.precision, run.device),
             run.group.working(module, settings.sync_batch_norm),
+            run.watch,
             compiled_layers(module, settings.compile, run.device),
         ):
             if checkpoints and checkpoints.found:

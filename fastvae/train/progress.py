@@ -44,6 +44,9 @@ class Progress:
     def after_epoch(self, epoch: int, elbo: float, validation: float) -> None:
         """Note that `epoch` is done."""
 
+    def say(self, text: str) -> None:
+        """Tell something once, without disturbing what is shown."""
+
     def close(self) -> None:
         """Put the terminal back."""
 
@@ -80,6 +83,10 @@ class Lines(Progress):
         silent = time.perf_counter() - self._last_line >= LINE_EVERY_SECONDS
         if number == 1 or number % self._every == 0 or epoch == self.last_epoch or silent:
             self._write(epoch, self.n_cells, elbo)
+
+    def say(self, text: str) -> None:
+        """Write a line."""
+        print(text, file=sys.stderr, flush=True)
 
     def _write(self, epoch: int, cells: int, elbo: float) -> None:
         self._last_line = time.perf_counter()
@@ -119,6 +126,10 @@ class Bar(Progress):
         """Move the bar to the end of `epoch`."""
         self.validation = validation
         self.within_epoch(epoch, self.n_cells, elbo)
+
+    def say(self, text: str) -> None:
+        """Write a line above the bar."""
+        self._rich.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
         """Leave the bar as it stands and give the cursor back."""

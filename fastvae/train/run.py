@@ -44,6 +44,7 @@ from .state import (
 )
 from .step import apply_gradients, compute_gradients, evaluate_sums
 from .stopping import EarlyStopping, Interrupt
+from .thread_watch import ThreadWatch
 
 VALIDATION_SEED = 0
 """Validation draws the same noise after every epoch, so that its curve shows the model alone."""
@@ -104,6 +105,7 @@ class Run:
         self.plateau = Plateau.of(settings)
         self.callbacks = list(callbacks)
         self._static: StaticStep | None = None
+        self.watch = ThreadWatch(self.device.type == "cpu" and self.group.alone, self.say)
         on_cuda = self.device.type == "cuda"
         self.optimizer = torch.optim.Adam(
             [p for p in module.parameters() if p.requires_grad],
@@ -133,6 +135,7 @@ class Run:
             else:
                 self._gradients(batch, within.sums)
                 self._apply()
+            self.watch.after_step()
             within.cells += self._sizes[within.steps]
             within.steps += 1
             now = time.perf_counter()
@@ -282,6 +285,10 @@ class Run:
 
     def _fresh(self) -> Within:
         return Within(torch.zeros(2, dtype=torch.float64, device=self.device))
+
+    def say(self, text: str) -> None:
+        """Tell the user, where progress is shown."""
+        self.progress.say(text)
 
     def show(self, progress: Progress) -> None:
         """Tell `progress` what happens from here on."""

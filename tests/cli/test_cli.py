@@ -18,7 +18,7 @@ from small_models import small_data
 
 import fastvae
 from fastvae import Model
-from fastvae.cli import demo, main
+from fastvae.cli import demo
 from fastvae.train import COLUMNS, read_history
 
 TRAIN = ["--max-epochs", "2", "--batch-size", "32", "--n-latent", "3", "--n-hidden", "8"]
@@ -293,13 +293,3 @@ def test_help_imports_nothing_heavy() -> None:
     imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "typer" in imported
     assert not imported & {"torch", "numpy", "anndata", "pandas", "scipy", "matplotlib", "h5py"}
-
-
-def test_waiting_threads_soon_sleep_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["fastvae.cli.app"], "app", lambda **_: None)
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    main()
-    assert os.environ["GOMP_SPINCOUNT"] == "7"
-    monkeypatch.delenv("GOMP_SPINCOUNT")
-    main()
-    assert os.environ["GOMP_SPINCOUNT"] == "1000"

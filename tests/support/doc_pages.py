@@ -174,7 +174,6 @@ def _fastvae(arguments: list[str], patch: pytest.MonkeyPatch) -> None:
         name for word in arguments for name in (sorted(glob.glob(word)) if "*" in word else [word])
     ]
     patch.setattr(sys, "argv", ["fastvae", *expanded])
-    patch.setenv("GOMP_SPINCOUNT", os.environ.get("GOMP_SPINCOUNT", "1000"))
     with pytest.raises(SystemExit) as end:
         command.load()()
     assert end.value.code in (0, None), f"fastvae {shlex.join(expanded)} ended with an error"
