@@ -23,6 +23,9 @@ class Backend:
         What computes, for people.
     nll_forward, nll_backward
         Likelihood of each cell from decoder logits.
+    nll_and_gradients
+        The likelihood with its gradients for an upstream gradient that is given. The gradients by
+        scale and zero-inflation logits may be laid into given memory: that of the logits, too.
     nll_with_gradients, finish
         The likelihood with its gradients for the upstream gradient seen last, and the gradients
         for the one that came; None where backward computes them.
@@ -43,6 +46,7 @@ class Backend:
     title: str
     nll_forward: Callable[..., Any]
     nll_backward: Callable[..., Any]
+    nll_and_gradients: Callable[..., Any]
     log_prob_forward: Callable[..., Any]
     log_prob_backward: Callable[..., Any]
     sample_and_kl_forward: Callable[..., Any]

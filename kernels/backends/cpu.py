@@ -25,6 +25,7 @@ BACKEND = REFERENCE.but(
     title="compiled CPU kernels",
     nll_forward=either(_compiled.nll_forward, likelihood.nll_forward),
     nll_backward=either(_compiled.nll_backward, likelihood.nll_backward),
+    nll_and_gradients=likelihood.nll_and_gradients,
     nll_with_gradients=likelihood.nll_with_gradients,
     finish=likelihood.finish,
     sample_and_kl_forward=either(REFERENCE.sample_and_kl_forward, latent.sample_and_kl_forward),

@@ -18,6 +18,7 @@ REFERENCE = Backend(
     title="torch operations",
     nll_forward=likelihood.nll_forward,
     nll_backward=likelihood.nll_backward,
+    nll_and_gradients=likelihood.nll_and_gradients,
     log_prob_forward=likelihood.log_prob_forward,
     log_prob_backward=likelihood.log_prob_backward,
     sample_and_kl_forward=latent.sample_and_kl_forward,

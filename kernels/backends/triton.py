@@ -23,6 +23,7 @@ BACKEND = REFERENCE.but(
     title="Triton kernels",
     nll_forward=either(_compiled.nll_forward, likelihood.nll_forward),
     nll_backward=either(_compiled.nll_backward, likelihood.nll_backward),
+    nll_and_gradients=likelihood.nll_and_gradients,
     log_prob_forward=elementwise.log_prob_forward,
     log_prob_backward=elementwise.log_prob_backward,
     sample_and_kl_forward=latent.sample_and_kl_forward,

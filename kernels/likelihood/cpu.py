@@ -19,11 +19,10 @@ from torch import Tensor
 from ..counts import Counts
 from ..native import NllCall, counts_argument, library, matrix, threads_for, vector
 from ..parameters import Parameters
+from .reference import Grads, laid_into
 
 BLOCKS = 64  # partial sums of the dispersion's gradient, at most (and one per group more)
 BLOCK_ROWS = 8  # cells in one, at least
-
-Grads = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 class Blocks(NamedTuple):
@@ -134,6 +133,19 @@ def nll_backward(
 ) -> Grads:
     """Gradients by scale logits, log library, log theta and zi logits, where `needs` says so."""
     return _needed(_run(x, p, grad, needs[2])[1], needs)
+
+
+def nll_and_gradients(
+    grad: Tensor,
+    x: Counts,
+    p: Parameters,
+    needs: tuple[bool, bool, bool, bool],
+    out: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> tuple[Tensor, Grads]:
+    """Negative log-likelihood per cell and its gradients for `grad`, as in ``reference.py``."""
+    nll, grads = _run(x, p, grad, needs[2])
+    d_scale, d_library, d_theta, d_zi = _needed(grads, needs)
+    return nll, (laid_into(out[0], d_scale), d_library, d_theta, laid_into(out[1], d_zi))
 
 
 def _needed(grads: Grads, needs: tuple[bool, bool, bool, bool]) -> Grads:

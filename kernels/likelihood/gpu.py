@@ -36,6 +36,7 @@ from .gpu_entry import (
     saddle_nll,
     saturate,
 )
+from .reference import Grads, laid_into
 
 
 @triton.jit
@@ -297,3 +298,16 @@ def nll_backward(
         d_theta = d_theta.view(groups, chunks, genes).sum(dim=1)
         d_theta = d_theta if grouped else d_theta[0]
     return d_scale, d_library, d_theta, d_zi
+
+
+def nll_and_gradients(
+    grad: Tensor,
+    x: Counts,
+    p: Parameters,
+    needs: tuple[bool, bool, bool, bool],
+    out: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> tuple[Tensor, Grads]:
+    """Negative log-likelihood per cell and its gradients for `grad`, as in ``reference.py``."""
+    nll, stats = nll_forward(x, p)
+    d_scale, d_library, d_theta, d_zi = nll_backward(grad, x, p, stats, needs)
+    return nll, (laid_into(out[0], d_scale), d_library, d_theta, laid_into(out[1], d_zi))

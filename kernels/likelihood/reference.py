@@ -20,6 +20,7 @@ from ..counts import Counts
 from ..parameters import Parameters, same_dtype
 
 Pieces = TypeVar("Pieces", nm.PoissonPieces, nm.NBPieces)
+Grads = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 class Entries(NamedTuple):
@@ -181,7 +182,7 @@ def nll_backward(
     p: Parameters,
     norm: Tensor,
     needs: tuple[bool, bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+) -> Grads:
     """Gradients by scale logits, log library, log theta and zi logits, where `needs` says so."""
     p = p.same_dtype()
     scale_logits, _, log_theta, _, theta_index = p
@@ -204,6 +205,36 @@ def nll_backward(
     if by_zi and grads.zi_logits is not None:
         d_zi = grads.zi_logits * grad
     return d_scale, d_library if by_library else None, d_theta, d_zi
+
+
+def nll_and_gradients(
+    grad: Tensor,
+    x: Counts,
+    p: Parameters,
+    needs: tuple[bool, bool, bool, bool],
+    out: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> tuple[Tensor, Grads]:
+    """Negative log-likelihood per cell (N,), and its gradients for the upstream gradient `grad`.
+
+    Parameters
+    ----------
+    grad : Tensor, (N,)
+    x : Counts
+    p : Parameters
+    needs : bool for each of scale logits, log library, log theta and zi logits
+        The other gradients are None.
+    out : pair of Tensor or None, (N, G)
+        Memory for the gradients by scale and by zi logits, of these logits' dtype; it may be the
+        logits' own. New memory where None.
+    """
+    nll, norm = nll_forward(x, p)
+    d_scale, d_library, d_theta, d_zi = nll_backward(grad, x, p, norm, needs)
+    return nll, (laid_into(out[0], d_scale), d_library, d_theta, laid_into(out[1], d_zi))
+
+
+def laid_into(out: Tensor | None, values: Tensor | None) -> Tensor | None:
+    """`values` copied into `out`, where there are both."""
+    return values if out is None or values is None else out.copy_(values)
 
 
 def _from_mean(
