@@ -80,6 +80,11 @@ def evaluating(module: nn.Module, seed: int | None = 0) -> Iterator[None]:
             part.training = training
 
 
+def readable(values: torch.Tensor, force: bool | None) -> bool:
+    """Whether a check may look at numbers: on the CPU or where asked, never while compiling."""
+    return bool(values.device.type == "cpu" or force) and not torch.compiler.is_compiling()
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether someone listens to the calls of `module` itself."""
     return bool(

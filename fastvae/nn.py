@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
-from ._covariates import category
+from ._covariates import Codes
 from ._torch import has_hooks
 from .errors import InputError
 from .functional.linear import dense_linear
@@ -59,11 +59,7 @@ def one_hot(index: Tensor, n_cat: int) -> Tensor:
     InputError
         Wrong shape, or (on CPU) a code out of range.
     """
-    codes = category(index, n_cat, index.shape[0], "index")
-    if codes.shape[1] == n_cat and n_cat > 1:
-        return codes.to(torch.float32)
-    rows = torch.zeros(codes.shape[0], n_cat, device=codes.device)
-    return rows.scatter_(1, codes, 1.0)
+    return Codes(index, index.shape[0], "index").one_hot(n_cat, torch.float32)
 
 
 def reparameterize_gaussian(mu: Tensor, var: Tensor) -> Tensor:
@@ -180,12 +176,11 @@ class FCLayers(nn.Module):
                 f"{len(cat_list)} covariates given, the layers were built for "
                 f"{len(self.n_cat_list)}; pass one tensor (or None) for each."
             )
-        rows = []
-        for k, n_cat in enumerate(self.n_cat_list):
-            if n_cat > 1:
-                codes = category(cat_list[k], n_cat, x.shape[-2], f"covariate {k}", device=x.device)
-                rows.append(codes if codes.shape[1] == n_cat else one_hot(codes, n_cat))
-        return rows
+        return [
+            Codes(given, x.shape[-2], f"covariate {k}", device=x.device).one_hot(n_cat)
+            for k, (n_cat, given) in enumerate(zip(self.n_cat_list, cat_list, strict=False))
+            if n_cat > 1
+        ]
 
 
 def _linear(layer: nn.Linear, x: Tensor, indicators: list[Tensor]) -> Tensor:

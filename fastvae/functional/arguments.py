@@ -59,9 +59,12 @@ def per_cell(name: str, got: Tensor, n: int) -> Tensor:
 
 
 def dispersion(
-    log_theta: Tensor | None, theta_index: Tensor | None, n: int, g: int
+    log_theta: Tensor | None, theta_index: Tensor | None, n: int, g: int, in_range: bool = False
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Accept the three layouts of log theta; return it with the row index of each cell."""
+    """Accept the three layouts of log theta; return it with the row index of each cell.
+
+    `in_range` says that the caller has checked the range of `theta_index`.
+    """
     if log_theta is None:
         return None, None
     if log_theta.dim() not in (1, 2) or log_theta.shape[-1] != g:
@@ -78,7 +81,8 @@ def dispersion(
                 f"expected ({n},) integers, one row of log_theta per cell"
             )
         theta_index = theta_index.reshape(n).long()
-        index_range("theta_index", theta_index, log_theta.shape[0], "rows of log_theta")
+        if not in_range:
+            index_range("theta_index", theta_index, log_theta.shape[0], "rows of log_theta")
         return log_theta, theta_index
     if log_theta.dim() == 2 and log_theta.shape[0] != n:
         if log_theta.shape[0] != 1:

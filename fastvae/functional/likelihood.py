@@ -96,13 +96,14 @@ def _nll(
     log_theta: Tensor | None,
     zi_logits: Tensor | None,
     theta_index: Tensor | None,
+    in_range: bool = False,
 ) -> Tensor:
     counts = _check.counts(x)
     _check.refuse_gradient(x)
     n, g = counts.shape
     _check.shape("scale_logits", scale_logits, (n, g), "x")
     log_library = _check.per_cell("log_library", log_library, n)
-    log_theta, theta_index = _check.dispersion(log_theta, theta_index, n, g)
+    log_theta, theta_index = _check.dispersion(log_theta, theta_index, n, g, in_range)
     if zi_logits is not None:
         _check.shape("zi_logits", zi_logits, (n, g), "x")
     parameters = scale_logits, log_library, log_theta, zi_logits
@@ -183,18 +184,19 @@ def nll_of(
     zi_logits: Tensor | None,
     *,
     theta_index: Tensor | None = None,
+    in_range: bool = False,
 ) -> Tensor:
     """Negative log-likelihood of each cell (N,) under "zinb", "nb" or "poisson".
 
-    Parameters that the family has not are left out.
+    Parameters that the family does not have are left out. `in_range` says that the caller has
+    checked the range of `theta_index`.
     """
     if family == "poisson":
-        return poisson_nll(x, scale_logits, log_library)
+        return _nll(x, scale_logits, log_library, None, None, None)
     assert log_theta is not None
-    if family == "nb":
-        return nb_nll(x, scale_logits, log_library, log_theta, theta_index=theta_index)
-    assert zi_logits is not None
-    return zinb_nll(x, scale_logits, log_library, log_theta, zi_logits, theta_index=theta_index)
+    assert zi_logits is not None or family == "nb"
+    zi_logits = zi_logits if family == "zinb" else None
+    return _nll(x, scale_logits, log_library, log_theta, zi_logits, theta_index, in_range)
 
 
 def log_prob_of(

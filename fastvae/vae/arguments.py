@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._covariates import _readable
+from .._torch import readable
 from ..errors import InputError
 
 
@@ -41,7 +41,7 @@ def check_counts(x: Tensor, force: bool | None) -> None:
     Reading the answer synchronises with an accelerator, so other devices than the CPU are
     checked only when `force` is true.
     """
-    if force is False or not _readable(x, force):
+    if force is False or not readable(x, force):
         return
     values = x.detach()
     if values.layout == torch.sparse_csr:
@@ -82,6 +82,6 @@ def prior(value: Any, name: str, like: Tensor) -> Tensor:
         raise InputError(
             f"{name} has shape {tuple(column.shape)}, expected {tuple(like.shape)} (one per cell)."
         )
-    if name.endswith("var") and _readable(column, None) and not bool((column > 0).all()):
+    if name.endswith("var") and readable(column, None) and not bool((column > 0).all()):
         raise InputError(f"{name} must be > 0 in every cell: it is a variance.")
     return column.expand_as(like)

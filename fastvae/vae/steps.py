@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from .._covariates import category, codes_of
+from .._covariates import Codes, Covariates
 from .._torch import csr_of
 from ..errors import InputError, one_of
 from ..functional.likelihood import nll_of
 from ..nn import VARIANCE_FLOOR, Encoder, identity
 from .arguments import check_counts, check_matrix, prior
-from .stock import decoder_batches, stock_encoder, takes_sparse
+from .stock import categories, stock_encoder, takes_one_hot, takes_sparse
 
 if TYPE_CHECKING:
     from .vae import VAE
@@ -50,52 +50,51 @@ def encoder_input(model: VAE, x: Tensor) -> Tensor:
     return csr_of(x.crow_indices(), x.col_indices(), values, (x.shape[0], x.shape[1]))
 
 
-def as_column(value: Any) -> Any:
-    """(N,) tensors as (N, 1); anything else untouched."""
-    return value.unsqueeze(1) if isinstance(value, Tensor) and value.dim() == 1 else value
+def covariates_of(model: VAE, x: Tensor, batch_index: Any, y: Any) -> Covariates:
+    """Batch and label of the cells of `x`: parsed here, checked when they are first read."""
+    return Covariates.of(x, batch_index, y, force=model.check_counts)
 
 
-def decoder_batch(model: VAE, batch_index: Any, transform_batch: Any, x: Tensor) -> Any:
-    """The batch the decoder is told: codes (N, 1), one-hot (N, K), or as given if it takes none."""
-    n_cat, name = decoder_batches(model.decoder), "batch_index"
-    if transform_batch is not None:
-        name = "transform_batch"
-        try:
-            batch_index = torch.as_tensor(transform_batch, device=x.device)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"transform_batch={transform_batch!r} is not a batch code; pass an int, or one "
-                "code per cell."
-            ) from error
-        if batch_index.numel() == 1:
-            batch_index = batch_index.reshape(1, 1).expand(x.shape[0], 1)
-    if n_cat > 1:
-        return category(
-            batch_index, n_cat, x.shape[0], name, device=x.device, force=model.check_counts
-        )
-    return as_column(batch_index)
+def told(network: Any, k: int, codes: Codes, name: str | None = None) -> Any:
+    """What a network is told as covariate `k`: as given, if it is not one of ours or takes none.
+
+    Our own layers take one-hot rows as they are, so that nothing is checked or made again.
+    """
+    n_cat = categories(network, k)
+    if n_cat < 2:
+        return codes.given
+    if takes_one_hot(network):
+        return codes.one_hot(n_cat, name=name)
+    return codes.column(n_cat, name)
 
 
-def encoder_covariates(model: VAE, batch_index: Any, x: Tensor) -> tuple[Any, ...]:
-    """What the encoders are told before the label: nothing, or the batch of each cell."""
+def encoder_batch(model: VAE, encoder: Any, covariates: Covariates) -> tuple[Any, ...]:
+    """What an encoder is told before the label: nothing, or the batch of each cell."""
     if not model.encode_covariates:
         return ()
     if model.n_batch < 2:
         return (None,)
+    column = covariates.batch.column(model.n_batch)
+    return (told(encoder, 0, covariates.batch) if categories(encoder, 0) > 1 else column,)
+
+
+def encoder_covariates(model: VAE, covariates: Covariates) -> tuple[Any, ...]:
+    """What the encoder of z is told: the batch where the model says so, and the label."""
+    batch = encoder_batch(model, model.z_encoder, covariates)
+    k = len(batch)
+    return *batch, told(model.z_encoder, k, covariates.labels, f"covariate {k}")
+
+
+def decoder_covariates(model: VAE, covariates: Covariates) -> tuple[Any, Any]:
+    """What the decoder is told: the batch and the label."""
     return (
-        category(
-            batch_index,
-            model.n_batch,
-            x.shape[0],
-            "batch_index",
-            device=x.device,
-            force=model.check_counts,
-        ),
+        told(model.decoder, 0, covariates.batch),
+        told(model.decoder, 1, covariates.labels, "covariate 1"),
     )
 
 
 def log_dispersion(
-    model: VAE, head: Tensor | None, batch: Any, y: Any, x: Tensor
+    model: VAE, head: Tensor | None, covariates: Covariates
 ) -> tuple[Tensor, Tensor | None]:
     """log theta as (G,) or (N, G) and None, or as a (K, G) table and the row of each cell."""
     one_of("dispersion", model.dispersion, DISPERSIONS)
@@ -110,7 +109,7 @@ def log_dispersion(
     if model.dispersion == "gene" and table is not None:
         return table, None
     by_batch = model.dispersion == "gene-batch"
-    name, option, rows = ("batch_index", "n_batch", batch) if by_batch else ("y", "n_labels", y)
+    option, codes = ("n_batch", covariates.batch) if by_batch else ("n_labels", covariates.labels)
     n_cat = getattr(model, option)
     if n_cat < 1 or table is None or table.dim() != 2 or table.shape[1] != n_cat:
         shape = None if table is None else tuple(table.shape)
@@ -119,10 +118,9 @@ def log_dispersion(
             f"{option}={n_cat}; build the model with this dispersion and {option} >= 1, or "
             "choose dispersion='gene'."
         )
-    if rows is None and by_batch and n_cat == 1:
-        rows = torch.zeros(x.shape[0], 1, dtype=torch.int64, device=x.device)
-    rows = category(rows, n_cat, x.shape[0], name, device=x.device, force=model.check_counts)
-    return table.t(), codes_of(rows, name)
+    if codes.given is None and by_batch and n_cat == 1:
+        return table.t(), torch.zeros(codes.n_cells, dtype=torch.int64, device=codes.device)
+    return table.t(), codes.index(n_cat)
 
 
 def draws(mean: Tensor, variance: Tensor, n_samples: int) -> Tensor:
@@ -137,43 +135,43 @@ def forward(
 ) -> tuple[Tensor, Tensor, float]:
     """What ``VAE.forward`` returns, for checked counts and a model without replaced parts."""
     x_ = encoder_input(model, x)
-    y = as_column(y)
-    told = encoder_covariates(model, batch_index, x)
-    z, kl_z = _encode(model.z_encoder, x_, *told, y)
+    covariates = covariates_of(model, x, batch_index, y)
+    z, kl_z = _encode(model.z_encoder, x_, encoder_covariates(model, covariates))
     if model.use_observed_lib_size:
         library, kl_l = functional.log_library_size(x).to(z.dtype), None
     else:
-        library, kl_l = _encode(model.l_encoder, x_, *told, local_l=(local_l_mean, local_l_var))
-
-    nll = negative_log_likelihood(model, x, z.to(x_.dtype), library, batch_index, y)
+        batch = encoder_batch(model, model.l_encoder, covariates)
+        library, kl_l = _encode(model.l_encoder, x_, batch, (local_l_mean, local_l_var))
+    nll = negative_log_likelihood(model, x, z.to(x_.dtype), library, covariates)
     return (nll if kl_l is None else nll + kl_l), kl_z, 0.0
 
 
 def negative_log_likelihood(
-    model: VAE, x: Tensor, z: Tensor, library: Tensor, batch_index: Any, y: Any
+    model: VAE, x: Tensor, z: Tensor, library: Tensor, covariates: Covariates
 ) -> Tensor:
     """-log p(x | z, library) of each cell (N,), at a z (N, L) and a log library size (N, 1)."""
-    batch = decoder_batch(model, batch_index, None, x)
-    return likelihood_of(model, x, decoded(model, z, batch, y), library, batch, y)
+    return likelihood_of(model, x, decoded(model, z, covariates), library, covariates)
 
 
-def decoded(model: VAE, z: Tensor, batch: Any, y: Any) -> tuple[Tensor, Tensor | None, Any]:
+def decoded(
+    model: VAE, z: Tensor, covariates: Covariates
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Scale logits, log-dispersion head and zero-inflation logits, as far as they are needed."""
     likelihood = model.reconstruction_loss
-    dispersion = model.dispersion if likelihood != "poisson" else "gene"
-    parts: tuple[Tensor, Tensor | None, Any] = model.decoder.logits(
-        dispersion, z, batch, y, zero_inflation=likelihood == "zinb"
+    return model.decoder.logits(
+        model.dispersion if likelihood != "poisson" else "gene",
+        z,
+        *decoder_covariates(model, covariates),
+        zero_inflation=likelihood == "zinb",
     )
-    return parts
 
 
 def likelihood_of(
     model: VAE,
     x: Tensor,
-    parts: tuple[Tensor, Tensor | None, Any],
+    parts: tuple[Tensor, Tensor | None, Tensor | None],
     library: Tensor,
-    batch: Any,
-    y: Any,
+    covariates: Covariates,
 ) -> Tensor:
     """-log p(x | parts, library) of each cell (N,), for what `decoded` gave."""
     scale_logits, head, zi_logits = parts
@@ -181,15 +179,16 @@ def likelihood_of(
     log_theta = codes = None
     if likelihood != "poisson" or model.dispersion != "gene-cell":
         # also for poisson, so that missing covariates are refused alike
-        log_theta, codes = log_dispersion(model, head, batch, y, x)
-    return nll_of(likelihood, x, scale_logits, library, log_theta, zi_logits, theta_index=codes)
+        log_theta, codes = log_dispersion(model, head, covariates)
+    parameters = scale_logits, library, log_theta, zi_logits
+    return nll_of(likelihood, x, *parameters, theta_index=codes, in_range=True)
 
 
 def _encode(
-    encoder: Encoder, x: Tensor, *cat_list: Any, local_l: tuple[Any, Any] | None = None
+    encoder: Encoder, x: Tensor, covariates: tuple[Any, ...], local_l: tuple[Any, Any] | None = None
 ) -> tuple[Tensor, Tensor]:
     """A latent sample (N, L) and the KL divergence of each cell (N,) from its prior."""
-    q_m, q_log_v = encoder.moments(x, *cat_list)
+    q_m, q_log_v = encoder.moments(x, *covariates)
     p_m, p_v = None, None
     if local_l is not None:
         p_m, p_v = prior(local_l[0], "local_l_mean", q_m), prior(local_l[1], "local_l_var", q_m)

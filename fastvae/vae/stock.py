@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # kept as functions, so that replacing a method on the class itself is noticed too
 _ENCODE = Encoder.forward
 _DECODE = (DecoderSCVI.forward, LinearDecoderSCVI.forward)
+_LAYERS = FCLayers.forward
 _METHODS: dict[str, Any] = dict.fromkeys(("forward", "inference", "get_reconstruction_loss"))
 
 
@@ -40,14 +41,35 @@ def stock_decoder(module: Any) -> bool:
     )
 
 
-def decoder_batches(decoder: Any) -> int:
-    """Number of batches that a stock decoder tells apart; 0 where it takes none or is not stock."""
-    if not stock_decoder(decoder):
+def categories(network: Any, k: int) -> int:
+    """Number of categories that a stock network tells apart in covariate `k`; 0 for all others."""
+    if not (stock_encoder(network) or stock_decoder(network)):
         return 0
-    linear = isinstance(decoder, LinearDecoderSCVI)
-    layers = decoder.factor_regressor if linear else decoder.px_decoder
-    covariates = getattr(layers, "n_cat_list", None)
-    return covariates[0] if covariates else 0
+    covariates = getattr(_layers(network)[0], "n_cat_list", None)
+    return covariates[k] if covariates and k < len(covariates) else 0
+
+
+def takes_one_hot(network: Any) -> bool:
+    """Whether a stock network may be given one-hot rows for codes: nobody else looks at them."""
+    return (
+        type(network) in (Encoder, DecoderSCVI, LinearDecoderSCVI)
+        and not has_hooks(network)
+        and all(_plain_layers(part) for part in _layers(network))
+    )
+
+
+def _plain_layers(part: Any) -> bool:
+    own = type(part).forward is _LAYERS and "forward" not in part.__dict__
+    return own and not has_hooks(part)
+
+
+def _layers(network: Any) -> list[Any]:
+    """The parts of a stock network that read its covariates."""
+    if isinstance(network, Encoder):
+        return [network.encoder]
+    if isinstance(network, DecoderSCVI):
+        return [network.px_decoder]
+    return [network.factor_regressor, network.px_dropout_decoder]
 
 
 def takes_sparse(module: Any) -> bool:

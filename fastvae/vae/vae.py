@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
+from .._covariates import as_column
 from ..errors import at_least, one_of
 from ..functional.likelihood import log_prob_of
 from ..nn import DecoderSCVI, Encoder, LinearDecoderSCVI
@@ -21,10 +22,11 @@ from .steps import (
     DISPERSIONS,
     LATENTS,
     LIKELIHOODS,
-    as_column,
     check_input,
-    decoder_batch,
+    covariates_of,
+    decoder_covariates,
     draws,
+    encoder_batch,
     encoder_covariates,
     encoder_input,
     log_dispersion,
@@ -194,13 +196,13 @@ class VAE(nn.Module):
             Wrong shapes, batch or label codes missing or out of range, values that are no counts.
         """
         check_input(self, x, self._expects_counts())
-        x_, y = encoder_input(self, x), as_column(y)
-        told = encoder_covariates(self, batch_index, x)
-        qz_m, qz_v, z = self.z_encoder(x_, *told, y)
+        x_, covariates = encoder_input(self, x), covariates_of(self, x, batch_index, y)
+        qz_m, qz_v, z = self.z_encoder(x_, *encoder_covariates(self, covariates))
         if self.use_observed_lib_size:
             library = functional.log_library_size(x).to(qz_m.dtype)
             ql_m, ql_v = library, torch.zeros_like(library)
         else:
+            told = encoder_batch(self, self.l_encoder, covariates)
             ql_m, ql_v, library = self.l_encoder(x_, *told)
         if n_samples > 1:
             z = self.z_encoder.z_transformation(draws(qz_m, qz_v, n_samples))
@@ -209,9 +211,11 @@ class VAE(nn.Module):
                 each.expand(n_samples, *each.shape) for each in (qz_m, qz_v, ql_m, ql_v)
             )
 
-        batch = decoder_batch(self, batch_index, transform_batch, x)
-        px_scale, px_r, px_rate, px_dropout = self.decoder(self.dispersion, z, library, batch, y)
-        log_theta, codes = log_dispersion(self, px_r, batch, y, x)
+        covariates = covariates.decoded_as(transform_batch)
+        px_scale, px_r, px_rate, px_dropout = self.decoder(
+            self.dispersion, z, library, *decoder_covariates(self, covariates)
+        )
+        log_theta, codes = log_dispersion(self, px_r, covariates)
         theta = torch.exp(log_theta)
         return {
             "px_scale": px_scale,
@@ -366,8 +370,8 @@ class VAE(nn.Module):
             `x` has the wrong shape or is not made of counts.
         """
         check_input(self, x, self._expects_counts())
-        told = encoder_covariates(self, batch_index, x)
-        qz_m, qz_v, z = self.z_encoder(encoder_input(self, x), *told, as_column(y))
+        told = encoder_covariates(self, covariates_of(self, x, batch_index, y))
+        qz_m, qz_v, z = self.z_encoder(encoder_input(self, x), *told)
         if not give_mean:
             return z
         if self.latent_distribution != "ln":
@@ -382,7 +386,7 @@ class VAE(nn.Module):
         check_input(self, x, self._expects_counts())
         if self.use_observed_lib_size:
             return functional.log_library_size(x)
-        told = encoder_covariates(self, batch_index, x)
+        told = encoder_batch(self, self.l_encoder, covariates_of(self, x, batch_index, None))
         return self.l_encoder(encoder_input(self, x), *told)[2]
 
     def get_sample_scale(

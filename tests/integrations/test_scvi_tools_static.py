@@ -52,7 +52,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(_trainer, "place", lambda store, _, device: place(store, "device", device))
     # On a GPU nobody looks at the numbers of a minibatch to check them.
     for module in (inputs, _covariates):
-        monkeypatch.setattr(module, "_readable", lambda *_: False)
+        monkeypatch.setattr(module, "readable", lambda *_: False)
     monkeypatch.setattr(_check, "index_range", lambda *_: None)
     return seen
 

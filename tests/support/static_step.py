@@ -34,7 +34,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(static, "DEVICES", {"cpu"})
     # On a GPU nobody looks at the numbers of a minibatch to check them.
     for module in (inputs, _covariates):
-        monkeypatch.setattr(module, "_readable", lambda *_: False)
+        monkeypatch.setattr(module, "readable", lambda *_: False)
     monkeypatch.setattr(_check, "index_range", lambda *_: None)
 
 

@@ -151,7 +151,7 @@ def member(folder: Path, rank: int, mode: str) -> None:
         return
     if mode == "static":
         device_store = DeviceStore.of(STORE, torch.device("cpu"))
-        inputs._readable = _covariates._readable = lambda *_: False
+        inputs.readable = _covariates.readable = lambda *_: False
         steps: list[int] = []
         for name, devices, some in (
             ("plain", set(), None),

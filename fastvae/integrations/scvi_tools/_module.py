@@ -18,7 +18,7 @@ from torch.distributions import Normal
 
 from ... import functional
 from .._counts_from_logits import LazyCounts
-from ._networks import decode, decodes_plainly, encode, encodes_plainly
+from ._networks import codes_of, decode, decodes_plainly, encode, encodes_plainly
 from ._posterior import LIKELIHOODS, Posterior, StandardNormal, kl_latent, kl_library
 
 NO_COUNTS = 1e-8
@@ -81,7 +81,7 @@ class Fused(_Behind):
             return super()._regular_inference(
                 _dense(x), batch_index, cont_covs, cat_covs, n_samples=n_samples
             )
-        extra, cats = [], [batch_index]
+        extra, cats = [], [codes_of(batch_index, "batch_index")]
         embedded = self.batch_representation == "embedding"
         if self.encode_covariates:
             if cont_covs is not None:
@@ -90,7 +90,7 @@ class Fused(_Behind):
                 extra.append(self.compute_embedding(REGISTRY_KEYS.BATCH_KEY, batch_index))
                 cats = []
             if cat_covs is not None:
-                cats += torch.split(cat_covs, 1, dim=1)
+                cats += [codes_of(one, "cat_covs") for one in torch.split(cat_covs, 1, dim=1)]
         encoder_input = x, self.log_variational, extra, cats
         qz, z = encode(self.z_encoder, *encoder_input)
         ql: Posterior | None = None
@@ -133,9 +133,9 @@ class Fused(_Behind):
         if self.batch_representation == "embedding":
             parts.append(self.compute_embedding(REGISTRY_KEYS.BATCH_KEY, batch_index))
         else:
-            cats.append(batch_index)
+            cats.append(codes_of(batch_index, "batch_index"))
         if cat_covs is not None:
-            cats += torch.split(cat_covs, 1, dim=1)
+            cats += [codes_of(one, "cat_covs") for one in torch.split(cat_covs, 1, dim=1)]
         if len(parts) > 1:
             z_input = torch.cat([part.expand(*z.shape[:-1], -1) for part in parts], dim=-1)
         else:
@@ -150,7 +150,7 @@ class Fused(_Behind):
             self.dispersion,
             z_input,
             factor,
-            cats if y is None else [*cats, y],
+            cats if y is None else [*cats, codes_of(y, "y")],
             zero_inflation=self.gene_likelihood == "zinb",
         )
         if self.gene_likelihood != "poisson":

@@ -14,9 +14,10 @@ from scvi.nn import DecoderSCVI, Encoder, FCLayers, LinearDecoderSCVI
 from torch import Tensor, nn
 
 from ... import functional
+from ..._covariates import Codes
 from ..._torch import has_hooks
 from ...errors import InputError
-from ...nn import _batch_norm, dense, one_hot
+from ...nn import _batch_norm, dense
 from .._counts_from_logits import Logits
 from ._posterior import Posterior
 
@@ -88,7 +89,7 @@ def _is_softmax(module: nn.Module) -> bool:
 
 
 def encode(
-    encoder: Encoder, x: Tensor, log1p: bool, extra: Sequence[Tensor], cats: Sequence[Tensor]
+    encoder: Encoder, x: Tensor, log1p: bool, extra: Sequence[Tensor], cats: Sequence[Codes]
 ) -> tuple[Posterior, Tensor]:
     """Return the posterior and a sample of it.
 
@@ -101,7 +102,7 @@ def encode(
     extra
         (N, K) columns that follow the genes in the first layer.
     cats
-        (N, 1) codes of the covariates.
+        Codes of the covariates; `codes_of` makes them.
     """
     hidden = run_layers(encoder.encoder, x, cats, extra=extra, counts=True, log1p=log1p)
     z, q_m, q_v, kl = functional.sample_and_kl(
@@ -118,7 +119,7 @@ def decode(
     dispersion: str,
     z: Tensor,
     log_library: Tensor,
-    cats: Sequence[Tensor],
+    cats: Sequence[Codes],
     zero_inflation: bool,
 ) -> Logits:
     """Return the logits of the counts; log theta only for the dispersion "gene-cell"."""
@@ -139,7 +140,7 @@ def decode(
 def run_layers(
     layers: FCLayers,
     x: Tensor,
-    cats: Sequence[Tensor],
+    cats: Sequence[Codes],
     *,
     extra: Sequence[Tensor] = (),
     counts: bool = False,
@@ -166,16 +167,23 @@ def run_layers(
     return x
 
 
-def _covariates(layers: FCLayers, cats: Sequence[Tensor]) -> list[Tensor]:
+def codes_of(values: Tensor | None, name: str) -> Codes:
+    """Take codes (N, 1) or (N,) or one-hot rows, for all networks that read them to check once."""
+    if values is None:
+        return Codes(None, 0, name)
+    column = values if values.dim() == 2 else values.reshape(-1, 1)
+    return Codes(column, column.shape[0], name)
+
+
+def _covariates(layers: FCLayers, cats: Sequence[Codes]) -> list[Tensor]:
     if len(layers.n_cat_list) > len(cats):
         raise ValueError("nb. categorical args provided doesn't match init. params.")
     rows = []
     for n_cat, codes in zip(layers.n_cat_list, cats, strict=False):
-        if n_cat and codes is None:
+        if n_cat and codes.given is None:
             raise ValueError("cat not provided while n_cat != 0 in init. params.")
         if n_cat > 1:
-            given = codes.dim() == 2 and codes.shape[1] == n_cat
-            rows.append(codes if given else one_hot(codes.reshape(-1, 1), n_cat))
+            rows.append(codes.one_hot(n_cat))
     return rows
 
 

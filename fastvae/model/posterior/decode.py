@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..._covariates import Covariates
 from ..._torch import evaluating
-from ...data import Minibatch, Minibatches
+from ...data import Minibatches
 from ...nn import DecoderSCVI
-from ...vae.steps import decoder_batch, log_dispersion
+from ...vae.steps import covariates_of, decoder_covariates, log_dispersion
 from ...vae.vae import VAE
-from .encode import library_draws, normal_draw, z_posterior
+from .encode import covariates_in, library_draws, normal_draw, z_posterior
 from .noise import BlockNoise, entropy_of, with_noise
 
 LARGEST_RATE = 1e8  # a float32 Poisson draw above this is no longer a whole number
@@ -93,20 +94,24 @@ def decoded(
     """
     likelihood = module.reconstruction_loss
     for rows, batch, noise in with_noise(batches, seed):
-        posterior = z_posterior(module, batch)
-        draw_library = library_draws(module, batch, noise)
-        told = decoder_batch(module, batch.batch_index, batch_code, batch.x)
+        own = covariates_in(module, batch)
+        posterior = z_posterior(module, batch.x, own)
+        draw_library = library_draws(module, batch.x, own, noise)
+        covariates = own.decoded_as(batch_code)
         for sample in range(n_samples):
             z = module.z_encoder.z_transformation(normal_draw(*posterior, noise))
             log_library = draw_library()
             logits, head, zi_logits = module.decoder.logits(
-                module.dispersion, z, told, batch.y, zero_inflation=likelihood == "zinb"
+                module.dispersion,
+                z,
+                *decoder_covariates(module, covariates),
+                zero_inflation=likelihood == "zinb",
             )
             theta = None
             if likelihood != "poisson":
-                log_theta, codes = log_dispersion(module, head, told, batch.y, batch.x)
+                log_theta, codes = log_dispersion(module, head, covariates)
                 theta = torch.exp(log_theta)
-                theta = theta if codes is None else theta.index_select(0, codes.ravel())
+                theta = theta if codes is None else theta.index_select(0, codes)
             yield Decoded(
                 rows,
                 sample,
@@ -146,12 +151,14 @@ def expression(
     """
     with evaluating(module, seed):
         for rows, batch, noise in with_noise(batches, entropy_of(seed)):
-            posterior = z_posterior(module, batch)
-            draw_library = library_draws(module, batch, noise)
+            own = covariates_in(module, batch)
+            posterior = z_posterior(module, batch.x, own)
+            draw_library = library_draws(module, batch.x, own, noise)
+            decoded_as = [own.decoded_as(code) for code in batch_codes]
             mean: Tensor | None = None
             for sample in range(n_samples):
                 z = module.z_encoder.z_transformation(normal_draw(*posterior, noise))
-                scale = _scale(module, batch, z, genes, batch_codes)
+                scale = _scale(module, z, genes, decoded_as)
                 scale *= torch.exp(draw_library()) if library_size is None else library_size
                 if result.ndim == 3:
                     result[sample, rows] = scale.cpu().numpy()
@@ -162,24 +169,20 @@ def expression(
 
 
 def _scale(
-    module: VAE,
-    batch: Minibatch,
-    z: Tensor,
-    genes: Tensor | None,
-    batch_codes: Sequence[int | None],
+    module: VAE, z: Tensor, genes: Tensor | None, decoded_as: Sequence[Covariates]
 ) -> Tensor:
-    """Expression frequencies of chosen genes (N, G'), averaged over `batch_codes`."""
+    """Expression frequencies of chosen genes (N, G'), averaged over `decoded_as`."""
     total: Tensor | None = None
-    for code in batch_codes:
-        rows = decoder_batch(module, batch.batch_index, code, batch.x)
+    for covariates in decoded_as:
+        told = decoder_covariates(module, covariates)
         # "gene" and no zero inflation: of the heads, only that of the scale is needed.
-        logits, _, _ = module.decoder.logits("gene", z, rows, batch.y, zero_inflation=False)
+        logits, _, _ = module.decoder.logits("gene", z, *told, zero_inflation=False)
         scale = torch.softmax(logits, dim=-1)
         scale = scale if genes is None else scale[:, genes]
         total = scale if total is None else total.add_(scale)
     if total is None:
-        raise AssertionError("batch_codes is never empty")
-    return total.div_(len(batch_codes))
+        raise AssertionError("decoded_as is never empty")
+    return total.div_(len(decoded_as))
 
 
 CHUNK_VALUES = 1 << 22
@@ -195,7 +198,8 @@ class ScaleDraws:
 
     def __init__(self, module: VAE, z: Tensor, batch_codes: Tensor) -> None:
         self.z, self.decoder, self.n_genes = z, module.decoder, module._n_input
-        self.batch = decoder_batch(module, batch_codes.unsqueeze(1), None, z)
+        codes = covariates_of(module, z, batch_codes, None)
+        self.batch, _ = decoder_covariates(module, codes)
         self.head: nn.Linear | None = None
         if isinstance(self.decoder, DecoderSCVI):
             self.hidden = self.decoder.px_decoder(z, self.batch)

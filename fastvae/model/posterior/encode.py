@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ... import functional
+from ..._covariates import Covariates
 from ..._torch import evaluating
 from ...data import Minibatch, Minibatches
 from ...nn import VARIANCE_FLOOR
-from ...vae.steps import encoder_covariates, encoder_input
+from ...vae.steps import covariates_of, encoder_batch, encoder_covariates, encoder_input
 from ...vae.vae import VAE
 from .noise import BlockNoise, entropy_of, with_noise
 
@@ -39,7 +40,7 @@ def latent(
     result = np.empty((n_cells, module.n_latent), dtype=np.float32)
     with evaluating(module, seed):
         for rows, batch, noise in with_noise(batches, entropy_of(seed)):
-            q_m, q_v = z_posterior(module, batch)
+            q_m, q_v = z_posterior(module, batch.x, covariates_in(module, batch))
             if give_mean:
                 z = _mean_on_simplex(module, q_m, q_v, noise, n_draws)
             else:
@@ -56,7 +57,7 @@ def latent_moments(
     row = 0
     with evaluating(module):
         for batch in batches:
-            q_m, q_v = z_posterior(module, batch)
+            q_m, q_v = z_posterior(module, batch.x, covariates_in(module, batch))
             _fill(means, row, q_m)
             row = _fill(variances, row, q_v)
     return means, variances
@@ -69,11 +70,12 @@ def library(
     result = np.empty((n_cells, 1), dtype=np.float32)
     with evaluating(module, seed):
         for rows, batch, noise in with_noise(batches, entropy_of(seed)):
+            covariates = covariates_in(module, batch)
             if give_mean and not module.use_observed_lib_size:
-                q_m, q_v = library_posterior(module, batch)
+                q_m, q_v = library_posterior(module, batch.x, covariates)
                 log_library = q_m + q_v / 2  # the mean of a log-normal
             else:
-                log_library = library_draws(module, batch, noise)()
+                log_library = library_draws(module, batch.x, covariates, noise)()
             result[rows] = torch.exp(log_library).cpu().numpy()
     return result
 
@@ -89,7 +91,7 @@ def library_moments(
             if module.use_observed_lib_size:
                 row = _fill(means, row, functional.log_library_size(batch.x))
             else:
-                q_m, q_v = library_posterior(module, batch)
+                q_m, q_v = library_posterior(module, batch.x, covariates_in(module, batch))
                 _fill(variances, row, q_v)
                 row = _fill(means, row, q_m)
     return means, variances
@@ -113,17 +115,22 @@ def _fill(result: np.ndarray, row: int, values: Tensor) -> int:
     return row + values.shape[0]
 
 
-def z_posterior(module: VAE, batch: Minibatch) -> tuple[Tensor, Tensor]:
+def covariates_in(module: VAE, batch: Minibatch) -> Covariates:
+    """Return the codes of a minibatch; what is drawn from it shares one check of them."""
+    return covariates_of(module, batch.x, batch.batch_index, batch.y)
+
+
+def z_posterior(module: VAE, x: Tensor, covariates: Covariates) -> tuple[Tensor, Tensor]:
     """Return mean and variance of the normal q(z | x), before any softmax; (B, L) each."""
-    told = encoder_covariates(module, batch.batch_index, batch.x)
-    q_m, q_log_v = module.z_encoder.moments(encoder_input(module, batch.x), *told, batch.y)
+    told = encoder_covariates(module, covariates)
+    q_m, q_log_v = module.z_encoder.moments(encoder_input(module, x), *told)
     return q_m, torch.exp(q_log_v) + VARIANCE_FLOOR
 
 
-def library_posterior(module: VAE, batch: Minibatch) -> tuple[Tensor, Tensor]:
+def library_posterior(module: VAE, x: Tensor, covariates: Covariates) -> tuple[Tensor, Tensor]:
     """Return mean and variance of the normal q(log l | x), (B, 1) each."""
-    told = encoder_covariates(module, batch.batch_index, batch.x)
-    q_m, q_log_v = module.l_encoder.moments(encoder_input(module, batch.x), *told)
+    told = encoder_batch(module, module.l_encoder, covariates)
+    q_m, q_log_v = module.l_encoder.moments(encoder_input(module, x), *told)
     return q_m, torch.exp(q_log_v) + VARIANCE_FLOOR
 
 
@@ -132,10 +139,12 @@ def normal_draw(q_m: Tensor, q_v: Tensor, noise: BlockNoise) -> Tensor:
     return q_m + torch.sqrt(q_v) * noise.normal(q_m)
 
 
-def library_draws(module: VAE, batch: Minibatch, noise: BlockNoise) -> Callable[[], Tensor]:
+def library_draws(
+    module: VAE, x: Tensor, covariates: Covariates, noise: BlockNoise
+) -> Callable[[], Tensor]:
     """Return what draws the log library size (B, 1); the observed one is always the same."""
     if module.use_observed_lib_size:
-        observed = functional.log_library_size(batch.x)
+        observed = functional.log_library_size(x)
         return lambda: observed
-    q_m, q_v = library_posterior(module, batch)
+    q_m, q_v = library_posterior(module, x, covariates)
     return lambda: normal_draw(q_m, q_v, noise)

@@ -17,9 +17,9 @@ from ..._torch import csr_of
 from ...data import Minibatches
 from ...data.stores.store import Store
 from ...errors import MOST_DRAWS, InputError, one_of, shown, true_or_false, whole_number
-from ...vae.steps import decoded, decoder_batch, likelihood_of
+from ...vae.steps import covariates_of, decoded, likelihood_of
 from . import marginal
-from .encode import z_posterior
+from .encode import covariates_in, z_posterior
 from .noise import minibatches_of_blocks
 from .population import Picked, Posterior
 
@@ -125,7 +125,7 @@ class Anchors:
         self.counts: list[tuple[Tensor, Tensor]] = []
         moments = []
         for batch in batches:
-            moments.append(z_posterior(module, batch))
+            moments.append(z_posterior(module, batch.x, covariates_in(module, batch)))
             x = batch.x
             edges = x.crow_indices().tolist()
             for start, stop in itertools.pairwise(edges):
@@ -162,14 +162,13 @@ class Anchors:
         for start in range(0, len(u), step):
             rows = slice(start, start + step)
             z = module.z_encoder.z_transformation(u[rows])
-            batch = decoder_batch(module, batch_codes[rows].unsqueeze(1), None, z)
-            y = labels[rows].unsqueeze(1)
-            parts = decoded(module, z, batch, y)
+            covariates = covariates_of(module, z, batch_codes[rows], labels[rows])
+            parts = decoded(module, z, covariates)
             log_p_x = torch.empty((len(z), len(self.counts)), dtype=torch.float64, device=z.device)
             for number, (genes, values) in enumerate(self.counts):
                 x = _repeated(genes, values, len(z), module._n_input)
                 log_library = torch.log(values.sum().clamp(min=1.0)).expand(len(z), 1)
-                log_p_x[:, number] = -likelihood_of(module, x, parts, log_library, batch, y)
+                log_p_x[:, number] = -likelihood_of(module, x, parts, log_library, covariates)
             wide = u[rows].double().unsqueeze(1)
             log_p_z = -0.5 * (wide**2 + math.log(2 * math.pi)).sum(dim=-1)
             squares = (wide - self.mean) ** 2 / self.variance

@@ -13,7 +13,13 @@ from ..._torch import evaluating
 from ...data import Minibatches
 from ...vae.steps import negative_log_likelihood
 from ...vae.vae import VAE
-from .encode import library_draws, library_posterior, normal_draw, z_posterior
+from .encode import (
+    covariates_in,
+    library_draws,
+    library_posterior,
+    normal_draw,
+    z_posterior,
+)
 from .noise import BlockNoise, entropy_of, with_noise
 
 
@@ -28,16 +34,15 @@ def loss_of_cells(
     divergences = np.empty(n_cells)
     with evaluating(module, seed):
         for rows, batch, noise in with_noise(batches, entropy_of(seed)):
-            q_m, q_v = z_posterior(module, batch)
+            covariates = covariates_in(module, batch)
+            q_m, q_v = z_posterior(module, batch.x, covariates)
             z = module.z_encoder.z_transformation(normal_draw(q_m, q_v, noise))
             kl = functional.kl_normal(q_m, q_v)
-            log_library = library_draws(module, batch, noise)()
+            log_library = library_draws(module, batch.x, covariates, noise)()
             if not module.use_observed_lib_size:
-                l_m, l_v = library_posterior(module, batch)
+                l_m, l_v = library_posterior(module, batch.x, covariates)
                 kl = kl + functional.kl_normal(l_m, l_v, batch.local_l_mean, batch.local_l_var)
-            nll = negative_log_likelihood(
-                module, batch.x, z, log_library, batch.batch_index, batch.y
-            )
+            nll = negative_log_likelihood(module, batch.x, z, log_library, covariates)
             losses[rows] = nll.cpu().numpy()
             divergences[rows] = kl.cpu().numpy()
     return losses, divergences
@@ -57,9 +62,10 @@ def marginal_log_likelihood(
     learned = not module.use_observed_lib_size
     with evaluating(module, seed):
         for rows, batch, noise in with_noise(batches, entropy_of(seed)):
-            posterior = z_posterior(module, batch)
+            covariates = covariates_in(module, batch)
+            posterior = z_posterior(module, batch.x, covariates)
             if learned:
-                l_posterior = library_posterior(module, batch)
+                l_posterior = library_posterior(module, batch.x, covariates)
             else:
                 log_library = functional.log_library_size(batch.x)
             n_here, device = batch.x.shape[0], batch.x.device
@@ -71,9 +77,7 @@ def marginal_log_likelihood(
                     prior = batch.local_l_mean, batch.local_l_var
                     log_library, log_ratio = _draw(*l_posterior, *prior, noise)
                     log_weight = log_weight + log_ratio
-                nll = negative_log_likelihood(
-                    module, batch.x, z, log_library, batch.batch_index, batch.y
-                )
+                nll = negative_log_likelihood(module, batch.x, z, log_library, covariates)
                 log_weight = log_weight - nll
                 total = torch.logaddexp(total, log_weight)
             result[rows] = (total - math.log(n_samples)).cpu().numpy()

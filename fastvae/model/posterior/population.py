@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...data import Minibatches
 from .decode import ScaleDraws
-from .encode import z_posterior
+from .encode import covariates_in, z_posterior
 
 if TYPE_CHECKING:
     from ...vae.vae import VAE
@@ -89,7 +89,7 @@ class Posterior:
     def __init__(self, module: VAE, batches: Minibatches, cells: np.ndarray) -> None:
         means, variances = [], []
         for batch in batches:
-            q_m, q_v = z_posterior(module, batch)
+            q_m, q_v = z_posterior(module, batch.x, covariates_in(module, batch))
             means.append(q_m)
             variances.append(q_v)
         self.module, self.cells = module, cells
