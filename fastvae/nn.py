@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
@@ -95,7 +95,15 @@ class FCLayers(nn.Module):
         Probability of zeroing a hidden unit in training.
     use_batch_norm, use_relu, bias
         Parts of a layer.
+
+    Attributes
+    ----------
+    compiled : callable or None
+        The dense layers by ``torch.compile``, which run instead of the plain ones while training
+        with ``compile=True`` lasts.
     """
+
+    compiled: Callable[..., Tensor] | None = None
 
     def __init__(
         self,
@@ -149,15 +157,16 @@ class FCLayers(nn.Module):
             A covariate is missing or malformed, or one cell alone in training mode.
         """
         indicators = self._indicators(x, cat_list)
+        dense_layers = self.dense_layers if self.compiled is None else self.compiled
         if x.layout != torch.sparse_csr:
-            return self._dense(x, indicators)
+            return dense_layers(x, indicators)
         first = next(iter(cast(nn.Sequential, self.fc_layers[0])))
         if isinstance(first, nn.Linear):
-            return self._dense(_linear(first, x, indicators), indicators, begun=True)
-        return self._dense(x.to_dense(), indicators)
+            return dense_layers(_linear(first, x, indicators), indicators, begun=True)
+        return dense_layers(x.to_dense(), indicators)
 
-    def _dense(self, x: Tensor, indicators: list[Tensor], begun: bool = False) -> Tensor:
-        """Apply the layers to a dense x, all but the first where that is done."""
+    def dense_layers(self, x: Tensor, indicators: list[Tensor], begun: bool = False) -> Tensor:
+        """Apply the layers to a dense x, without the first linear one where `begun`."""
         for block in self.fc_layers:
             for layer in cast(nn.Sequential, block):
                 if begun or layer is None:

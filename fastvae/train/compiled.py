@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +14,14 @@ from ..nn import FCLayers
 
 # Random numbers are torch's own, so that a seed gives the losses that it gives without compiling.
 _OPTIONS: dict[str, Any] = {"options": {"fallback_random": True}}
+
+_MOST_VERSIONS = 64
+"""How many compiled versions of `FCLayers.dense_layers` torch may keep.
+
+Layers of one shape share theirs, also those of several models: one version for training, one for
+validation, and these again for the size of a last minibatch. Each other shape adds as many; beyond
+torch's own limit of 8 the rest would run uncompiled.
+"""
 
 
 def require_compiler(device: torch.device) -> None:
@@ -40,18 +47,6 @@ def require_compiler(device: torch.device) -> None:
         ) from error
 
 
-def _own_code(part: FCLayers, number: int) -> Callable[..., torch.Tensor]:
-    """`part._dense` in a copy of its code.
-
-    torch keeps what it has compiled by piece of code, a few of each: one for training, one for
-    validation, and these again for the sizes of last minibatches.
-    """
-    shared = type(part)._dense
-    code = shared.__code__.replace(co_name=f"_dense_{number}")
-    own = types.FunctionType(code, shared.__globals__, code.co_name, shared.__defaults__)
-    return types.MethodType(own, part)
-
-
 @contextmanager
 def compiled_layers(module: nn.Module, wanted: bool, device: torch.device) -> Iterator[None]:
     """Compile the hidden layers of `module` inside the block, and leave no trace after it.
@@ -71,10 +66,11 @@ def compiled_layers(module: nn.Module, wanted: bool, device: torch.device) -> It
         return
     require_compiler(device)
     parts = [part for part in module.modules() if isinstance(part, FCLayers)]
-    for number, part in enumerate(parts):
-        part.__dict__["_dense"] = torch.compile(_own_code(part, number), **_OPTIONS)
     try:
-        yield
+        with torch._dynamo.config.patch(recompile_limit=_MOST_VERSIONS):
+            for part in parts:
+                part.compiled = torch.compile(part.dense_layers, **_OPTIONS)
+            yield
     finally:
         for part in parts:
-            part.__dict__.pop("_dense", None)
+            part.compiled = None

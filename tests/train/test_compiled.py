@@ -42,8 +42,22 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
     return found
 
 
-def fit(epochs: int = 3, *, n_layers: int = 1, **options: Any) -> Model:
-    model = Model(small_data(), batch_key="batch", n_latent=3, n_hidden=16, n_layers=n_layers)
+def fit(
+    epochs: int = 3,
+    *,
+    n_layers: int = 1,
+    n_hidden: int = 16,
+    learned: bool = False,
+    **options: Any,
+) -> Model:
+    model = Model(
+        small_data(),
+        batch_key="batch",
+        n_latent=3,
+        n_hidden=n_hidden,
+        n_layers=n_layers,
+        use_observed_lib_size=not learned,
+    )
     return model.fit(epochs, **FIT, **options)
 
 
@@ -75,6 +89,26 @@ def test_layers_are_what_is_compiled(graphs: list[torch.fx.GraphModule]) -> None
     assert not [graph for graph in graphs if "log1p" in graph.code]
 
 
+def test_layers_of_one_shape_are_compiled_once(graphs: list[torch.fx.GraphModule]) -> None:
+    """Those of both encoders, and those of another model of the same options."""
+    fit(compile=True, learned=True)
+    traced = len(graphs)
+    assert traced == 1 + 2 * 3  # a probe, encoders and decoder
+    fit(compile=True, learned=True)
+    assert len(graphs) == traced
+
+
+def test_layers_of_many_shapes_are_all_compiled(graphs: list[torch.fx.GraphModule]) -> None:
+    """Also beyond the eight versions that torch keeps by itself."""
+    traced = []
+    for n_hidden in (8, 12, 16, 20):
+        fit(1, compile=True, n_hidden=n_hidden)
+        traced.append(len(graphs))
+    new = np.diff(traced)
+    assert traced[-1] > 8
+    assert (new == new[0]).all()
+
+
 def test_nothing_is_left(graphs: list[torch.fx.GraphModule], tmp_path: Path) -> None:
     plain = fit(4)
     fit(2, compile=True, checkpoint_dir=tmp_path / "points")
@@ -82,7 +116,7 @@ def test_nothing_is_left(graphs: list[torch.fx.GraphModule], tmp_path: Path) -> 
     np.testing.assert_allclose(losses(model), losses(plain), rtol=1e-6)
     parts = [part for part in model.module.modules() if isinstance(part, FCLayers)]
     assert len(parts) == 3
-    assert not [part for part in parts if "_dense" in part.__dict__]
+    assert not [part for part in parts if part.compiled]
     model.save(tmp_path / "model")
     loaded = Model.load(tmp_path / "model", small_data())
     traced = len(graphs)
@@ -97,7 +131,8 @@ def test_failure_leaves_nothing_either(graphs: list[torch.fx.GraphModule]) -> No
     with pytest.raises(InputError, match="is not finite"):
         model.fit(9, compile=True, learning_rate=1e15, **FIT)
     assert graphs
-    assert not [part for part in model.module.modules() if "_dense" in part.__dict__]
+    parts = [part for part in model.module.modules() if isinstance(part, FCLayers)]
+    assert not [part for part in parts if part.compiled]
 
 
 def test_step_of_fixed_memory(as_on_a_gpu: None, graphs: list[torch.fx.GraphModule]) -> None:
