@@ -6,11 +6,14 @@ import functools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from .errors import InputError, shown
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -93,6 +96,17 @@ def has_hooks(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
     )
+
+
+def sharing(kind: type[Module], module: nn.Module) -> Module:
+    """Return a module of the class `kind` that shares all that `module` has.
+
+    Both have the same parameters, buffers, submodules, hooks and settings: what training writes
+    into the one is in the other. `kind` must compute from attributes of these names.
+    """
+    shared = kind.__new__(kind)  # its constructor would make parameters of its own
+    shared.__setstate__(dict(vars(module)))
+    return shared
 
 
 def csr_of(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .._torch import resolve_device
 from ..errors import InputError
+from .synced_batch_norm import synced_batch_norm
 
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for the others before it gives up."""
@@ -173,65 +174,3 @@ def launched(device: str) -> Iterator[str]:
         yield str(where)
     finally:
         dist.destroy_process_group()
-
-
-class _AllSum(torch.autograd.Function):
-    """Sum over the processes; the gradient is the sum of all their gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total
-
-
-class SyncedBatchNorm1d(nn.BatchNorm1d):
-    """BatchNorm1d with the mean and the variance of the cells of all processes together."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise (N, C), where N may differ between the processes."""
-        if not self.training:
-            return super().forward(x)
-        wide = x.float()
-        count = wide.new_tensor([wide.shape[0]])
-        sums = _AllSum.apply(torch.cat([wide.sum(0), count]))
-        n, mean = sums[-1], sums[:-1] / sums[-1]
-        centred = wide - mean
-        var = _AllSum.apply(centred.square().sum(0)) / n
-        if self.track_running_stats:
-            self._track(mean.detach(), var.detach() * (n / (n - 1)).detach())
-        y = centred * torch.rsqrt(var + self.eps)
-        if self.affine:
-            y = y * self.weight + self.bias
-        return y.to(x.dtype)
-
-    @torch.no_grad()
-    def _track(self, mean: Tensor, var: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.momentum is not None
-        self.num_batches_tracked += 1  # type: ignore[assignment,operator]
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(var, self.momentum)
-
-
-@contextmanager
-def synced_batch_norm(module: nn.Module, wanted: bool = True) -> Iterator[None]:
-    """Let every BatchNorm1d of `module` be a `SyncedBatchNorm1d` inside the block.
-
-    Parameters and buffers stay the same objects under the same names.
-    """
-    layers = [part for part in module.modules() if wanted and type(part) is nn.BatchNorm1d]
-    for layer in layers:
-        layer.__class__ = SyncedBatchNorm1d
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.__class__ = nn.BatchNorm1d

@@ -18,7 +18,8 @@ from small_models import small_data, small_store
 
 from fastvae import InputError, Model
 from fastvae.data import Minibatches
-from fastvae.train.processes import Group, SyncedBatchNorm1d, launched, synced_batch_norm
+from fastvae.train.processes import Group, launched
+from fastvae.train.synced_batch_norm import SyncedBatchNorm1d, synced_batch_norm
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked"),
@@ -121,14 +122,27 @@ def test_every_cell_is_seen_once_in_as_many_minibatches() -> None:
 
 
 def test_batch_norm_is_put_back() -> None:
-    module = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 2))
+    norm = torch.nn.BatchNorm1d(2)
+    module = torch.nn.Sequential(norm, torch.nn.Linear(2, 2), norm)
+    state = module.state_dict(keep_vars=True)
+    calls: list[Any] = []
+    norm.register_forward_hook(lambda *_: calls.append(1))
     with synced_batch_norm(module):
         assert type(module[0]) is SyncedBatchNorm1d
+        assert module[0] is module[2]
+        found = module.state_dict(keep_vars=True)
+        assert list(found) == list(state)
+        assert all(found[name] is value for name, value in state.items())
         x = torch.randn(5, 2)
         module.eval()
         expected = torch.nn.functional.linear(x / (1 + 1e-5) ** 0.5, *module[1].parameters())
-        torch.testing.assert_close(module(x), expected)
-    assert type(module[0]) is torch.nn.BatchNorm1d
+        torch.testing.assert_close(module(x), expected / (1 + 1e-5) ** 0.5)
+        assert len(calls) == 2
+        with torch.no_grad():
+            module[0].running_mean += 1
+    assert module[0] is module[2] is norm
+    assert not norm.training
+    torch.testing.assert_close(norm.running_mean, torch.ones(2))
 
 
 def test_one_process_is_a_group_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
