@@ -49,6 +49,24 @@ class Logits(NamedTuple):
     softmax: bool = True
 
 
+class LazyParameter:
+    """A parameter of `LazyCounts`: made from the logits when it is first read, and may be set."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, px: Any, owner: type | None = None) -> Any:
+        if px is None:
+            return self
+        if self._name not in vars(px):
+            px.make(self._name)
+        return vars(px)[self._name]
+
+    def __set__(self, px: Any, value: Any) -> None:
+        px.leave_logits()  # the logits no longer describe the distribution
+        vars(px)[self._name] = value
+
+
 class LazyCounts(_Base):
     """Put in front of a count distribution's class, this makes its parameters from logits.
 
@@ -58,6 +76,11 @@ class LazyCounts(_Base):
     """
 
     parameters: tuple[str, ...]
+    scale = LazyParameter()
+    rate = LazyParameter()
+    mu = LazyParameter()
+    theta = LazyParameter()
+    zi_logits = LazyParameter()
 
     @classmethod
     def from_logits(cls, logits: Logits) -> LazyCounts:
@@ -105,7 +128,28 @@ class LazyCounts(_Base):
         """Make every parameter, if that has not been done."""
         logits = self.__dict__.get("_logits")
         if logits is not None and "_made" not in self.__dict__:
-            self._make(logits)
+            self._make_all(logits)
+
+    def make(self, name: str) -> None:
+        """Make the parameter `name`, and with any but `scale` all others.
+
+        Raises
+        ------
+        AttributeError
+            The distribution does not have it.
+        """
+        logits = self.__dict__.get("_logits")
+        if logits is not None and name == "scale":
+            self.__dict__["scale"] = _scale(logits)
+            return
+        self.touch()
+        if name not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def leave_logits(self) -> None:
+        """Make every parameter and forget the logits: an ordinary distribution from now on."""
+        self.touch()
+        self.__dict__.pop("_logits", None)
 
     def get_normalized(self, key: str) -> Tensor:
         """Return the mean without extra zeros for "mu", the normalised expression for "scale"."""
@@ -116,24 +160,12 @@ class LazyCounts(_Base):
         raise ValueError(f"normalized key {key} not recognized; use 'mu' or 'scale'")
 
     def __getattr__(self, name: str) -> Any:
-        logits = self.__dict__.get("_logits")
-        if logits is None or name.startswith("__"):
+        """Return what the constructor of the class behind sets beside the parameters."""
+        if not name.startswith("__"):
+            self.touch()
+        if name not in self.__dict__:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        if name == "scale":  # alone: whoever wants normalised expression wants nothing else
-            self.__dict__[name] = found = _scale(logits)
-            return found
-        if "_made" in self.__dict__:
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        self._make(logits)
-        return getattr(self, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.parameters or name == "scale":
-            logits = self.__dict__.get("_logits")
-            if logits is not None:
-                self._make(logits)
-                del self.__dict__["_logits"]
-        object.__setattr__(self, name, value)
+        return self.__dict__[name]
 
     def __repr__(self) -> str:
         logits = self.__dict__.get("_logits")
@@ -141,7 +173,7 @@ class LazyCounts(_Base):
             return super().__repr__()
         return f"{type(self).__name__}(from logits: {tuple(logits.scale.shape)})"
 
-    def _make(self, logits: Logits) -> None:
+    def _make_all(self, logits: Logits) -> None:
         """Compute every parameter and run the constructor of the class behind."""
         scale = self.scale
         rate = torch.exp(logits.log_library) * scale
