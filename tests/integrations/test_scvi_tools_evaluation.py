@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -205,6 +205,37 @@ class OwnMethod(door.SCVI):
 def test_others_get_dense_counts(adata: Any) -> None:
     own = made(adata, cls=OwnMethod)
     np.testing.assert_allclose(own.get_elbo(), np.log1p(adata.X.data).sum(), rtol=1e-5)
+    assert {b["X"].layout for b in own._make_data_loader(adata=adata)} == DENSE
+
+
+class OwnStep(door.SCVI):
+    """Computes with the counts in a method that one of scvi-tools' calls."""
+
+    layouts: ClassVar[set[Any]] = set()
+
+    def get_aggregated_posterior(
+        self, adata: Any = None, indices: Any = None, **kwargs: Any
+    ) -> Any:
+        loader = self._make_data_loader(adata=adata, indices=indices)
+        self.layouts.update(batch["X"].layout for batch in loader)
+        return super().get_aggregated_posterior(adata, indices, **kwargs)
+
+
+def test_a_step_of_ones_own_gets_dense_counts(adata: Any, seen: set[Any]) -> None:
+    own = made(adata, cls=OwnStep)
+    own.is_trained_ = True
+    own.differential_abundance(sample_key="batch")
+    assert own.layouts == DENSE
+    assert seen == CSR
+
+
+def test_a_failed_question_leaves_the_next_loader_dense(adata: Any) -> None:
+    own = made(adata)
+    own.is_trained_ = True
+    with pytest.raises(TypeError):
+        own.get_elbo(adata, indices=[0], no_such_option=1)
+    with pytest.raises(InputError):
+        own.get_elbo(adata[:, ::-1].copy())
     assert {b["X"].layout for b in own._make_data_loader(adata=adata)} == DENSE
 
 

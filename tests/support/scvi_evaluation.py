@@ -56,7 +56,7 @@ def pair(data: Any, **options: Any) -> tuple[Any, Any]:
     """A model of ours after an epoch, and scvi-tools' own with the same weights."""
     cls = options.pop("cls", door.SCVI)
     own = train(made(data, cls=cls, **options), epochs=1)
-    other = made(data.copy(), cls=cls.__mro__[1], **options)
+    other = made(data.copy(), cls=cls.__bases__[0], **options)
     other.module.load_state_dict(own.module.state_dict())
     other.module.eval()
     other.is_trained_ = True

@@ -9,6 +9,7 @@ from . import _scvi  # noqa: F401 - first: it says what to install where scvi-to
 
 # isort: split
 from ..convert import from_scvi_tools, to_scvi_tools
-from ._model import SCANVI, SCVI, LinearSCVI, accelerate
+from ._accelerate import accelerate
+from ._model import SCANVI, SCVI, LinearSCVI
 
 __all__ = ["SCANVI", "SCVI", "LinearSCVI", "accelerate", "from_scvi_tools", "to_scvi_tools"]

@@ -51,7 +51,7 @@ def accelerate(model: Model) -> Model:
     InputError
         Its module is none of ``scvi.module.VAE``, ``LDVAE`` and ``SCANVAE``, or not made yet.
     """
-    module = getattr(model, "module", None)
+    module: Any = getattr(model, "module", None)
     if isinstance(module, Fused):
         return model
     like: Any = _MODELS.get(type(module))

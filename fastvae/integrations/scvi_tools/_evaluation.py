@@ -1,12 +1,15 @@
-"""CSR minibatches for what scvi-tools' models compute from data after training."""
+"""CSR minibatches for what scvi-tools' models compute from data after training.
+
+Some methods of scvi-tools make one loader and hand what it loads on to the module, which takes CSR
+counts. `csr_methods` wraps them: the loader that such a method makes has CSR counts. Every other
+loader has dense ones, so whoever computes with the counts finds them as scvi-tools documents them.
+"""
 
 from __future__ import annotations
 
 import functools
-import inspect
-import sys
-from collections.abc import Sequence
-from types import CodeType
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -26,8 +29,9 @@ from ...data.csr import csr_tensor
 from ._minibatches import CountLoader
 from ._module import LDVAE, SCANVAE, VAE
 
-# Methods that hand the counts to the module and do nothing else with them. Draws of counts are not
-# among them: rounding may change how many random numbers one takes, and with that all after it.
+# Each makes its loader before it calls another method of the model, and leaves the counts to the
+# module. Draws of counts are not among them: rounding may change how many random numbers one takes,
+# and with that all after it.
 _HAND_ON = {
     VAEMixin: (
         "get_elbo",
@@ -43,6 +47,10 @@ _HAND_ON = {
         "get_latent_library_size",
     ),
 }
+
+_next_loader: ContextVar[Any] = ContextVar("next_loader", default=None)
+"""The model whose next loader may have CSR counts, or None."""
+
 _STEPS = {
     "forward",
     "inference",
@@ -113,16 +121,40 @@ def _takes_csr(model: Any) -> bool:
     )
 
 
-@functools.cache
-def _known() -> frozenset[CodeType]:
-    """The code of the methods above, without what decorates it."""
-    methods = [
-        getattr(kind, name)
-        for kind, names in _HAND_ON.items()
-        for name in names
-        if hasattr(kind, name)
-    ]
-    return frozenset(inspect.unwrap(method).__code__ for method in methods)
+def with_csr_counts(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of a model such that the loader which it makes has CSR counts.
+
+    It has where `make_data_loader` finds that module, data and options allow it. The method must
+    make one loader before it calls others that make some.
+    """
+
+    @functools.wraps(method)
+    def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = _next_loader.set(self)
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            _next_loader.reset(before)
+
+    return evaluate
+
+
+def csr_methods(kind: type) -> dict[str, Callable[..., Any]]:
+    """Return the methods of `kind` that only hand counts on, with CSR counts, by name.
+
+    A method that a subclass has replaced is not among them.
+    """
+    own = {name: method for base, names in _HAND_ON.items() for name, method in _of(base, names)}
+    return {
+        name: with_csr_counts(method)
+        for name, method in own.items()
+        if getattr(kind, name, None) is method
+    }
+
+
+def _of(base: type, names: Sequence[str]) -> list[tuple[str, Callable[..., Any]]]:
+    """Return the methods of `base` that this version of scvi-tools has."""
+    return [(name, vars(base)[name]) for name in names if name in vars(base)]
 
 
 def _are_rows(indices: Any) -> bool:
@@ -131,7 +163,7 @@ def _are_rows(indices: Any) -> bool:
     return kind in "iu" or (kind == "b" and isinstance(indices, np.ndarray))
 
 
-def _make_data_loader(
+def make_data_loader(
     self: Any,
     adata: Any,
     indices: Sequence[int] | None = None,
@@ -140,15 +172,17 @@ def _make_data_loader(
     data_loader_class: Any = None,
     **data_loader_kwargs: Any,
 ) -> Any:
-    """``BaseModelClass._make_data_loader``, with CSR counts for those who only hand them on.
+    """``BaseModelClass._make_data_loader``, with CSR counts for a method of `csr_methods`.
 
-    Who asks decides: scvi-tools' own methods that are known to leave the counts to the module.
-    Anybody else - also a method of the same name that somebody wrote - gets dense counts, and so
-    does everybody where the module, the data or an option does not allow CSR.
+    Such a method gets them once. Everybody else gets dense counts, and so does the method where the
+    module, the data or an option does not allow CSR.
     """
+    asked_for = _next_loader.get() is self
+    if asked_for:
+        _next_loader.set(None)
     source = None
     if (
-        sys._getframe(1).f_code in _known()
+        asked_for
         and data_loader_class is None
         and self._data_loader_cls is AnnDataLoader
         and not (data_loader_kwargs or settings.dl_num_workers)

@@ -1,4 +1,4 @@
-"""Methods of scvi-tools' models that fastvae's classes, and accelerated models, have anew."""
+"""`fast_methods`: what fastvae's models have in the place of methods of scvi-tools' models."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from scvi.model.base import BaseModelClass, RNASeqMixin
 
 from ...errors import InputError, whole_number
 from ._checks import check_categories, check_columns, check_data, check_genes, gene_names
+from ._evaluation import csr_methods, make_data_loader, with_csr_counts
 
 _CATEGORIES = ("batch_key", "labels_key", "categorical_covariate_keys")
 
 
-def _validate_anndata(self: Any, adata: Any = None, copy_if_view: bool = True) -> Any:
-    """``BaseModelClass._validate_anndata``, which also looks at genes, covariates and counts.
+def validate_anndata(self: Any, adata: Any = None, copy_if_view: bool = True) -> Any:
+    """``BaseModelClass._validate_anndata``, which also checks genes, covariates and counts.
 
-    All methods that take an AnnData begin with it.
+    All methods that take an AnnData call it first.
 
     Raises
     ------
@@ -39,11 +40,12 @@ def _validate_anndata(self: Any, adata: Any = None, copy_if_view: bool = True) -
     return adata
 
 
-_EXPRESSION = RNASeqMixin.get_normalized_expression
+_EXPRESSION = with_csr_counts(RNASeqMixin.get_normalized_expression)
 
 
 @functools.wraps(_EXPRESSION)
 def get_normalized_expression(self: Any, *args: Any, **kwargs: Any) -> Any:
+    # theirs, but for draws from all cells together, where theirs fails or names other cells
     bound = inspect.signature(_EXPRESSION).bind(self, *args, **kwargs)
     bound.apply_defaults()
     given = bound.arguments
@@ -70,6 +72,25 @@ def get_normalized_expression(self: Any, *args: Any, **kwargs: Any) -> Any:
     genes, wanted = adata.var_names, given["gene_list"]
     genes = genes if wanted is None else genes[genes.isin(wanted)]
     return pd.DataFrame(drawn, columns=genes)
+
+
+_REPLACED: tuple[tuple[type, str, Callable[..., Any]], ...] = (
+    (BaseModelClass, "_make_data_loader", make_data_loader),
+    (BaseModelClass, "_validate_anndata", validate_anndata),
+    (RNASeqMixin, "get_normalized_expression", get_normalized_expression),
+)
+
+
+def fast_methods(kind: type) -> dict[str, Callable[..., Any]]:
+    """Return the methods that replace those of the model class `kind`, by name.
+
+    A method that a subclass of scvi-tools' classes has replaced itself stays as it is.
+    """
+    methods = csr_methods(kind)
+    for base, name, method in _REPLACED:
+        if getattr(kind, name) is getattr(base, name):
+            methods[name] = method
+    return methods
 
 
 def checking_setup(theirs: Any) -> Any:

@@ -17,7 +17,7 @@ else:
 
 
 class QuickHooks(_Behind):
-    """Put in front of a ``LightningModule``, this sets the name of the hook as a plain attribute."""
+    """Put in front of a ``LightningModule``, this sets the hook's name as a plain attribute."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_current_fx_name":

@@ -25,6 +25,7 @@ from ...train.state import copy_state
 from ._minibatches import wrong_input
 from ._module import LDVAE, VAE
 from ._networks import load_in_place
+from ._quick_hooks import QuickHooks
 
 LEAN = {kind: (kind.loss, kind.forward) for kind in (VAE, LDVAE)}
 """Modules that return losses alone, and what must not have been replaced for that."""
@@ -104,7 +105,7 @@ class SemiSupervisedPlan(GuardedPlan, SemiSupervisedTrainingPlan):
     """``SemiSupervisedTrainingPlan`` with the optimiser fused and the weights guarded."""
 
 
-class Plan(GuardedPlan, TrainingPlan):
+class Plan(QuickHooks, GuardedPlan, TrainingPlan):
     """``TrainingPlan`` for fastvae's modules; for any other it is ``TrainingPlan``."""
 
     def __init__(self, module: Any, *args: Any, **kwargs: Any) -> None:
@@ -130,13 +131,6 @@ class Plan(GuardedPlan, TrainingPlan):
         if type(self).compute_and_log_metrics is not TrainingPlan.compute_and_log_metrics:
             return "compute_and_log_metrics was replaced"
         return None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning sets this twice at each of its hooks, and a Module looks at everything it is set
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
 
     @property
     def kl_weight(self) -> Tensor:
