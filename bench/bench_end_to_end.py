@@ -42,7 +42,7 @@ def our_run(path: Path, epochs: int, backend: str) -> Answer:
     with fn.use_backend(backend):
         model = fastvae.Model(path, batch_key="batch").fit(epochs, seed=0, progress=False)
         latent = model.get_latent_representation()
-    return float(model.history["train_elbo"][-1]), np.shape(latent)
+    return float(model.history["train_elbo"].iloc[-1]), np.shape(latent)
 
 
 def their_run(path: Path, epochs: int, ours: bool) -> Answer:

@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
-    from . import datasets, distributions, functional, nn
+    from . import data, datasets, distributions, functional, integrations, nn, plots, train
     from .errors import InputError
     from .model.model import Model
     from .vae.ldvae import LDVAE
@@ -27,10 +27,14 @@ __all__ = [
     "VAE",
     "InputError",
     "Model",
+    "data",
     "datasets",
     "distributions",
     "functional",
+    "integrations",
     "nn",
+    "plots",
+    "train",
 ]
 
 _HOME = {"VAE": "vae", "LDVAE": "vae", "Model": "model", "InputError": "errors"}
@@ -48,4 +52,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*(name for name in globals() if name.startswith("__")), *__all__])

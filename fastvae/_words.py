@@ -32,11 +32,12 @@ def those_there(names: Sequence[str], wanted: str | None = None, none: str = "no
     if not names:
         return f"there are {none}"
     text = f"there are {a_few(names, 30)}"
-    meant = _closest(names, wanted) if wanted else None
+    meant = closest(names, wanted) if wanted else None
     return text if meant is None else f"{text}; did you mean {meant!r}?"
 
 
-def _closest(names: Sequence[str], wanted: str) -> str | None:
+def closest(names: Sequence[str], wanted: str) -> str | None:
+    """Return the name that was probably meant by `wanted`, None if none is like it."""
     by_case = {name.lower(): name for name in names}
     wanted = wanted.lower()
     found = difflib.get_close_matches(wanted, by_case, 1)

@@ -32,12 +32,12 @@ def fastvae(args: argparse.Namespace) -> dict[str, Any]:
 
     model = fastvae.Model(args.data, batch_key="batch")
     model.fit(args.epochs + 1, args.batch_size, seed=0, progress=False, device=args.device)
-    speeds = model.history["cells_per_second"]
+    speeds = model.history["cells_per_second"].tolist()
     peak = torch.cuda.max_memory_allocated() if args.device == "cuda" else None
     return {
         "cells_per_second": median(speeds[1:]),
         "first_epoch": speeds[0],
-        "final_elbo": model.history["train_elbo"][-1],
+        "final_elbo": model.history["train_elbo"].iloc[-1],
         "peak_bytes": peak,
         "version": fastvae.__version__,
     }

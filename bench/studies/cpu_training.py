@@ -47,7 +47,7 @@ def train_fastvae(args: argparse.Namespace) -> dict[str, object]:
     torch.set_num_threads(args.threads)
     model = fastvae.Model(args.data, batch_key="batch")
     model.fit(args.epochs + 1, seed=0, progress=False)
-    speeds = model.history["cells_per_second"][1:]
+    speeds = model.history["cells_per_second"].tolist()[1:]
     return {"cells_per_second": median(speeds), "version": fastvae.__version__}
 
 

@@ -65,9 +65,9 @@ def train(
     model = fastvae.Model(path, batch_key="batch", residence=residence, **options)
     with ordered(reorder):
         model.fit(epochs, seed=seed, device="cpu", progress=False)
-    speeds = model.history["cells_per_second"]
+    speeds = model.history["cells_per_second"].tolist()
     return {
-        "elbo": float(model.history["validation_elbo"][-1]),
+        "elbo": float(model.history["validation_elbo"].iloc[-1]),
         "cells_per_second": sorted(speeds)[len(speeds) // 2],
         "pool_cells": model._store.pool_cells if residence == "disk" else None,
     }

@@ -172,7 +172,7 @@ def peak(args: argparse.Namespace) -> dict[str, float]:
     model.fit(1, seed=0, progress=False)
     return {
         "peak_mb": resident("VmHWM") - before,
-        "cells_per_second": model.history["cells_per_second"][0],
+        "cells_per_second": model.history["cells_per_second"].iloc[0],
     }
 
 

@@ -13,7 +13,7 @@ from ..data.reading import read_slot
 from ..data.sources.slots import Slot
 from ..data.sources.stored_file import read_outline
 from ..errors import InputError
-from ..model.model import CONFIG, WEIGHTS, read_config
+from ..model.saving import CONFIG, WEIGHTS, read_config
 from ..model.setup import Setup
 from .user_errors import as_options
 

@@ -160,7 +160,7 @@ def write_run(model: Model, folder: Path) -> np.ndarray:
     try:
         # The picture comes last: whatever goes wrong with it, the rest is there.
         latent = model.write_latent(folder / "latent.h5ad", overwrite=True)
-        if model.history["epoch"]:
+        if len(model.history):
             from ..plots.figures import plot_history
 
             plot_history(model.history, folder / "loss.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +15,7 @@ import numpy as np
 
 from ..errors import InputError, file_path
 from .file_names import common_tail
+from .frames import KnownFrames, LiveFrames
 from .joint import FILE, counts_bytes, load, match_genes, open_files, stream
 from .obs import joined_obs
 from .request import Source, Wanted
@@ -72,7 +74,7 @@ def open_data(data: Any, wanted: Wanted, source: Source) -> tuple[Store, Frames]
                 "residence='disk' needs the path of an .h5ad file or a zarr store, not an object "
                 "in memory"
             )
-        return _whole(open_input(data, wanted.slot), wanted)
+        return _of_object(data, wanted)
     by_file = bool(wanted.batch_key_of or wanted.file_batches or wanted.batch_key == FILE)
     if len(paths) == 1 and not _streamable(paths[0]):
         if source.residence == "disk":
@@ -127,13 +129,10 @@ def narrowed(
         log_library_mean=mean,
         log_library_var=var,
     )
-    return narrow, _KnownFrames(frames.obs, frames.var.loc[names])
-
-
-@dataclass(frozen=True, eq=False)
-class _KnownFrames:
-    obs: pd.DataFrame
-    var: pd.DataFrame
+    var = frames.var.loc[names]
+    if isinstance(frames, LiveFrames):
+        return narrow, replace(frames, var=var)
+    return narrow, KnownFrames(frames.obs, var)
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,4 +221,14 @@ def _whole(opened: CountFile, wanted: Wanted) -> tuple[CountStore, Frames]:
         gene_ids=wanted.gene_ids,
         may_lack=wanted.may_lack,
     )
-    return store, _KnownFrames(obs, var)
+    return store, KnownFrames(obs, var)
+
+
+def _of_object(data: Any, wanted: Wanted) -> tuple[CountStore, Frames]:
+    """Read an object in memory: a copy of its counts, and obs of an AnnData as it is when asked."""
+    from anndata import AnnData
+
+    store, frames = _whole(open_input(data, wanted.slot), wanted)
+    if isinstance(data, AnnData):
+        frames = LiveFrames(weakref.ref(data), frames.obs, frames.var)
+    return store, frames

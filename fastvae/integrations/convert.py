@@ -254,8 +254,8 @@ def _copy_history(model: Model, converted: Any) -> None:
     import pandas as pd
 
     history = model.history
-    if history["epoch"]:
-        index = pd.Index([int(epoch) - 1 for epoch in history["epoch"]], name="epoch")
+    if len(history):
+        index = pd.Index(history["epoch"].to_numpy() - 1, name="epoch")
         converted.history_ = {
             f"{theirs}_{kind}": pd.DataFrame(
                 {f"{theirs}_{kind}": history[f"{kind}_{ours}"]}, index=index

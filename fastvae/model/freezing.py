@@ -1,7 +1,8 @@
-"""Holding the weights of a reference still while a query trains what is new.
+"""Frozen weights of a reference while a query trains what is new.
 
-Where a weight matrix has columns of old and of new batches, only the new ones are a parameter
-meanwhile: no gradient, weight decay or moment of the optimiser can reach the others.
+While training lasts, a weight matrix with columns of old and of new batches is parametrised
+(`torch.nn.utils.parametrize`): the new columns are the parameter, the old ones a buffer. So no
+gradient, weight decay or moment of the optimiser reaches the old ones.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..errors import InputError, shown
 from ..vae.vae import VAE
 
 MODES = (True, "decoder", "encoder", False)
-"""Hold still: all but the new columns, the decoder alone, the encoders alone, or nothing."""
+"""What is frozen: all but the new columns, the decoder alone, the encoders alone, or nothing."""
 
 _DECODER = ("decoder",)
 _ENCODERS = ("z_encoder", "l_encoder")
@@ -39,14 +40,14 @@ def check_mode(freeze: Any) -> bool | str:
 
 
 def what_is_frozen(origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of the origin a checkpoint must agree with; nothing without a reference."""
+    """Return the part of the origin that a checkpoint must have too; empty without a reference."""
     names = {"freeze": "freeze", "the reference's weights (SHA-256)": "reference_sha256"}
     return {name: origin[key] for name, key in names.items() if key in origin}
 
 
 @contextmanager
 def held_still(module: VAE, origin: Mapping[str, Any]) -> Iterator[None]:
-    """Freeze inside the block what the origin of the model says; every weight is there after it.
+    """Freeze inside the block what the origin of the model says, and undo it afterwards.
 
     Frozen parts run as in evaluation: their batch normalisation uses and keeps the statistics of
     the reference, and they have no dropout.
@@ -68,10 +69,10 @@ def held_still(module: VAE, origin: Mapping[str, Any]) -> Iterator[None]:
             weight.requires_grad_(False)
         for owner, name, n_old in split:
             _split(owner, name, n_old)
-        _keep_in_evaluation(module, parts)
+        module.frozen_parts = names
         yield
     finally:
-        module.__dict__.pop("train", None)
+        module.frozen_parts = ()
         for owner, name, _ in split:
             if parametrize.is_parametrized(owner, name):
                 _join(owner, name)
@@ -82,7 +83,7 @@ def held_still(module: VAE, origin: Mapping[str, Any]) -> Iterator[None]:
 def _with_new_columns(
     module: VAE, names: tuple[str, ...], n_reference: int
 ) -> list[tuple[nn.Module, str, int]]:
-    """Each weight in these parts that has a column per batch, and how many columns are not new."""
+    """Return each weight in these parts with columns of batches, and how many are not new."""
     n_batch = module.n_batch
     if n_batch <= n_reference:
         return []
@@ -99,7 +100,7 @@ def _with_new_columns(
 
 
 class _NewColumns(nn.Module):
-    """A weight made of the columns of the reference, fixed, and new ones."""
+    """Parametrisation: a weight is the columns of the reference, a buffer, and the new ones."""
 
     old: Tensor
 
@@ -115,6 +116,7 @@ class _NewColumns(nn.Module):
 
 
 def _split(owner: nn.Module, name: str, n_old: int) -> None:
+    """Make the new columns of a weight the parameter."""
     old: Tensor = getattr(owner, name).detach()[:, :n_old].clone()
     # unsafe: what is learned has another shape than the weight
     parametrize.register_parametrization(owner, name, _NewColumns(old), unsafe=True)
@@ -123,18 +125,10 @@ def _split(owner: nn.Module, name: str, n_old: int) -> None:
 
 
 def _join(owner: nn.Module, name: str) -> None:
-    order = ["weight", "bias"] if name == "weight" else [name]
+    """Make the whole weight the parameter again, in its place among the parameters."""
     parametrize.remove_parametrizations(owner, name, leave_parametrized=True)
     getattr(owner, name).requires_grad_(True)
-    for parameter in order:  # the order of named_parameters stays what it was
-        owner._parameters[parameter] = owner._parameters.pop(parameter)
-
-
-def _keep_in_evaluation(module: VAE, parts: list[nn.Module]) -> None:
-    def train(mode: bool = True) -> VAE:
-        type(module).train(module, mode)
-        for part in parts:
-            part.eval()
-        return module
-
-    module.__dict__["train"] = train
+    if isinstance(owner, nn.Linear) and owner.bias is not None:
+        bias = owner.bias  # registered again: it comes after the weight
+        del owner.bias
+        owner.bias = bias

@@ -1,7 +1,8 @@
-"""Latent positions and library sizes of cells: `Model.get_latent_representation`."""
+"""Latent positions and library sizes: `Model.get_latent_representation`, `Model.write_latent`."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,29 +10,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__
-from .._files import atomic_path
+from .._files import atomic_path, check_new_file
 from ..data.storable import storable
-from ..errors import MOST_DRAWS, seed_number, shortened, true_or_false, whole_number
-from .base import State
-from .new_data import Reading
+from ..errors import (
+    MOST_DRAWS,
+    file_path,
+    seed_number,
+    shortened,
+    true_or_false,
+    whole_number,
+)
+from .base import EVALUATION_BATCH, State
+from .new_data import READING, Reading
 from .posterior import encode
+from .scvi_names import with_scvi_names
 from .selection import cell_rows
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from typing_extensions import Unpack
 
-
-EVALUATION_BATCH = 512
-"""Cells per minibatch unless the question says otherwise."""
-
-LARGEST_LIBRARY = 1e12
-"""Counts of a cell with more than this leave the range of float32 somewhere."""
+KEY = "X_fastvae"
+"""Where latent positions are in ``obsm``."""
 
 
 class LatentAnswers(State):
-    """Latent positions and library sizes; the shared arguments are those of `Answers`."""
+    """Latent positions and library sizes of cells."""
 
+    @with_scvi_names(READING)
     def get_latent_representation(
         self,
         data: Any = None,
@@ -49,8 +55,8 @@ class LatentAnswers(State):
         Parameters
         ----------
         data, cells, batch_size, seed, **reading
-            See `Answers`. Batches that the model does not know are no obstacle here, unless its
-            encoder is told the batch (``encode_covariates``).
+            As in the notes of `Model`. Unknown batches do not matter here, unless the encoder is
+            told the batch (``encode_covariates``).
         give_mean
             The mean of the posterior q(z | x); otherwise one draw of it.
         mc_samples
@@ -69,7 +75,7 @@ class LatentAnswers(State):
         give_mean = true_or_false("give_mean", give_mean)
         seed = seed_number(seed)
         store, _ = self._opened_to_encode(data, reading)
-        rows = cell_rows(cells, store.n_cells)
+        rows = cell_rows(cells, store)
         batches = self._minibatches(store, rows, batch_size)
         if true_or_false("return_dist", return_dist):
             return encode.latent_moments(self.module, batches, len(rows))
@@ -77,6 +83,7 @@ class LatentAnswers(State):
             self.module, batches, len(rows), give_mean=give_mean, seed=seed, n_draws=n_draws
         )
 
+    @with_scvi_names(READING)
     def get_latent_library_size(
         self,
         data: Any = None,
@@ -92,7 +99,7 @@ class LatentAnswers(State):
         Parameters
         ----------
         data, cells, batch_size, seed, **reading
-            See `Answers`.
+            As in the notes of `Model`.
         give_mean
             The mean of its posterior; otherwise one draw. With the observed library size either
             is the total count of the cell.
@@ -105,12 +112,42 @@ class LatentAnswers(State):
         give_mean = true_or_false("give_mean", give_mean)
         seed = seed_number(seed)
         store = self._store_for(data, reading)
-        rows = cell_rows(cells, store.n_cells)
+        rows = cell_rows(cells, store)
         batches = self._minibatches(store, rows, batch_size)
         return encode.library(self.module, batches, len(rows), give_mean=give_mean, seed=seed)
 
+    @with_scvi_names(READING)
+    def write_latent(
+        self,
+        path: str | os.PathLike[str],
+        data: Any = None,
+        overwrite: bool = False,
+        **reading: Unpack[Reading],
+    ) -> np.ndarray:
+        """Write a light .h5ad: the latent space in ``obsm["X_fastvae"]``, obs and var, no counts.
 
-KEY = "X_fastvae"
+        Parameters
+        ----------
+        path
+            The file; it is written whole or not at all.
+        data, **reading
+            As in `get_latent_representation`.
+        overwrite
+            Replace a file that is there.
+
+        Returns
+        -------
+        ndarray
+            The latent space, (N, n_latent) float32.
+        """
+        overwrite = true_or_false("overwrite", overwrite)
+        target = check_new_file(file_path("path", path), overwrite=overwrite)
+        store, frames = self._opened_to_encode(data, reading)
+        rows = cell_rows(None, store)
+        batches = self._minibatches(store, rows, EVALUATION_BATCH)
+        latent = encode.latent(self.module, batches, len(rows), give_mean=True, seed=0)
+        write_latent_file(target, latent, frames.obs, frames.var)
+        return latent
 
 
 def write_latent_file(path: Path, latent: np.ndarray, obs: Any, var: Any) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import MOST_DRAWS, seed_number, true_or_false, whole_number
-from .base import State
-from .latent import EVALUATION_BATCH
-from .new_data import Reading
+from .base import EVALUATION_BATCH, State
+from .new_data import READING, Reading
 from .posterior import marginal
+from .scvi_names import with_scvi_names
 from .selection import cell_rows
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 
 class QualityAnswers(State):
-    """Bounds and estimates of the likelihood; the shared arguments are those of `Answers`."""
+    """Bounds and estimates of the likelihood of cells."""
 
+    @with_scvi_names(READING)
     def get_elbo(
         self,
         data: Any = None,
@@ -39,7 +40,7 @@ class QualityAnswers(State):
         Parameters
         ----------
         data, cells, batch_size, seed, **reading
-            See `Answers`.
+            As in the notes of `Model`.
         return_mean
             The mean over cells; otherwise one value per cell.
 
@@ -53,6 +54,7 @@ class QualityAnswers(State):
         elbo = -(losses + divergences)
         return float(elbo.mean()) if return_mean else elbo
 
+    @with_scvi_names(READING)
     def get_reconstruction_error(
         self,
         data: Any = None,
@@ -81,6 +83,7 @@ class QualityAnswers(State):
         losses, _ = self._losses(data, cells, batch_size, seed, reading)
         return float(losses.mean()) if return_mean else losses
 
+    @with_scvi_names(READING)
     def get_marginal_ll(
         self,
         data: Any = None,
@@ -113,7 +116,7 @@ class QualityAnswers(State):
         return_mean = true_or_false("return_mean", return_mean)
         seed = seed_number(seed)
         store = self._store_for(data, reading)
-        rows = cell_rows(cells, store.n_cells)
+        rows = cell_rows(cells, store)
         values = marginal.marginal_log_likelihood(
             self.module,
             self._minibatches(store, rows, batch_size),
@@ -128,6 +131,6 @@ class QualityAnswers(State):
     ) -> tuple[np.ndarray, np.ndarray]:
         seed = seed_number(seed)
         store = self._store_for(data, reading)
-        rows = cell_rows(cells, store.n_cells)
+        rows = cell_rows(cells, store)
         batches = self._minibatches(store, rows, batch_size)
         return marginal.loss_of_cells(self.module, batches, len(rows), seed=seed)

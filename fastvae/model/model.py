@@ -1,21 +1,18 @@
-"""`Model`: data in, training, answers out; saving and loading."""
+"""`Model`: made of data or of a saved model, mapped onto another, saved; its topics are mixins."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import inspect
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from .. import __version__
-from .._files import atomic_path, check_regular, check_writable_folder
+from .._files import check_writable_folder
+from .._options import picked
 from .._torch import seeded
 from ..data.file_names import FileBatches, key_of_files
 from ..data.keys import checked_key, in_words
@@ -26,23 +23,37 @@ from ..data.stores.store import warn_of_small_batches
 from ..errors import InputError, file_path, true_or_false, whole_number
 from ..train import resolve_device
 from ..train.history import history_text, parse_history
-from .base import State
-from .differential.differential import Differential
-from .expression import Answers
-from .mapping import Querying, origin_lines
-from .new_data import check_reading, fitting
+from .differential_expression import DifferentialAnswers
+from .expression import ExpressionAnswers
+from .latent import LatentAnswers
+from .likelihood import QualityAnswers
+from .mapping import Query, mapped, origin_lines
+from .new_data import READING, Reading, check_reading, fitting
+from .predictive import PosteriorAnswers
+from .saving import HISTORY, fill_module, read_config, read_part, read_weights, write_saved
+from .scvi_names import with_scvi_names
 from .selection import gene_list
 from .setup import Options, Setup, batch_keys
 from .training import Fitting
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from typing_extensions import Unpack
 
-    from .new_data import Reading
+FIT = tuple(name for name in inspect.signature(Fitting.fit).parameters if name != "self")
+"""Names of the arguments of `Model.fit`."""
 
 
-class Model(Fitting, Answers, Differential, Querying):
-    """scVI for a data set: train it, then ask for latent space and denoised expression.
+class Model(
+    Fitting,
+    LatentAnswers,
+    ExpressionAnswers,
+    PosteriorAnswers,
+    QualityAnswers,
+    DifferentialAnswers,
+):
+    """scVI of a data set: training, latent space, denoised expression, differential expression.
 
     Parameters
     ----------
@@ -106,8 +117,47 @@ class Model(Fitting, Answers, Differential, Querying):
 
     Notes
     -----
-    Random numbers of the answers come from their `seed` argument, so a question asked twice has
-    one answer; ``seed=None`` draws from torch's generator.
+    The counts are copied when the model is made: what is done to them later changes no answer.
+    ``obs`` of an AnnData is read each time it is needed, so columns that were added since can be
+    used.
+
+    The methods that answer questions share these arguments:
+
+    data
+        New data, of any kind that `Model` takes; None is the model's own. Genes are matched by
+        their ids where both have them, else by name; others are left out. Batches must be ones
+        the model was trained with.
+    cells
+        Row numbers, names of cells, or a boolean mask (a Series is matched by its index); None is
+        all. Results are in this order.
+    batch_size
+        Cells per minibatch, rounded up to a multiple of 64. It changes memory, speed and the last
+        digits, and nothing else.
+    seed
+        Of the random draws: the same question has the same answer. None draws from torch's
+        generator.
+    layer, use_raw
+        Where the counts of `data` are: in this layer ("X" for ``X`` itself), or in ``raw``. By
+        default where the model had them; data with a single matrix may have them there.
+    genome
+        Which genome of a 10x file that holds several; by default the model's.
+    allow_fractional
+        Take counts corrected for ambient RNA, which are no longer whole numbers; by default if
+        the model did.
+    allow_links
+        Also read what files store in other files, as for `fastvae.data.read`; only for files that
+        you trust.
+    gene_names
+        Column of ``var`` of `data` that names the genes; by default the model's, or the index of
+        data without it.
+    batch_key_of
+        The batch column of the files of `data` that have another one than the model.
+
+    They raise `InputError` if the model is not trained or has no data, or if the data or an
+    option does not fit.
+
+    Arguments may have the names of scvi-tools where these mean the same: ``adata``, ``indices``,
+    ``gene_list``, ``gene_likelihood``, ``lr``.
 
     Examples
     --------
@@ -117,6 +167,7 @@ class Model(Fitting, Answers, Differential, Querying):
     >>> model = fastvae.Model.load("run", "atlas.h5ad")
     """
 
+    @with_scvi_names()
     def __init__(
         self,
         data: Any,
@@ -145,6 +196,9 @@ class Model(Fitting, Answers, Differential, Querying):
         allow_links: bool = False,
         gene_names: str | None = None,
     ) -> None:
+        if isinstance(data, Setup):  # of a saved or converted model, which brings its own weights
+            super().__init__(data)
+            return
         batch_key = key_of_files(data, batch_key, batch_per_file)
         labels_key = checked_key(labels_key, "labels_key")
         options = Options(
@@ -188,11 +242,12 @@ class Model(Fitting, Answers, Differential, Querying):
                 "given: name the column of obs that has the batch, or make each file a batch with "
                 "batch_per_file='sample'",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         self._attach(store, frames)
         self._residence = residence
 
+    @with_scvi_names()
     def save(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write model.safetensors, config.json and history.csv to `folder`.
 
@@ -216,6 +271,7 @@ class Model(Fitting, Answers, Differential, Querying):
         write_saved(target, self.module.state_dict(), config, history_text(self._history))
 
     @classmethod
+    @with_scvi_names(READING)
     def load(
         cls,
         folder: str | os.PathLike[str],
@@ -225,7 +281,7 @@ class Model(Fitting, Answers, Differential, Querying):
         residence: str = "auto",
         memory_limit: int | str | None = None,
         **reading: Unpack[Reading],
-    ) -> Model:
+    ) -> Self:
         """Read a model that `save` wrote.
 
         Parameters
@@ -258,9 +314,8 @@ class Model(Fitting, Answers, Differential, Querying):
         source = Source(residence, memory_limit)
         where = resolve_device(device)
         config = read_config(folder)
-        model = cls.__new__(cls)
         try:
-            State.__init__(model, Setup.from_config(config))
+            model = cls(Setup.from_config(config))
             model.training = dict(config["training"])
             model.is_trained = bool(config["is_trained"])
             model.origin = dict(config.get("origin", {}))
@@ -280,6 +335,159 @@ class Model(Fitting, Answers, Differential, Querying):
             model._attach(*model._setup.store_of(data, source, reading))
             model._residence = residence
         return model
+
+    @classmethod
+    @with_scvi_names(READING)
+    def load_query(
+        cls,
+        data: Any,
+        reference: Any,
+        *,
+        batch_key: str | Sequence[str] | None = None,
+        freeze: bool | str = True,
+        min_genes: float = 0.1,
+        batch_per_file: str | None = None,
+        device: str | torch.device = "auto",
+        residence: str = "auto",
+        memory_limit: int | str | None = None,
+        **reading: Unpack[Reading],
+    ) -> Self:
+        """Make a model of `data` with the weights of a trained reference, wider by new batches.
+
+        Batches are matched by name. A new batch gets columns of its own in the decoder, with
+        ``encode_covariates`` in the encoders too, and in a dispersion per batch. They begin as the
+        mean of the reference's columns; its prior of the library size comes from its cells. `fit`
+        then trains what is not frozen; before that the model answers as the reference would. The
+        reference itself does not change.
+
+        Parameters
+        ----------
+        data
+            The query, of any kind that `Model` takes. Genes are matched by their ids, or by name:
+            genes that the reference does not have are left out, missing ones count as zero.
+        reference
+            A trained model, or the folder that it was saved to.
+        batch_key
+            Column of obs with the batch; of several columns each combination is a batch. None is
+            the reference's.
+        freeze
+            What `fit` leaves bit-equal, batch normalisation included. True: everything but the
+            new columns. Unless the reference was made with ``encode_covariates``, its encoder does
+            not see the batch, so all latent positions are those of the reference. "decoder":
+            the encoders are trained too, and the query moves to where the reference's decoder
+            explains it; embed the reference's cells with the reference. "encoder": all of the
+            decoder is trained, and of the encoders only new columns. False: everything is trained.
+        min_genes
+            Refuse data with a smaller share of the reference's genes.
+        batch_per_file, residence, memory_limit
+            As in `Model`. Where the files of the reference were batches, those of the query are
+            too; a file that has the name of a batch of the reference belongs to that batch.
+        device
+            Where the network goes, as in `fit`.
+        **reading
+            How `data` are read: ``layer``, ``use_raw``, ``genome``, ``allow_fractional``,
+            ``allow_links``, ``gene_names`` and ``batch_key_of``, as in the notes of `Model`.
+
+        Returns
+        -------
+        Model
+            Its ``origin`` says what was matched; it is saved with it.
+
+        Raises
+        ------
+        InputError
+            The reference is not trained, there is nothing to train, or the data do not fit.
+
+        Warns
+        -----
+        UserWarning
+            More than a fifth of the reference's genes are missing.
+
+        Notes
+        -----
+        The idea is that of scArches (Lotfollahi et al. 2022). There, as scvi-tools does it, the
+        columns of old batches move as well, and weight decay moves every weight.
+        """
+        query = picked(Query, locals())
+        return cls._mapped_onto(reference, data, query, reading, device)
+
+    @with_scvi_names((*READING, *FIT))
+    def map_query(
+        self,
+        data: Any,
+        *,
+        batch_key: str | Sequence[str] | None = None,
+        freeze: bool | str = True,
+        min_genes: float = 0.1,
+        batch_per_file: str | None = None,
+        device: str | torch.device = "auto",
+        residence: str = "auto",
+        memory_limit: int | str | None = None,
+        **reading_and_fit: Any,
+    ) -> Self:
+        """Map `data` onto this model and train what is new: `load_query`, then `fit`.
+
+        Parameters
+        ----------
+        data, batch_key, freeze, min_genes, batch_per_file, device, residence, memory_limit
+            As in `load_query`.
+        **reading_and_fit
+            How `data` are read, as in `load_query`; and how `fit` trains. The KL divergence has
+            its full weight from the beginning (``n_epochs_kl_warmup=None``), since the latent
+            space is there already.
+
+        Returns
+        -------
+        Model
+            A new one; this one does not change.
+
+        Raises
+        ------
+        InputError
+            As `load_query` and `fit`.
+        """
+        query = picked(Query, locals())
+        fit = {"n_epochs_kl_warmup": None, "device": device, **reading_and_fit}
+        reading: Any = {name: fit.pop(name) for name in READING if name in fit}
+        return self._mapped_onto(self, data, query, reading, device).fit(**fit)
+
+    @classmethod
+    def _mapped_onto(
+        cls,
+        reference: Any,
+        data: Any,
+        query: Query,
+        reading: Reading,
+        device: str | torch.device,
+    ) -> Self:
+        known, name = cls._reference(reference)
+        parts = mapped(data, known._setup, known.module.state_dict(), name, query, reading)
+        model = cls._with_weights(parts.setup, parts.weights, device=device, is_trained=True)
+        model.origin = parts.origin
+        model._attach(parts.store, parts.frames)
+        model._residence = query.residence
+        return model
+
+    @classmethod
+    def _reference(cls, reference: Any) -> tuple[Model, str]:
+        """Return a trained model, given itself or by its folder, and what it is called."""
+        if isinstance(reference, (str, os.PathLike)):
+            folder = file_path("reference", reference)
+            name = str(folder)
+            try:
+                known: Model = cls.load(folder, device="cpu")
+            except InputError as error:
+                raise InputError(f"reference: {error}") from error
+        elif isinstance(reference, Model):
+            known, name = reference, "a model in memory"
+        else:
+            raise InputError(
+                "reference must be a trained fastvae.Model or the folder it was saved to, not "
+                f"{type(reference).__name__}"
+            )
+        if not known.is_trained:
+            raise InputError("the reference has not been trained yet; call fit() on it first")
+        return known, name
 
     def __repr__(self) -> str:
         setup, options = self._setup, self._setup.options
@@ -303,157 +511,3 @@ class Model(Fitting, Answers, Differential, Querying):
         ]
         lines.append(f"  {self._training_line()}")
         return "\n".join(lines)
-
-
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-HISTORY = "history.csv"
-FORMAT = "fastvae-model"
-FORMAT_VERSION = 1
-
-
-def write_saved(
-    folder: Path, state: dict[str, Tensor], config: dict[str, Any], history: str
-) -> None:
-    """Write weights, history and configuration so that one model, old or new, is always there.
-
-    The configuration carries the digests of the other two. They are written whole under hidden
-    names first; the new model is in place from the moment the configuration is, and `read_part`
-    finds them under either name.
-
-    Parameters
-    ----------
-    history
-        The text of history.csv.
-
-    Raises
-    ------
-    WriteError
-        A file could not be written; the model that was there before is untouched.
-    """
-    from safetensors.torch import save
-
-    weights = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
-    parts = {WEIGHTS: weights, HISTORY: history.encode()}
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
-    config = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "weights_sha256": digests[WEIGHTS],
-        "history_sha256": digests[HISTORY],
-        **config,
-    }
-    text = json.dumps(config, indent=1, allow_nan=False)
-    ready = {name: folder / f".{name}.new" for name in parts}
-    committed = False
-    try:
-        for name, content in parts.items():
-            with atomic_path(ready[name], name=folder / name) as temporary:
-                temporary.write_bytes(content)
-        with atomic_path(folder / CONFIG) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
-        committed = True
-        for name, path in ready.items():
-            with suppress(OSError):  # found under its hidden name
-                path.replace(folder / name)
-    finally:
-        if not committed:
-            for path in ready.values():
-                path.unlink(missing_ok=True)
-
-
-def read_part(folder: Path, name: str, digest: str | None) -> bytes | None:
-    """Read the weights or the history that belong to the configuration beside them.
-
-    Returns
-    -------
-    bytes or None
-        What has the digest; else what is there under the plain name, or None.
-    """
-    plain = folder / name
-    if plain.exists():
-        check_regular(plain)
-    content = plain.read_bytes() if plain.exists() else None
-    ready = folder / f".{name}.new"
-    if digest is None or not ready.is_file():
-        return content
-    if content is not None and hashlib.sha256(content).hexdigest() == digest:
-        return content
-    # A save was cut short after its configuration was in place.
-    late = ready.read_bytes()
-    return late if hashlib.sha256(late).hexdigest() == digest else content
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read the configuration of the model saved in `folder`.
-
-    Raises
-    ------
-    InputError
-        No model there, or its configuration is damaged, foreign or of a newer version.
-    """
-    path = folder / CONFIG
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; give the folder that a model was saved to")
-    if not path.is_file():
-        raise InputError(
-            f"{folder} holds no saved model: {CONFIG} is missing; give the folder that "
-            "Model.save or fastvae train wrote"
-        )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}); restore it or train again") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise InputError(f"{path} does not describe a fastvae model; was another program's given?")
-    version = config.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise InputError(
-            f"{path} has format version {version}, and this fastvae reads up to "
-            f"{FORMAT_VERSION}: it was saved by fastvae {config.get('fastvae_version')}; "
-            "upgrade with pip install -U fastvae"
-        )
-    return config
-
-
-def read_weights(folder: Path, config: dict[str, Any]) -> dict[str, Tensor]:
-    """Read the weights that belong to `config`.
-
-    Raises
-    ------
-    InputError
-        The file is missing, damaged, or of another model.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    path = folder / WEIGHTS
-    content = read_part(folder, WEIGHTS, config.get("weights_sha256"))
-    if content is None:
-        raise InputError(f"{path} is missing; restore it or train again")
-    if hashlib.sha256(content).hexdigest() != config.get("weights_sha256"):
-        raise InputError(
-            f"{path} is damaged or does not belong to the {CONFIG} beside it (its SHA-256 is not "
-            "the one written there); restore both files from one save or train again"
-        )
-    try:
-        return load(content)
-    except SafetensorError as error:
-        raise InputError(f"{path} is not a safetensors file: {error}") from error
-
-
-def fill_module(module: torch.nn.Module, state: dict[str, Tensor], folder: Path) -> None:
-    """Load `state` into `module`.
-
-    Raises
-    ------
-    InputError
-        Names or shapes differ from those the configuration asks for.
-    """
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()  # the others are the same for other weights
-        raise InputError(
-            f"{folder / WEIGHTS} does not fit {CONFIG}: {first} Restore both files from one save"
-        ) from error

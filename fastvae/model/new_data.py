@@ -40,6 +40,10 @@ class Reading(TypedDict, total=False):
     batch_key_of: Mapping[str, str] | None
 
 
+READING = tuple(Reading.__annotations__)
+"""The names in `Reading`."""
+
+
 def check_reading(data: Any, reading: Mapping[str, Any]) -> None:
     """Refuse keywords that are not of `Reading`, and those of new data where there are none.
 
@@ -51,7 +55,7 @@ def check_reading(data: Any, reading: Mapping[str, Any]) -> None:
         `data` is None.
     """
     for name in reading:
-        if name not in Reading.__annotations__:
+        if name not in READING:
             raise TypeError(f"unexpected keyword argument {name!r}")
     given = [
         name

@@ -1,4 +1,4 @@
-"""What a trained `Model` says of the posterior of each cell, and draws from it."""
+"""What the posterior of each cell predicts: parameters, counts and correlations of genes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from .._torch import evaluating
 from ..data import Minibatches
 from ..data.stores.store import Store
 from ..errors import MOST_DRAWS, InputError, one_of, real_number, true_or_false, whole_number
+from .base import EVALUATION_BATCH, LARGEST_LIBRARY, State
 from .correlation import KNOTS, pearson, spearman
-from .latent import EVALUATION_BATCH, LARGEST_LIBRARY, LatentAnswers
-from .new_data import Reading
+from .new_data import READING, Reading
 from .posterior.decode import decoded
 from .posterior.noise import entropy_of
+from .scvi_names import with_scvi_names
 from .selection import batch_codes, cell_rows, gene_columns
 
 if TYPE_CHECKING:
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
 _FEWER = "ask for fewer genes (genes=) or for parts of the cells (cells=)"
 
 
-class PosteriorAnswers(LatentAnswers):
-    """Likelihood parameters and draws; the shared arguments are `Answers`'."""
+class PosteriorAnswers(State):
+    """Parameters of the likelihood, draws of counts, and correlations of genes."""
 
+    @with_scvi_names(READING)
     def get_likelihood_parameters(
         self,
         data: Any = None,
@@ -51,7 +53,7 @@ class PosteriorAnswers(LatentAnswers):
         Parameters
         ----------
         data, cells, batch_size, seed, **reading
-            See `Answers`.
+            As in the notes of `Model`.
         n_samples
             Draws per cell.
         give_mean
@@ -101,6 +103,7 @@ class PosteriorAnswers(LatentAnswers):
                 found["dispersions"] = np.broadcast_to(theta, shape)
         return found
 
+    @with_scvi_names(READING)
     def posterior_predictive_sample(
         self,
         data: Any = None,
@@ -118,7 +121,7 @@ class PosteriorAnswers(LatentAnswers):
         Parameters
         ----------
         data, cells, batch_size, seed, **reading
-            See `Answers`.
+            As in the notes of `Model`.
         transform_batch
             Draw as if every cell were of this batch; one only, since the mean of counts from
             several is no count.
@@ -151,6 +154,7 @@ class PosteriorAnswers(LatentAnswers):
         drawn = [sp.vstack(matrices, format="csr") for matrices in parts]
         return drawn if draws > 1 else drawn[0]
 
+    @with_scvi_names(READING)
     def get_feature_correlation_matrix(
         self,
         data: Any = None,
@@ -175,7 +179,7 @@ class PosteriorAnswers(LatentAnswers):
         Parameters
         ----------
         data, cells, batch_size, seed, **reading
-            See `Answers`.
+            As in the notes of `Model`.
         n_samples
             Draws per cell.
         rna_size_factor
@@ -237,5 +241,5 @@ class PosteriorAnswers(LatentAnswers):
         draws = whole_number("n_samples", n_samples, minimum=1, maximum=MOST_DRAWS)
         columns = gene_columns(genes, self._setup.gene_names)
         store = self._store_for(data, reading)
-        rows = cell_rows(cells, store.n_cells)
+        rows = cell_rows(cells, store)
         return draws, store, rows, slice(None) if columns is None else columns

@@ -2,57 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._words import a_few, those_there
+from ..data.alignment import in_order_of, positions_of
 from ..data.categories import CategoryNames, category_name
 from ..data.keys import Key
 from ..errors import MOST_NAMES, InputError, listed, shown
 
+if TYPE_CHECKING:
+    from ..data.stores.store import Store
 
-def cell_rows(cells: Any, n_cells: int) -> np.ndarray:
-    """Return row numbers (M,) int64; None is all cells, a boolean mask those that are true.
+
+def cell_rows(cells: Any, store: Store) -> np.ndarray:
+    """Return row numbers (M,) int64 of cells given by number, mask or name; None is all cells.
 
     Raises
     ------
     InputError
-        A mask of another length, numbers out of range, anything else, or no cell at all.
+        As `rows_of_cells`, or no cell at all.
     """
     if cells is None:
-        return np.arange(n_cells)
-    rows = row_array("cells", cells)
+        return np.arange(store.n_cells)
+    rows = rows_of_cells("cells", cells, store.n_cells, lambda: store.cell_names)
+    if rows.size == 0:
+        raise InputError("cells selects no cell; give at least one")
+    return rows
+
+
+def rows_of_cells(
+    option: str, cells: Any, n_cells: int, names: Callable[[], np.ndarray]
+) -> np.ndarray:
+    """Return row numbers (M,) int64.
+
+    Parameters
+    ----------
+    option
+        What messages call `cells`.
+    cells
+        Row numbers, names of cells, or a mask: a boolean array in the order of the cells, or a
+        boolean Series, whose index names them.
+    n_cells
+        Number of cells.
+    names
+        Gives their names (N,), which may have to be read from files.
+
+    Raises
+    ------
+    InputError
+        A mask of another length, numbers out of range, unknown names, or anything else.
+    """
+    import pandas as pd
+
+    if isinstance(cells, pd.Series) and cells.dtype == bool:
+        cells = in_order_of(names(), cells, option)
+    rows = row_array(option, cells)
     if rows.dtype == bool:
         if rows.shape != (n_cells,):
             raise InputError(
-                f"cells is a mask of shape {rows.shape}; expected ({n_cells},), one per cell"
+                f"{option} is a mask of shape {rows.shape}; expected ({n_cells},), one per cell"
             )
         rows = np.flatnonzero(rows)
+    elif _are_names(rows):
+        rows = _rows_named(option, rows, names())
     if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
         raise InputError(
-            f"cells must be row numbers or a boolean mask, not {rows.dtype} of shape {rows.shape}"
+            f"{option} must be row numbers or a boolean mask, not {rows.dtype} of shape "
+            f"{rows.shape}; names of cells are taken too"
         )
-    if rows.size == 0:
-        raise InputError("cells selects no cell; give at least one")
-    if rows.min() < 0 or rows.max() >= n_cells:
+    if rows.size and (rows.min() < 0 or rows.max() >= n_cells):
         raise InputError(
-            f"cells has row {rows.max() if rows.max() >= n_cells else rows.min()}; there are rows "
-            f"0 to {n_cells - 1}"
+            f"{option} has row {rows.max() if rows.max() >= n_cells else rows.min()}; there are "
+            f"rows 0 to {n_cells - 1}"
         )
     return rows.astype(np.int64)
 
 
+def _are_names(rows: np.ndarray) -> bool:
+    if rows.ndim != 1 or not rows.size:
+        return False
+    return rows.dtype.kind == "U" or all(isinstance(name, str) for name in rows)
+
+
+def _rows_named(option: str, wanted: np.ndarray, names: np.ndarray) -> np.ndarray:
+    each, inverse = np.unique(wanted.astype(str), return_inverse=True)
+    positions, missing = positions_of(each, names)
+    if missing:
+        raise InputError(
+            f"{option} has names that no cell has, or that several have: {a_few(missing)}; cells "
+            f"have names such as {a_few(names, 2)}"
+        )
+    return positions[inverse]
+
+
 def row_array(option: str, cells: Any) -> np.ndarray:
-    """Return row numbers, or a mask, as an array of any shape.
+    """Return row numbers, names or a mask as an array of any shape.
 
     Raises
     ------
     InputError
         It cannot be one; `option` is what the message calls it.
     """
-    wanted = f"{option} must be row numbers or a boolean mask, not {shown(cells)}"
+    wanted = f"{option} must be row numbers, names of cells or a boolean mask, not {shown(cells)}"
     if isinstance(cells, (str, bytes, bytearray, dict, set, frozenset)):
         raise InputError(wanted)
     if isinstance(cells, range) and len(cells) > MOST_NAMES:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 import os
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,11 +12,8 @@ import torch
 
 from .._options import documented, picked
 from .._torch import seeded
-from ..data import Minibatches
-from ..data.stores.residence import RESIDENCES, place
-from ..data.stores.store import Store
-from ..errors import InputError, file_path, listed, one_of, shown, true_or_false, whole_number
-from ..functional import dispatch as _backend
+from ..data.stores.residence import RESIDENCES
+from ..errors import InputError, file_path, listed, one_of, shown, true_or_false
 from ..train import (
     Callback,
     NonFiniteError,
@@ -28,21 +23,23 @@ from ..train import (
     split_cells,
     train_vae,
 )
-from ..train.checkpoints import open_checkpoints
 from ..train.processes import Group
-from ..train.schedules import resolved
 from ..train.settings import CheckpointOptions
-from .base import Trained
+from .base import State
+from .fit_plan import FitPlan
 from .freezing import held_still, what_is_frozen
-from .setup import Setup
+from .scvi_names import with_scvi_names
 
 if TYPE_CHECKING:
     from typing import Self
 
+    import pandas as pd
 
-class Fitting(Trained):
-    """The part of `Model` that trains."""
 
+class Fitting(State):
+    """Training, and what it leaves: history, split and summary."""
+
+    @with_scvi_names()
     @documented(TrainSettings, CheckpointOptions)
     def fit(
         self,
@@ -122,76 +119,116 @@ class Fitting(Trained):
         """
         arguments = locals()  # taken before any other name is bound
         settings = picked(TrainSettings, arguments)
-        options = picked(CheckpointOptions, arguments)
-        asked = self._residence if residence is None else residence
-        one_of("residence", asked, RESIDENCES)
+        checkpoint_options = picked(CheckpointOptions, arguments)
+        residence = self._residence if residence is None else residence
+        one_of("residence", residence, RESIDENCES)
         progress = true_or_false("progress", progress)
         listeners = _listeners(callbacks)
-        if tensorboard is not None:
-            tensorboard = file_path("tensorboard", tensorboard)
+        folder = None if tensorboard is None else file_path("tensorboard", tensorboard)
         store = self._own_store()
-        where = resolve_device(device)
-        group = Group(where)
-        if tensorboard is not None and group.leads:
-            listeners.append(TensorBoard(tensorboard))
-        checkpoints = open_checkpoints(options, group)
-        found = checkpoints.found if checkpoints else None
-        if seed is None and found:
-            seed = found.state["seed"]
-        if seed is None:
-            seed = self.training.get("seed", int(torch.randint(2**31, ())))
-        seed = group.share(whole_number("seed", seed, minimum=0))
-        train_cells, validation_cells = split_cells(store.n_cells, settings.train_size, seed)
-        settings = resolved(settings, store.n_cells, len(train_cells), where)
-        store, reason = place(store, asked, where)
-        if progress and group.leads:
-            print(f"{reason}; {_backend.describe(where)}", file=sys.stderr, flush=True)
-        if checkpoints:
-            about = fingerprint(self._setup, store, settings, seed, group.size)
-            checkpoints.require_same(about | what_is_frozen(self.origin))
-        size = settings.cells_per_minibatch
-        part: dict[str, Any] = {
-            "batch_size": size,
-            "device": where,
-            "rank": group.rank,
-            "world_size": group.size,
-        }
-        batches = Minibatches(store, train_cells, shuffle=True, seed=seed, **part)
-        some = len(validation_cells) > 0
-        validation = Minibatches(store, validation_cells, **part) if some else None
-        with seeded(torch.device("cpu"), seed):
-            module = self.module.to(where)
-        steps = found.state["first_step"] if found else self.training.get("steps", 0)
-        cells = {"n_train": len(train_cells), "n_validation": len(validation_cells)}
-        summary = {
-            "n_cells": store.n_cells,
-            **cells,
-            "seed": seed,
-            "device": str(where),
-            "residence": store.residence,
-            "processes": group.size,
-            "settings": settings.as_dict(),
-        }
+        group = Group(resolve_device(device))
+        if folder is not None and group.leads:
+            listeners.append(TensorBoard(folder))
+        plan = FitPlan.of(
+            store,
+            settings,
+            checkpoint_options,
+            group,
+            residence=residence,
+            seed=seed,
+            earlier=self.training,
+            progress=progress,
+        )
+        return self._follow(plan, listeners, progress)
+
+    train = fit  # its name in scvi-tools
+
+    def _follow(self, plan: FitPlan, listeners: list[Callback], progress: bool) -> Self:
+        """Train as planned, and keep the summary also where training fails."""
+        if plan.checkpoints:
+            about = plan.fingerprint(self._setup) | what_is_frozen(self.origin)
+            plan.checkpoints.require_same(about)
+        training, validation = plan.minibatches()
+        with seeded(torch.device("cpu"), plan.seed):
+            module = self.module.to(plan.group.device)
         try:
             with held_still(module, self.origin):
                 result = train_vae(
                     module,
-                    batches,
+                    training,
                     validation,
-                    settings,
+                    plan.settings,
                     self._history,
-                    seed=seed,
-                    **cells,
-                    completed_steps=steps,
+                    seed=plan.seed,
+                    **plan.numbers_of_cells(),
+                    completed_steps=plan.steps_before,
                     progress=progress,
-                    checkpoints=checkpoints,
+                    checkpoints=plan.checkpoints,
                     callbacks=listeners,
                 )
         except NonFiniteError as error:
-            self._summarise(summary, "non-finite", steps + error.steps, None)
+            self._summarise(plan, "non-finite", error.steps, None)
             raise
-        self._summarise(summary, result.ending, steps + result.steps, result.best_epoch)
+        self._summarise(plan, result.ending, result.steps, result.best_epoch)
         return self
+
+    def _summarise(self, plan: FitPlan, ending: str, steps: int, best_epoch: int | None) -> None:
+        history, steps = self._history, plan.steps_before + steps
+        kept = -1 if best_epoch is None else history["epoch"].index(best_epoch)
+        self.training = {
+            **plan.summary(),
+            "ending": ending,
+            "steps": steps,
+            "epochs": len(history["epoch"]),
+            "best_epoch": best_epoch,
+            "seconds": sum(history["seconds"]),
+        }
+        for name in ("train_elbo", "validation_elbo"):
+            value = history[name][kept] if history[name] else math.nan
+            self.training[name] = None if math.isnan(value) else value
+        self.is_trained = self.is_trained or steps > 0
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """The table of ``history.csv``: one row per epoch, columns as in `fastvae.train.COLUMNS`.
+
+        The columns ``*_elbo`` hold the negative ELBO per cell: lower is better.
+        """
+        import pandas as pd
+
+        columns = {
+            name: np.array(values, dtype=np.int64 if name == "epoch" else np.float64)
+            for name, values in self._history.items()
+        }
+        return pd.DataFrame(columns)
+
+    @property
+    def train_cells(self) -> np.ndarray:
+        """Rows of the training data that the last `fit` trained on."""
+        return self._split()[0]
+
+    @property
+    def validation_cells(self) -> np.ndarray:
+        """Rows of the training data that the last `fit` kept for validation."""
+        return self._split()[1]
+
+    def _split(self) -> tuple[np.ndarray, np.ndarray]:
+        if not self.training:
+            raise InputError("the model has not been trained yet; call fit() first")
+        done = self.training
+        return split_cells(done["n_cells"], done["settings"]["train_size"], done["seed"])
+
+    def _training_line(self) -> str:
+        if not self.is_trained:
+            return "not trained: call fit()"
+        done = self.training
+        if not done:
+            return "marked as trained"
+        line = f"trained for {done['epochs']} epochs ({done['ending']})"
+        for name, label in (("train_elbo", "training"), ("validation_elbo", "validation")):
+            if done[name] is not None:
+                line += f", {label} -ELBO {done[name]:.2f}"
+        return line
 
 
 def _listeners(callbacks: Any) -> list[Callback]:
@@ -203,39 +240,3 @@ def _listeners(callbacks: Any) -> list[Callback]:
                 f"callbacks must hold fastvae.train.Callback objects, not {shown(one)}"
             )
     return found
-
-
-def fingerprint(
-    setup: Setup, store: Store, settings: TrainSettings, seed: int, processes: int
-) -> dict[str, Any]:
-    """Describe the network, the data and the order of the cells, as plain values.
-
-    The counts themselves are not read again: cells are told apart by how many genes they have,
-    and by batch and label.
-    """
-    genes = hashlib.sha256("\n".join(map(str, store.gene_names)).encode())
-    cells = hashlib.sha256()
-    for array in (store.lengths(), store.batch_codes, store.label_codes):
-        cells.update(np.asarray(array, dtype=np.int64).tobytes())
-    options = asdict(setup.options)
-    if not options["encode_covariates"]:  # older checkpoints do not say so
-        del options["encode_covariates"]
-    blocks = store.block_edges
-    if blocks is None:
-        order = "whole"
-    else:
-        order = f"by {len(blocks) - 1} blocks on disk, {store.pool_cells} cells at a time"
-    return {
-        "number of cells": store.n_cells,
-        "number of genes": store.n_genes,
-        "names of the genes (SHA-256)": genes.hexdigest()[:16],
-        "the cells (SHA-256)": cells.hexdigest()[:16],
-        "batch_categories": list(setup.batch_categories),
-        "label_categories": list(setup.label_categories),
-        **options,
-        "seed": seed,
-        "batch_size": settings.batch_size,
-        "train_size": settings.train_size,
-        "the order of the cells": order,
-        "number of processes": processes,
-    }

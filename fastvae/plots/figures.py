@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -41,7 +41,7 @@ QUANTITIES = {
 LEAST_DPI, MOST_DPI = 10, 2400
 """Between a letter of one dot and more dots than printers have."""
 
-History = Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]
+History: TypeAlias = "pd.DataFrame | Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]"
 
 
 def plot_history(history: History, path: str | os.PathLike[str], *, dpi: int = 150) -> None:
@@ -50,8 +50,8 @@ def plot_history(history: History, path: str | os.PathLike[str], *, dpi: int = 1
     Parameters
     ----------
     history
-        The columns of history.csv as ``{name: values}``, or its rows as a list of
-        ``{name: value}``. Read are ``epoch`` and, each with the prefix ``train_`` or
+        The table of history.csv: `Model.history`, its columns as ``{name: values}``, or its rows
+        as a list of ``{name: value}``. Read are ``epoch`` and, each with the prefix ``train_`` or
         ``validation_``, ``elbo``, ``reconstruction_loss`` and ``kl_local`` (nats per cell).
     path
         Picture to write, replaced if it exists; the suffix gives the format (.png, .pdf, .svg).
@@ -231,14 +231,17 @@ def volcano_figure(result: pd.DataFrame, *, names: int = 8) -> Figure:
 
 def _columns(history: History) -> dict[str, np.ndarray]:
     """Bring either form to arrays by name."""
+    raw: dict[str, Any]
     if isinstance(history, Mapping):
-        raw: dict[str, Any] = dict(history)
+        raw = dict(history)
+    elif hasattr(history, "columns") and hasattr(history, "iloc"):  # a data frame
+        raw = {str(name): history[name] for name in history.columns}
     else:
         rows: list[Any] = list(history) if isinstance(history, (list, tuple)) else [None]
         if not all(isinstance(row, Mapping) for row in rows):
             raise InputError(
-                "history must be the columns of history.csv as a dictionary, or its rows as a "
-                f"list of dictionaries, not {shown(history)}"
+                "history must be a data frame, the columns of history.csv as a dictionary, or its "
+                f"rows as a list of dictionaries, not {shown(history)}"
             )
         raw = {name: [row.get(name, np.nan) for row in rows] for name in (rows[0] if rows else ())}
     columns = {

@@ -5,7 +5,7 @@ Shapes: N cells, G genes (`n_input`), L = `n_latent`, S = `n_samples`, K = `n_ba
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +99,8 @@ class VAE(nn.Module):
     """
 
     encode_covariates = False  # also of models that were pickled before there was a choice
+    frozen_parts: tuple[str, ...] = ()
+    """Names of submodules that stay in evaluation mode whatever `train` is told."""
 
     def __init__(
         self,
@@ -157,6 +159,13 @@ class VAE(nn.Module):
         self.decoder: DecoderSCVI | LinearDecoderSCVI = DecoderSCVI(
             n_latent, n_input, n_cat_list=[n_batch], n_layers=n_layers, n_hidden=n_hidden
         )
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of every part, but leave `frozen_parts` in evaluation mode."""
+        super().train(mode)
+        for name in self.frozen_parts:
+            self.get_submodule(name).eval()
+        return self
 
     def inference(
         self,

@@ -235,7 +235,15 @@ def expression_without_memory(folder: Path) -> None:
         made.get_normalized_expression(n_samples=100, return_mean=False)
 
 
-def compared(groupby: str | None, **options: Any) -> Any:
+def cut_after_training() -> None:
+    adata = annotated()
+    made = model(adata)
+    made.is_trained = True
+    adata._inplace_subset_obs(np.arange(3, adata.n_obs))
+    made.differential_expression(groupby="batch")
+
+
+def compared(groupby: Any, **options: Any) -> Any:
     adata = annotated()
     adata = anndata.concat([adata] * 13, index_unique="-")
     adata.obs["cell_type"] = ["rare", *"AB" * (adata.n_obs // 2 - 1), "A"]
@@ -326,6 +334,8 @@ CASES = [
     Case("new data with an unknown batch", lambda d: trained().get_elbo(other_batch())),
     Case("new data without the batch column", lambda d: trained().get_elbo(no_batch_column())),
     Case("cells out of range", lambda d: trained().get_elbo(cells=[40])),
+    Case("names of other cells", lambda d: trained().get_elbo(cells=["AAAC-1"])),
+    Case("annotations of data that were cut", lambda d: cut_after_training()),
     Case("unknown genes", lambda d: trained().get_normalized_expression(genes=["CD3D"])),
     Case(
         "an unknown batch to decode as",
@@ -334,6 +344,7 @@ CASES = [
     Case("expression larger than the memory", expression_without_memory),
     # differential expression
     Case("groups of a column that is not there", lambda d: compared("celltype")),
+    Case("groups of other cells", lambda d: compared(np.array(["a", "b"]))),
     Case("a group that is not there", lambda d: compared("cell_type", group1="T")),
     Case("a column with one group", lambda d: compared("one")),
     Case("a column of numbers, not groups", lambda d: compared("depth")),

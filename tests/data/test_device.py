@@ -68,7 +68,9 @@ def test_training_gives_the_same_losses() -> None:
     for residence in ("host", "device", "auto"):
         model = Model(adata, batch_key="batch", n_hidden=8, n_latent=2)
         model.fit(2, batch_size=16, seed=1, residence=residence, progress=False)
-        histories.append((model.history["train_loss"], model.history["validation_loss"]))
+        histories.append(
+            (model.history["train_loss"].tolist(), model.history["validation_loss"].tolist())
+        )
         assert model.training["residence"] == ("host" if residence == "auto" else residence)
     assert histories[0] == histories[1] == histories[2]
 

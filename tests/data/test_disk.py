@@ -198,7 +198,7 @@ def test_training_agrees_with_memory(tmp_path: Path) -> None:
         model.fit(15, batch_size=32, seed=1, progress=False, n_epochs_kl_warmup=None)
         assert model.training["residence"] == residence
         final[residence] = model
-    losses = [m.history["validation_elbo"][-1] for m in final.values()]
+    losses = [m.history["validation_elbo"].iloc[-1] for m in final.values()]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
     np.testing.assert_array_equal(final["host"].train_cells, final["disk"].train_cells)
     final["disk"].save(tmp_path / "saved")

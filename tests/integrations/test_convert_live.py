@@ -100,7 +100,7 @@ def test_every_method_works_and_training_goes_on():
     theirs = to_scvi_tools(model, cells())
     assert theirs.is_trained
     assert len(theirs.history["elbo_train"]) == 4
-    want = model.history["train_elbo"][-1]
+    want = model.history["train_elbo"].iloc[-1]
     assert theirs.history["elbo_train"].iloc[-1, 0] == pytest.approx(want)
     np.testing.assert_array_equal(theirs.train_indices, model.train_cells)
     assert np.isfinite(theirs.get_marginal_ll(n_mc_samples=5))

@@ -104,7 +104,7 @@ def test_cells_choose_and_order_rows(model: Model) -> None:
         (np.zeros(3, bool), r"mask of shape \(3,\); expected \(120,\)"),
         (np.zeros(120, bool), "selects no cell"),
         ([0.5], "must be row numbers or a boolean mask, not float64"),
-        (["AAAC"], "must be row numbers or a boolean mask"),
+        (["AAAC"], "cells has names that no cell has, or that several have: 'AAAC'; cells have"),
     ],
 )
 def test_bad_cells(model: Model, cells: object, message: str) -> None:

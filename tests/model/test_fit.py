@@ -36,7 +36,11 @@ def validated(model: Model) -> tuple[float, float]:
 
 
 def without_times(model: Model) -> dict[str, list[float]]:
-    return {name: values for name, values in model.history.items() if "second" not in name}
+    return {
+        name: values
+        for name, values in model.history.to_dict("list").items()
+        if "second" not in name
+    }
 
 
 def test_network_is_the_vae_that_was_asked_for() -> None:
@@ -91,7 +95,7 @@ def test_without_a_seed_torch_decides() -> None:
     found = []
     for seed in (5, 5, 6):
         torch.manual_seed(seed)
-        found.append(trained(max_epochs=1, seed=None).history["train_loss"])
+        found.append(trained(max_epochs=1, seed=None).history["train_loss"].tolist())
     assert found[0] == found[1] != found[2]
 
 
@@ -111,29 +115,29 @@ def test_validation_cells_are_those_of_the_history() -> None:
     assert len(model.train_cells) == 96
     assert sorted([*model.train_cells, *model.validation_cells]) == list(range(120))
     reconstruction, kl = validated(model)
-    last = {name: values[-1] for name, values in model.history.items()}
+    last = {name: values[-1] for name, values in model.history.to_dict("list").items()}
     assert reconstruction + kl == pytest.approx(last["validation_elbo"], rel=1e-12)
     assert reconstruction == pytest.approx(last["validation_reconstruction_loss"], rel=1e-12)
 
 
 def test_early_stopping_leaves_the_model_at_its_best() -> None:
     model = trained(80, early_stopping=True, early_stopping_patience=4, learning_rate=0.1)
-    best = min(model.history["validation_elbo"])
+    best = model.history["validation_elbo"].min()
     assert model.training["ending"] == "early stopping"
     assert sum(validated(model)) == pytest.approx(best, rel=1e-12)
-    assert model.history["validation_elbo"][-1] > best
+    assert model.history["validation_elbo"].iloc[-1] > best
     assert model.training["validation_elbo"] == best
-    assert model.history["validation_elbo"][model.training["best_epoch"] - 1] == best
-    assert len(model.history["epoch"]) == model.training["best_epoch"] + 4
+    assert model.history["validation_elbo"].tolist()[model.training["best_epoch"] - 1] == best
+    assert len(model.history) == model.training["best_epoch"] + 4
 
 
 def test_fit_again_goes_on_with_the_same_validation_cells() -> None:
     model = trained(2, seed=None)
-    cells, last = model.validation_cells, model.history["train_loss"][-1]
+    cells, last = model.validation_cells, model.history["train_loss"].iloc[-1]
     model.fit(2, batch_size=32, progress=False, n_epochs_kl_warmup=None)
     np.testing.assert_array_equal(model.validation_cells, cells)
-    assert model.history["epoch"] == [1, 2, 3, 4]
-    assert model.history["train_reconstruction_loss"][2] < last
+    assert model.history["epoch"].tolist() == [1, 2, 3, 4]
+    assert model.history["train_reconstruction_loss"].tolist()[2] < last
     assert model.training["epochs"] == 4
     assert model.training["steps"] == 4 * 4  # 108 cells in minibatches of 32
 
@@ -175,7 +179,7 @@ def test_options_of_fit_reach_the_loop() -> None:
         "max_epochs": 1,
     }
     assert {name: settings[name] for name in expected} == expected
-    assert model.history["kl_weight"] == [3 / 9]  # the last of four minibatches
+    assert model.history["kl_weight"].tolist() == [3 / 9]  # the last of four minibatches
 
 
 @pytest.mark.parametrize("dispersion", ["gene", "gene-batch", "gene-label", "gene-cell"])
@@ -192,7 +196,7 @@ def test_every_likelihood_and_dispersion_learns(dispersion: str, reconstruction_
         **SMALL,
     )
     model.fit(6, batch_size=32, seed=0, progress=False, learning_rate=5e-3)
-    loss = model.history["train_elbo"]
+    loss = model.history["train_elbo"].tolist()
     assert loss[-1] < loss[0]
     marginal = model.get_marginal_ll(n_mc_samples=30)
     assert model.get_elbo() < marginal < 0
@@ -230,7 +234,7 @@ def test_repr_says_what_it_is() -> None:
     ]
     model.fit(1, seed=0, progress=False)
     line = repr(model).splitlines()[-1]
-    elbo = model.history["validation_elbo"][0]
+    elbo = model.history["validation_elbo"].iloc[0]
     assert line.startswith("  trained for 1 epochs (finished), training -ELBO ")
     assert line.endswith(f", validation -ELBO {elbo:.2f}")
 

@@ -173,7 +173,7 @@ def test_messages_name_the_argument_that_helps() -> None:
         model.get_elbo(in_x(), layer="counts", use_raw=True)
     with pytest.raises(InputError, match=r"layer= says how new data are read.*give data="):
         model.get_elbo(layer="counts")
-    with pytest.raises(TypeError, match="unexpected keyword argument 'lay'"):
+    with pytest.raises(TypeError, match="has no argument 'lay'; did you mean 'layer'"):
         model.get_elbo(in_x(), lay="counts")
     data = in_x()
     data.layers["X"] = data.X

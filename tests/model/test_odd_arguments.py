@@ -62,9 +62,13 @@ WITH: dict[tuple[str, str], dict[str, Any]] = {
 
 
 # What stands behind the name of collected keyword arguments.
+READING = ["layer", "use_raw", "genome", "allow_fractional", "allow_links", "gene_names"]
 HANDED_ON = {
-    "fit": [name for name in inspect.signature(Model.fit).parameters if name != "self"],
-    "reading": ["layer", "use_raw", "genome", "allow_fractional", "allow_links", "gene_names"],
+    "reading": READING,
+    "reading_and_fit": [
+        *READING,
+        *(name for name in inspect.signature(Model.fit).parameters if name != "self"),
+    ],
 }
 
 # What a message may call the argument instead: the thing that it holds.
@@ -101,7 +105,7 @@ class Tried:
         methods = {
             name: member
             for name, member in inspect.getmembers(Model, callable)
-            if not name.startswith("_")
+            if not name.startswith("_") and name != "train"  # the same function as fit
         }
         functions = [Model, read, TrainSettings, TensorBoard, resolve_device]
         functions += [getattr(datasets, name) for name in datasets.__all__]
@@ -141,7 +145,7 @@ class Tried:
             for key, wanted in inspect.signature(function).parameters.items()
             if key in required and (wanted.default is inspect.Parameter.empty or key == "device")
         }
-        if parameter in HANDED_ON["reading"] and "data" in inspect.signature(function).parameters:
+        if parameter in READING and "data" in inspect.signature(function).parameters:
             given["data"] = required["data"]
         given.update(NEEDED.get(name, {}))
         given.update(WITH.get((name, parameter), {}))

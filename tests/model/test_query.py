@@ -71,6 +71,8 @@ def test_which_weights_move(trained, freeze):
     assert [name for name, _ in model.module.named_parameters()] == names
     assert all(weight.requires_grad for weight in model.module.parameters())
     assert "train" not in vars(model.module)
+    assert model.module.frozen_parts == ()
+    assert not any(hasattr(part, "parametrizations") for part in model.module.modules())
     assert model.get_elbo() > Model.load_query(cells(), trained, freeze=freeze).get_elbo()
 
 
@@ -286,8 +288,7 @@ def test_both_ways_of_mapping_take_the_same_options() -> None:
     load, both = (
         inspect.signature(function).parameters for function in (Model.load_query, Model.map_query)
     )
-    names = [one.name for one in fields(Query)]
-    assert [load[name] for name in load if name not in ("data", "reference")] == [
-        both[name] for name in names
-    ]
-    assert [*both] == ["self", "data", *names, "fit"]
+    names = [*(one.name for one in fields(Query)), "device"]
+    assert {*load} == {"data", "reference", *names, "reading"}
+    assert {*both} == {"self", "data", *names, "reading_and_fit"}
+    assert [load[name] for name in names] == [both[name] for name in names]

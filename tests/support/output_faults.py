@@ -107,7 +107,7 @@ class Outputs:
             else:
                 model = Model.load(path, self.data)
                 found = model.get_latent_representation()
-                if len(model.history["epoch"]) != model.training["epochs"]:
+                if len(model.history) != model.training["epochs"]:
                     return None
         same = [np.array_equal(found, latent) for latent in self.latents]
         return same.index(True) if any(same) else None

@@ -43,7 +43,11 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
 
 
 def losses(fitted: Model) -> dict[str, list[float]]:
-    return {name: values for name, values in fitted.history.items() if "second" not in name}
+    return {
+        name: values
+        for name, values in fitted.history.to_dict("list").items()
+        if "second" not in name
+    }
 
 
 class StopAt:
@@ -192,8 +196,8 @@ def test_resuming_after_divergence_with_a_lower_rate(tmp_path: Path) -> None:
     for number in files.numbers():
         assert all(value.isfinite().all() for value in files._read(number).tensors.values())
     resumed = model().fit(**options, learning_rate=1e-4, resume=True)
-    assert resumed.history["learning_rate"] == [1e-3, 1e-3, 1e-4, 1e-4]
-    assert np.isfinite(resumed.history["train_loss"]).all()
+    assert resumed.history["learning_rate"].tolist() == [1e-3, 1e-3, 1e-4, 1e-4]
+    assert np.isfinite(resumed.history["train_loss"].tolist()).all()
 
 
 @pytest.mark.parametrize(

@@ -188,9 +188,9 @@ def test_torchrun(data: Path, tmp_path: Path) -> None:
     assert "warning" not in said.lower()
     model = Model.load(tmp_path / "run", data, device="cpu")
     assert model.training["processes"] == 2
-    assert model.history["train_elbo"][-1] < model.history["train_elbo"][0]
+    assert model.history["train_elbo"].iloc[-1] < model.history["train_elbo"].iloc[0]
     assert model.get_elbo(cells=model.validation_cells) == pytest.approx(
-        -model.history["validation_elbo"][-1], rel=0.02
+        -model.history["validation_elbo"].iloc[-1], rel=0.02
     )
     checkpoints = {"checkpoint_dir": tmp_path / "run" / "checkpoints", "resume": True}
     with pytest.raises(InputError, match="number of processes = 2, and now it is 1"):

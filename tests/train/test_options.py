@@ -62,7 +62,7 @@ def test_learning_rate_rule(
 
 def test_rule_learns_more_than_the_unchanged_rate() -> None:
     def last(**options: Any) -> float:
-        return fit(25, n_epochs_kl_warmup=None, **options).history["train_elbo"][-1]
+        return fit(25, n_epochs_kl_warmup=None, **options).history["train_elbo"].iloc[-1]
 
     small, large = last(batch_size=8), last(batch_size=54)
     scaled = last(batch_size=54, learning_rate=1e-3 * math.sqrt(54 / 8))
@@ -96,10 +96,10 @@ def test_rate_falls_on_a_plateau_down_to_its_floor() -> None:
 
     options = {"reduce_lr_on_plateau": True, "lr_patience": 0, "lr_factor": 0.5, "lr_min": 2e-4}
     model = fit(6, learning_rate=1e-3, callbacks=[Worse()], **options)
-    assert np.all(np.diff(model.history["validation_elbo"][1:]) > 0)
+    assert np.all(np.diff(model.history["validation_elbo"].tolist()[1:]) > 0)
     # The first epoch is the best; each after it halves the rate of the next.
-    assert model.history["learning_rate"] == [1e-3, 1e-3, 5e-4, 2.5e-4, 2e-4, 2e-4]
-    assert seen == model.history["learning_rate"]
+    assert model.history["learning_rate"].tolist() == [1e-3, 1e-3, 5e-4, 2.5e-4, 2e-4, 2e-4]
+    assert seen == model.history["learning_rate"].tolist()
 
 
 @pytest.mark.parametrize(("precision", "inside"), [("float32", "highest"), ("tf32", "high")])
@@ -147,7 +147,9 @@ def test_bf16_rounds_layers_but_neither_counts_nor_sums(monkeypatch: pytest.Monk
 
 
 def test_bf16_learns_as_float32_does() -> None:
-    float32, bf16 = (fit(15, precision=p).history["validation_elbo"] for p in ("tf32", "bf16"))
+    float32, bf16 = (
+        fit(15, precision=p).history["validation_elbo"].tolist() for p in ("tf32", "bf16")
+    )
     assert bf16[-1] < 0.99 * bf16[0]
     np.testing.assert_allclose(bf16, float32, rtol=0.01)
     assert bf16 != float32
@@ -174,9 +176,9 @@ def test_callbacks_are_told_and_can_end_it() -> None:
     told, ends = Recorder(), Recorder(last=2)
     model = fit(5, callbacks=[told, ends])
     assert model.training["ending"] == "callback"
-    epochs = list(zip([1, 2], model.history["validation_elbo"], strict=True))
+    epochs = list(zip([1, 2], model.history["validation_elbo"].tolist(), strict=True))
     assert told.calls == ends.calls == [("begin", 5), *epochs, ("end", False)]
-    assert fit(5).history["train_loss"][:2] == model.history["train_loss"]
+    assert fit(5).history["train_loss"].tolist()[:2] == model.history["train_loss"].tolist()
 
 
 def test_callbacks_hear_of_the_end_also_after_a_failure() -> None:
@@ -207,7 +209,9 @@ def test_tensorboard_gets_every_column(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     monkeypatch.setattr(torch.utils, "tensorboard", module, raising=False)
     model = fit(2, tensorboard=tmp_path / "tb")
-    columns = {name: values for name, values in model.history.items() if name != "epoch"}
+    columns = {
+        name: values for name, values in model.history.to_dict("list").items() if name != "epoch"
+    }
     expected = [(name, values[i], i + 1) for i in range(2) for name, values in columns.items()]
     assert points == [*expected, ("closed", 0, 0)]
 

@@ -33,7 +33,7 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def columns(model: Model) -> dict[str, list[tuple[int, float]]]:
     return {
         name: [(i, v) for i, v in enumerate(values, start=1) if not math.isnan(v)]
-        for name, values in model.history.items()
+        for name, values in model.history.to_dict("list").items()
         if name != "epoch"
     }
 
@@ -99,5 +99,5 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
         model = Model(small_data(), n_latent=3, n_hidden=16)
         with pytest.raises(InputError, match=r"cannot write curves for TensorBoard to .*choose"):
             fit(folder, model=model)
-        assert not model.history["epoch"]
+        assert model.history.empty
         model.fit(1, **FIT)

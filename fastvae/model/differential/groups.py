@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..._words import a_few, those_there
-from ...data import Minibatches
+from ...data.alignment import is_array_of_cells, values_of_cells
 from ...data.categories import CategoryNames, factorise
 from ...data.keys import Key, checked_key, columns_of, in_words, key_column
 from ...errors import InputError, listed, shortened, shown
-from ...vae.vae import VAE
-from ..posterior import encode
-from ..posterior.population import Picked
-from ..selection import is_name, name_of, row_array
+from ..selection import is_name, name_of, rows_of_cells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +68,43 @@ class Comparisons:
         return np.flatnonzero(self.codes >= 0)
 
 
+def comparisons(
+    groupby: Any,
+    groups: tuple[Any, Any],
+    cells: tuple[Any, Any],
+    obs: pd.DataFrame,
+    min_cells: int,
+) -> Comparisons:
+    """Return what is to be compared: groups by name, or cells.
+
+    Parameters
+    ----------
+    groupby
+        The group of each cell; see `by_groups`.
+    groups
+        ``group1`` and ``group2``.
+    cells
+        ``idx1`` and ``idx2``, in the place of groups.
+    obs
+        One row per cell.
+    min_cells
+        Fewest cells in a group.
+
+    Raises
+    ------
+    InputError
+        Groups and cells are both given, or as `by_rows` and `by_groups`.
+    """
+    idx1, idx2 = cells
+    if idx1 is None:
+        if idx2 is not None:
+            raise InputError("idx2 is given without idx1; give idx1, or both")
+        return by_groups(groupby, *groups, obs, min_cells)
+    if any(group is not None for group in groups):
+        raise InputError("give groups (group1, group2) or cells (idx1, idx2), not both")
+    return by_rows(idx1, idx2, obs, min_cells)
+
+
 def by_rows(idx1: Any, idx2: Any, obs: pd.DataFrame, min_cells: int) -> Comparisons:
     """Compare cells given by row; without `idx2`, with all others.
 
@@ -97,16 +131,20 @@ def by_rows(idx1: Any, idx2: Any, obs: pd.DataFrame, min_cells: int) -> Comparis
 def by_groups(
     groupby: Any, group1: Any, group2: Any, obs: pd.DataFrame, min_cells: int
 ) -> Comparisons:
-    """Compare groups named by one or more columns; without `group2`, each with all other cells.
+    """Compare groups by name; without `group2`, each with all other cells.
+
+    Parameters
+    ----------
+    groupby
+        The group of each cell: one or more columns of obs, an array, or a Series whose index
+        names the cells.
 
     Raises
     ------
     InputError
         No such column or group, a single group, one compared with itself, or too few cells.
     """
-    key = checked_key(groupby, "groupby")
-    codes, names = _groups(key, obs)
-    words = in_words(key)
+    codes, names, words = _groups(groupby, obs)
     wanted = _names("group1", group1, names)
     if wanted is None and len(names) > MOST_GROUPS:
         raise InputError(
@@ -160,26 +198,40 @@ def by_groups(
     return Comparisons(coded, len(asked) + 1, tuple(listed))
 
 
-def _groups(groupby: Key | None, obs: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
-    """Codes (N,), -1 where the value is missing, and the names of the groups that have cells."""
+def _groups(groupby: Any, obs: pd.DataFrame) -> tuple[np.ndarray, list[str], str]:
+    """Return codes (N,), -1 where the value is missing; the groups with cells; their source."""
     if groupby is None:
         raise InputError(
             "nothing to compare: give groupby (a column of obs), or the cells of idx1 (and idx2)"
         )
-    columns = [str(name) for name in obs.columns]
-    for name in columns_of(groupby):
-        if name not in columns:
-            raise InputError(
-                f"groupby {shown(name)} is not a column of obs; {those_there(columns, name)}"
-            )
-    codes, found = factorise(key_column(obs, groupby, "groupby"), f"{in_words(groupby)} (groupby)")
+    if is_array_of_cells(groupby):
+        column, words = values_of_cells(obs.index.to_numpy(), groupby, "groupby"), "groupby"
+        codes, found = factorise(column, words)
+    else:
+        key = _key_of(groupby, obs)
+        column, words = key_column(obs, key, "groupby"), in_words(key)
+        codes, found = factorise(column, f"{words} (groupby)")
     names = list(found)
     if len(names) < 2:
         raise InputError(
-            f"{in_words(groupby)} has {len(names)} group{'' if len(names) == 1 else 's'} "
+            f"{words} has {len(names)} group{'' if len(names) == 1 else 's'} "
             f"({a_few(names) or 'every value is missing'}); a comparison needs two"
         )
-    return codes, names
+    return codes, names, words
+
+
+def _key_of(groupby: Any, obs: pd.DataFrame) -> Key:
+    """Return the columns that `groupby` names; all of them are there."""
+    key = checked_key(groupby, "groupby")
+    assert key is not None
+    columns = [str(name) for name in obs.columns]
+    for name in columns_of(key):
+        if name not in columns:
+            raise InputError(
+                f"groupby {shown(name)} is not a column of obs; a column of another AnnData can "
+                f"be given itself (adata.obs[{shown(name)}]); {those_there(columns, name)}"
+            )
+    return key
 
 
 def _names(option: str, given: Any, known: list[str]) -> list[str] | None:
@@ -222,130 +274,29 @@ def _enough(what: str, n_cells: int, min_cells: int) -> None:
 
 
 def _mask(name: str, given: Any, obs: pd.DataFrame) -> np.ndarray:
-    """Rows, a mask, or an expression on the columns of obs, as a mask (N,)."""
-    n_cells = len(obs)
+    """Return cells as a mask (N,); a text is a condition on the columns of obs."""
     if isinstance(given, str):
-        try:
-            rows = np.asarray(obs.eval(given))
-        except Exception as error:
-            # pandas raises whatever the expression runs into
-            raise InputError(
-                f"{name}={shown(given)} cannot be evaluated on obs ({shortened(str(error))}); "
-                f"there are the columns {a_few(obs.columns, 30)}"
-            ) from error
-        if rows.dtype != bool:
-            raise InputError(
-                f"{name}={shown(given)} is not a condition; compare a column, as in 'a > 1'"
-            )
-    else:
-        rows = row_array(name, given).ravel()
-    if rows.dtype == bool:
-        if rows.shape != (n_cells,):
-            raise InputError(f"{name} is a mask of {rows.size} values for {n_cells} cells")
-        return rows
-    if rows.size and rows.dtype.kind not in "iu":
-        raise InputError(
-            f"{name} must be row numbers, a boolean mask or a condition on obs, not {rows.dtype}"
-        )
-    if rows.size and (rows.min() < 0 or rows.max() >= n_cells):
-        raise InputError(f"{name} has rows outside 0 to {n_cells - 1}")
-    mask = np.zeros(n_cells, dtype=bool)
-    mask[rows.astype(np.int64)] = True
+        return _condition(name, given, obs)
+    given = given.ravel() if isinstance(given, np.ndarray) else given
+    rows = rows_of_cells(name, given, len(obs), obs.index.to_numpy)
+    mask = np.zeros(len(obs), dtype=bool)
+    mask[rows] = True
     return mask
 
 
-Sides = tuple[np.ndarray, np.ndarray]
-
-
-def pick(
-    sides: Sides,
-    told: tuple[list[int] | None, list[int] | None],
-    own_batch: np.ndarray,
-    n_samples: int,
-    n_latent: int,
-    seed: int,
-    *,
-    evenly: bool = False,
-) -> tuple[Picked, Picked]:
-    """Draw cells and noise for both sides; it depends on no other comparison."""
-    one, two = (
-        Picked.of(
-            cells,
-            batches,
-            own_batch,
-            n_samples,
-            n_latent,
-            np.random.default_rng([seed, number]),
-            evenly=evenly,
-        )
-        for number, (cells, batches) in enumerate(zip(sides, told, strict=True))
-    )
-    return one, two
-
-
-def check_outlier_filter() -> None:
-    """Refuse to look for outliers where scikit-learn is missing."""
+def _condition(name: str, given: str, obs: pd.DataFrame) -> np.ndarray:
     try:
-        import sklearn.covariance  # noqa: F401
-    except ImportError as error:
+        mask = np.asarray(obs.eval(given))
+    except Exception as error:
+        # pandas raises whatever the expression runs into
         raise InputError(
-            "filter_outlier_cells needs scikit-learn, which is not installed: "
-            "pip install scikit-learn"
+            f"{name}={shown(given)} cannot be evaluated on obs ({shortened(str(error))}); "
+            f"there are the columns {a_few(obs.columns, 30)}"
         ) from error
-
-
-def inlying_sides(
-    module: VAE, batches: Minibatches, cells: np.ndarray, sides: list[Sides], seed: int
-) -> list[Sides]:
-    """Leave the outliers out of each side; every cell is encoded once.
-
-    Parameters
-    ----------
-    batches, cells
-        Minibatches over the cells of all sides, and their rows, ascending.
-    """
-    latent = encode.latent(module, batches, len(cells), give_mean=True, seed=seed)
-
-    def kept(rows: np.ndarray) -> np.ndarray:
-        return without_outliers(rows, latent[np.searchsorted(cells, rows)], seed)
-
-    return [(kept(one), kept(two)) for one, two in sides]
-
-
-def without_outliers(cells: np.ndarray, latent: np.ndarray, seed: int) -> np.ndarray:
-    """Leave out the tenth of a population that lies farthest from its middle.
-
-    Distances are those of Mahalanobis by the minimum covariance determinant (Rousseeuw & Van
-    Driessen 1999), as scikit-learn's ``EllipticEnvelope`` has it.
-
-    Parameters
-    ----------
-    cells, latent
-        Rows (M,) and their latent positions (M, L).
-
-    Warns
-    -----
-    UserWarning
-        There are too few cells for a covariance; all are kept.
-    """
-    from sklearn.covariance import EllipticEnvelope
-
-    if len(cells) > latent.shape[1] + 1:
-        envelope = EllipticEnvelope(random_state=seed % 2**32)
-        points = latent.astype(np.float64)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of covariances without full rank
-            try:
-                inside = envelope.fit(points).decision_function(points)
-                # a cell may lie exactly on the threshold, where rounding must not decide
-                kept: np.ndarray = cells[inside >= -1e-9 * abs(envelope.offset_)]
-                return kept
-            except ValueError:
-                pass
-    warnings.warn(
-        f"a population of {len(cells)} cells has no covariance in {latent.shape[1]} latent "
-        "dimensions; none of its cells is left out as an outlier",
-        UserWarning,
-        stacklevel=4,
-    )
-    return cells
+    if mask.dtype != bool:
+        raise InputError(
+            f"{name}={shown(given)} is not a condition; compare a column, as in 'a > 1'"
+        )
+    if mask.shape != (len(obs),):
+        raise InputError(f"{name} is a mask of {mask.size} values for {len(obs)} cells")
+    return mask

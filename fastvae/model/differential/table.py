@@ -23,7 +23,7 @@ def columns_of(
     options: ChangeOptions,
     all_stats: bool,
 ) -> dict[str, np.ndarray]:
-    """Columns of one comparison, genes in the order of the model."""
+    """Return the columns of one comparison, genes in the order of the model."""
     if mode == "vanilla":
         found = vanilla(pairs)
     else:
@@ -43,9 +43,25 @@ def data_frame(
     gene_names: np.ndarray,
     mode: str,
     target: float,
-    fdr_target: float,
+    marks: str,
 ) -> pd.DataFrame:
-    """One data frame, each comparison sorted, with its marks and names."""
+    """Return one data frame: each comparison sorted, with its marks and names.
+
+    Parameters
+    ----------
+    tables
+        The columns of each comparison.
+    comparisons
+        What was compared.
+    gene_names
+        (G,) in the order of the columns.
+    mode
+        "change" or "vanilla".
+    target
+        Expected share of false genes among those marked.
+    marks
+        Name of the column that marks genes.
+    """
     import pandas as pd
 
     key = "proba_de" if mode == "change" else "bayes_factor"
@@ -53,7 +69,7 @@ def data_frame(
     for columns, comparison in zip(tables, comparisons, strict=True):
         order = np.argsort(-columns[key], kind="stable")
         if mode == "change":
-            columns[f"is_de_fdr_{fdr_target}"] = discoveries(columns["proba_de"], target)
+            columns[marks] = discoveries(columns["proba_de"], target)
         frame = pd.DataFrame(columns, index=pd.Index(gene_names.astype(str))).iloc[order]
         if comparison.group1 is not None:
             frame["comparison"] = f"{comparison.group1} vs {comparison.group2}"

@@ -1,17 +1,14 @@
-"""Differential expression between groups of cells."""
+"""Differential expression between groups of cells: `Model.differential_expression`."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from ..._torch import evaluating
-from ...data.stores.store import Store
-from ...errors import (
+from ..errors import (
     MOST_DRAWS,
     InputError,
     real_number,
@@ -20,32 +17,28 @@ from ...errors import (
     true_or_false,
     whole_number,
 )
-from ..base import State
-from ..new_data import Reading
-from ..posterior.importance import Reweighting, Weighting
-from ..posterior.population import Posterior
-from ..selection import batch_codes
-from .counts import GroupSums, sum_groups
-from .effects import ChangeFn, ChangeOptions, DomainFn, Pairs
-from .groups import Comparisons, by_groups, by_rows, check_outlier_filter, inlying_sides, pick
-from .table import columns_of, data_frame
+from .base import State
+from .differential.comparing import Questions, batches_told, compare
+from .differential.effects import ChangeFn, ChangeOptions, DomainFn
+from .differential.groups import comparisons
+from .differential.outliers import check_outlier_filter
+from .new_data import READING, Reading
+from .posterior.importance import Weighting
+from .scvi_names import with_scvi_names
 
 if TYPE_CHECKING:
     import pandas as pd
     from typing_extensions import Unpack
 
 
-COUNTING_BATCH = 4096
-"""Cells per minibatch where only counts are added up."""
+class DifferentialAnswers(State):
+    """Comparisons of groups of cells."""
 
-
-class Differential(State):
-    """The part of `Model` that compares groups of cells."""
-
+    @with_scvi_names(READING)
     def differential_expression(
         self,
         data: Any = None,
-        groupby: str | Sequence[str] | None = None,
+        groupby: str | Sequence[str] | pd.Series | np.ndarray | None = None,
         group1: Any = None,
         group2: Any = None,
         idx1: Any = None,
@@ -94,17 +87,18 @@ class Differential(State):
         Parameters
         ----------
         data, batch_size, seed, **reading
-            See `Answers`.
+            As in the notes of `Model`.
         groupby
-            Column of obs that names the groups; of several columns, each combination that occurs
-            is a group, such as "B | treated".
+            The group of each cell: a column of obs; several columns, of which each combination
+            that occurs is a group, such as "B | treated"; an array in the order of the cells; or
+            a Series, whose index names the cells.
         group1, group2
             Groups to test: each of `group1` (one or several; all by default) against `group2`, or
             against all other cells, also those without a group.
         idx1, idx2
-            Instead of groups, cells: row numbers, a boolean mask, or a condition on the columns
-            of obs such as ``"cell_type == 'B' and batch == 'b1'"``; without `idx2` against all
-            other cells.
+            Instead of groups, cells: row numbers, names, a boolean mask, or a condition on the
+            columns of obs such as ``"cell_type == 'B' and batch == 'b1'"``; without `idx2`
+            against all other cells.
         mode
             See above. "vanilla" is one-sided and has no false discovery rate.
         delta
@@ -204,93 +198,33 @@ class Differential(State):
             raise InputError(f"fdr_target is a share of false discoveries below 1, not {target:g}")
         if not isinstance(mode, str) or mode not in ("change", "vanilla"):
             raise InputError(f"mode must be 'change' or 'vanilla', not {shown(mode)}")
-        all_stats = true_or_false("all_stats", all_stats)
         use_permutation = true_or_false("use_permutation", use_permutation)
         filter_outlier_cells = true_or_false("filter_outlier_cells", filter_outlier_cells)
-        batch_correction = true_or_false("batch_correction", batch_correction)
-        seed = seed_number(seed)
-        weighting = Weighting.checked(weights, importance_weighting_kwargs)
         if filter_outlier_cells:
             check_outlier_filter()
-        codes1, codes2 = self._batches_told(batch_correction, batchid1, batchid2)
+        seed = seed_number(seed)
+        setup = self._setup
+        questions = Questions(
+            mode=mode,
+            change=options,
+            n_samples=n_samples,
+            n_permuted=n_permuted if use_permutation else None,
+            told=batches_told(
+                true_or_false("batch_correction", batch_correction),
+                (batchid1, batchid2),
+                setup.batch_categories,
+                setup.batch_key,
+            ),
+            all_stats=true_or_false("all_stats", all_stats),
+            filter_outlier_cells=filter_outlier_cells,
+            weighting=Weighting.checked(weights, importance_weighting_kwargs),
+            fdr_target=target,
+            fdr_name=f"is_de_fdr_{fdr_target}",
+            batch_size=batch_size,
+        )
         store, frames = self._opened(data, reading)
-        obs = frames.obs
-        if idx1 is not None:
-            if group1 is not None or group2 is not None:
-                raise InputError("give groups (group1, group2) or cells (idx1, idx2), not both")
-            compared = by_rows(idx1, idx2, obs, fewest)
-        elif idx2 is not None:
-            raise InputError("idx2 is given without idx1; give idx1, or both")
-        else:
-            compared = by_groups(groupby, group1, group2, obs, fewest)
-
+        compared = comparisons(groupby, (group1, group2), (idx1, idx2), frames.obs, fewest)
+        self._check_trained()
         if seed is None:
             seed = int(torch.randint(2**62, ()))
-        told, n_latent = (codes1, codes2), self._setup.options.n_latent
-        sides = [(compared.cells(one.first), compared.cells(one.second)) for one in compared.listed]
-        if filter_outlier_cells:
-            batches = self._minibatches(store, compared.all_cells(), batch_size)
-            sides = inlying_sides(self.module, batches, compared.all_cells(), sides, seed)
-        evenly = weighting is not None
-        picked = [
-            pick(both, told, store.batch_codes, n_samples, n_latent, seed, evenly=evenly)
-            for both in sides
-        ]
-        sums = None
-        if all_stats or (mode == "change" and options.pseudocounts is None):
-            sums = self._sum_groups(store, compared)
-        cells = np.unique(np.concatenate([part.cells for both in picked for part in both]))
-        shared = None if codes1 is None or codes1 != codes2 else len(codes1)
-        tables = []
-        with evaluating(self.module, seed=0):
-            posterior = Posterior(self.module, self._minibatches(store, cells, batch_size), cells)
-            for comparison, both, (first, second) in zip(
-                compared.listed, sides, picked, strict=True
-            ):
-                if weighting is not None:
-                    again = Reweighting(store, posterior, weighting, batch_size)
-                    names = comparison.names
-                    first = again.draws(first, both[0], [seed, 3, 0], names[0])
-                    second = again.draws(second, both[1], [seed, 3, 1], names[1])
-                pairs = Pairs.of(
-                    posterior.draws(first),
-                    posterior.draws(second),
-                    shared,
-                    n_permuted if use_permutation else None,
-                    np.random.default_rng([seed, 2]),
-                )
-                tables.append(columns_of(pairs, comparison, sums, mode, options, all_stats))
-        return data_frame(tables, compared.listed, store.gene_names, mode, target, fdr_target)
-
-    def _batches_told(
-        self, batch_correction: bool, batchid1: Any, batchid2: Any
-    ) -> tuple[list[int] | None, list[int] | None]:
-        """Codes that the two groups are decoded as, ascending; None is each cell's own."""
-        if not batch_correction:
-            if batchid1 is not None or batchid2 is not None:
-                raise InputError(
-                    "batchid1 and batchid2 say what to decode as instead of a cell's own batch; "
-                    "give batch_correction=True with them"
-                )
-            return None, None
-        if self._setup.batch_key is None:
-            raise InputError("batch_correction needs a model with batches; it has no batch_key")
-        both = []
-        for name, wanted in (("batchid1", batchid1), ("batchid2", batchid2)):
-            everything = range(len(self._setup.batch_categories))
-            codes = batch_codes(wanted, self._setup.batch_categories, self._setup.batch_key, name)
-            both.append(
-                sorted({*everything} if wanted is None else {c for c in codes if c is not None})
-            )
-        if both[0] != both[1] and set(both[0]) & set(both[1]):
-            warnings.warn(
-                "batchid1 and batchid2 differ but have batches in common; draws are compared "
-                "across batches, so differences between batches are not corrected",
-                UserWarning,
-                stacklevel=3,
-            )
-        return both[0], both[1]
-
-    def _sum_groups(self, store: Store, compared: Comparisons) -> GroupSums:
-        batches = self._minibatches(store, compared.all_cells(), COUNTING_BATCH)
-        return sum_groups(batches, compared.codes, compared.n_codes, store.n_genes)
+        return compare(self.module, store, compared, questions, seed)
