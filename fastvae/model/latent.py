@@ -173,7 +173,7 @@ def write_latent_file(path: Path, latent: np.ndarray, obs: Any, var: Any) -> Non
             f"{path} has the names of cells and genes, but no columns of obs and var, which "
             f"cannot be written ({reason})",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -14,7 +14,7 @@ from small_models import small_data
 
 from fastvae import Model
 from fastvae.errors import InputError
-from fastvae.model.differential.groups import without_outliers
+from fastvae.model.differential.outliers import without_outliers
 from fastvae.model.posterior import decode
 
 DATA = small_data()

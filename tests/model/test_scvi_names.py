@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pydoc
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,31 @@ def test_names_that_mean_the_same_are_of_public_arguments() -> None:
         known |= set(inspect.signature(method).parameters)
     assert set(SAME.values()) <= known
     assert not known & {*SAME, *OTHERWISE}
+
+
+def warnings_of(call: Callable[[], Any], match: str) -> list[str]:
+    """Files that the warnings are said to come from."""
+    with pytest.warns(UserWarning, match=match) as caught:
+        call()
+    return [one.filename for one in caught if re.search(match, str(one.message))]
+
+
+def test_warnings_point_at_the_line_of_the_user(model: Model, tmp_path: Path) -> None:
+    rare = np.array(["rare", *["a", "b"] * 59, "a"])
+    few = {"groupby": rare, "n_samples_overall": 20}
+    ask = model.differential_expression
+    assert warnings_of(lambda: ask(**few), "are not compared") == [__file__]
+    both = {"batch_correction": True, "batchid1": "batch_0", "batchid2": ["batch_0", "batch_1"]}
+    few["groupby"] = np.array(["a", "b"] * 60)
+    assert warnings_of(lambda: ask(**few, **both), "have batches in common") == [__file__]
+    files = []
+    for name in ("one.h5ad", "two.h5ad"):
+        part = DATA.copy()
+        part.obs_names = [f"{cell}-{name}" for cell in part.obs_names]
+        part.write_h5ad(tmp_path / name)
+        files.append(tmp_path / name)
+    assert warnings_of(lambda: Model(files), "trained as one batch") == [__file__]
+    small = DATA.copy()
+    small.obs["batch"] = ["lonely", *["other"] * 119]
+    match = "lonely"
+    assert warnings_of(lambda: Model(small, batch_key="batch"), match) == [__file__]

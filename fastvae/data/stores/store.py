@@ -151,7 +151,7 @@ def warn_of_small_batches(store: Store, key: Key | None) -> None:
         "particular to a batch cannot be learned from so few: join them to others, or leave these "
         "cells out",
         UserWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

@@ -260,7 +260,7 @@ def _large_enough(
             f"groups of {words} with fewer than {min_cells} cells are not compared: "
             f"{a_few(small)} (min_cells)",
             UserWarning,
-            stacklevel=4,
+            stacklevel=6,
         )
     return large
 

@@ -79,6 +79,6 @@ def without_outliers(cells: np.ndarray, latent: np.ndarray, seed: int) -> np.nda
         f"a population of {len(cells)} cells has no covariance in {latent.shape[1]} latent "
         "dimensions; none of its cells is left out as an outlier",
         UserWarning,
-        stacklevel=4,
+        stacklevel=7,
     )
     return cells

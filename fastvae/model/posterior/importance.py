@@ -250,7 +250,7 @@ class Reweighting:
                     f"{len(part):,}; take more (n_samples_overall), "
                     "importance_weighting_kwargs={'truncation': True}, or weights='uniform'",
                     UserWarning,
-                    stacklevel=3,
+                    stacklevel=5,
                 )
             chosen.append(part[rng.choice(len(part), size=len(part), p=weights)])
         return picked.take(np.concatenate(chosen))
