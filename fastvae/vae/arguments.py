@@ -28,14 +28,14 @@ def check_matrix(x: Any, n_genes: int | None) -> None:
         )
 
 
-def dense(x: Any) -> Tensor:
+def as_dense(x: Any) -> Tensor:
     """`x` as a dense tensor."""
     if not isinstance(x, Tensor):
         check_matrix(x, None)
     return x if x.layout == torch.strided else x.to_dense()
 
 
-def check_counts(x: Tensor, force: bool | None) -> None:
+def refuse_non_counts(x: Tensor, force: bool | None) -> None:
     """Refuse negative, NaN and infinite counts.
 
     Reading the answer synchronises with an accelerator, so other devices than the CPU are

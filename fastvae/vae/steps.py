@@ -16,7 +16,7 @@ from .._torch import csr_of
 from ..errors import InputError, one_of
 from ..functional.likelihood import nll_of
 from ..nn import VARIANCE_FLOOR, Encoder, identity
-from .arguments import check_counts, check_matrix, prior
+from .arguments import check_matrix, prior, refuse_non_counts
 from .stock import categories, stock_encoder, takes_one_hot, takes_sparse
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def check_input(model: VAE, x: Tensor, counts: bool) -> None:
     """Check the shape of `x` and, where `counts` are expected, its values."""
     check_matrix(x, model._n_input if stock_encoder(model.z_encoder) else None)
     if counts or model.check_counts:
-        check_counts(x, model.check_counts)
+        refuse_non_counts(x, model.check_counts)
 
 
 def encoder_input(model: VAE, x: Tensor) -> Tensor:
@@ -150,10 +150,10 @@ def negative_log_likelihood(
     model: VAE, x: Tensor, z: Tensor, library: Tensor, covariates: Covariates
 ) -> Tensor:
     """-log p(x | z, library) of each cell (N,), at a z (N, L) and a log library size (N, 1)."""
-    return likelihood_of(model, x, decoded(model, z, covariates), library, covariates)
+    return likelihood_of(model, x, decoder_logits(model, z, covariates), library, covariates)
 
 
-def decoded(
+def decoder_logits(
     model: VAE, z: Tensor, covariates: Covariates
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Scale logits, log-dispersion head and zero-inflation logits, as far as they are needed."""
@@ -173,7 +173,7 @@ def likelihood_of(
     library: Tensor,
     covariates: Covariates,
 ) -> Tensor:
-    """-log p(x | parts, library) of each cell (N,), for what `decoded` gave."""
+    """-log p(x | parts, library) of each cell (N,), for what `decoder_logits` gave."""
     scale_logits, head, zi_logits = parts
     likelihood = model.reconstruction_loss
     log_theta = codes = None

@@ -16,8 +16,7 @@ from ..errors import at_least, one_of
 from ..functional.likelihood import log_prob_of
 from ..nn import DecoderSCVI, Encoder, LinearDecoderSCVI
 from . import steps
-from .arguments import check_counts as refuse_non_counts
-from .arguments import dense, prior, required
+from .arguments import as_dense, prior, refuse_non_counts, required
 from .steps import (
     DISPERSIONS,
     LATENTS,
@@ -277,7 +276,7 @@ class VAE(nn.Module):
                 check_input(self, x, True)
                 return steps.forward(self, x, local_l_mean, local_l_var, batch_index, y)
 
-        x = dense(x)
+        x = as_dense(x)
         outputs = self.inference(x, as_column(batch_index), as_column(y))
         loss = self.get_reconstruction_loss(
             x, outputs["px_rate"], outputs["px_r"], outputs["px_dropout"]
@@ -327,7 +326,7 @@ class VAE(nn.Module):
         """
         likelihood = self.reconstruction_loss
         one_of("reconstruction_loss", likelihood, LIKELIHOODS)
-        x = dense(x)
+        x = as_dense(x)
         refuse_non_counts(x, self.check_counts)
         if likelihood != "poisson":
             required("px_r", px_r, likelihood)

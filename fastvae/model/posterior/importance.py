@@ -17,7 +17,7 @@ from ..._torch import csr_of
 from ...data import Minibatches
 from ...data.stores.store import Store
 from ...errors import MOST_DRAWS, InputError, one_of, shown, true_or_false, whole_number
-from ...vae.steps import covariates_of, decoded, likelihood_of
+from ...vae.steps import covariates_of, decoder_logits, likelihood_of
 from . import marginal
 from .encode import covariates_in, z_posterior
 from .noise import minibatches_of_blocks
@@ -163,7 +163,7 @@ class Anchors:
             rows = slice(start, start + step)
             z = module.z_encoder.z_transformation(u[rows])
             covariates = covariates_of(module, z, batch_codes[rows], labels[rows])
-            parts = decoded(module, z, covariates)
+            parts = decoder_logits(module, z, covariates)
             log_p_x = torch.empty((len(z), len(self.counts)), dtype=torch.float64, device=z.device)
             for number, (genes, values) in enumerate(self.counts):
                 x = _repeated(genes, values, len(z), module._n_input)
