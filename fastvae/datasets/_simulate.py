@@ -1,4 +1,4 @@
-"""Counts from the model's own distribution, with every parameter known."""
+"""Simulated counts: from the distribution of the model, with known parameters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def simulate(
     density: float = 0.08,
     seed: int = 0,
 ) -> AnnData:
-    r"""Draw zero-inflated negative binomial counts whose parameters are all known.
+    r"""Draw zero-inflated negative binomial counts with known parameters.
 
     For a cell :math:`n` of type :math:`t` in batch :math:`b`, and a gene :math:`g`,
 
@@ -182,7 +182,7 @@ def _groups(name: str, value: Any, n_cells: int) -> int:
 
 
 def _type_scale(rng: np.random.Generator, n_genes: int, n_types: int) -> np.ndarray:
-    """Return each type's share of every gene (G, T); about one gene in seven tells it apart."""
+    """Return the share of every gene in each type (G, T); about one gene in seven is specific."""
     log_scale = np.tile(rng.normal(0.0, 1.5, n_genes)[:, None], (1, n_types))
     specific = rng.random((n_genes, n_types)) < 0.15
     log_scale += specific * rng.normal(0.0, 1.2, (n_genes, n_types))

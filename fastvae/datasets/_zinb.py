@@ -47,7 +47,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class ZINBSampler:
-    """Counts of cells whose mean is `library` times the row of `rate` that `stratum` names.
+    """Sampler of cells whose mean counts are `library` times a row of `rate`, that of `stratum`.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ class ZINBSampler:
         )
 
     def blocks(self, seed: int) -> Iterator[Block]:
-        """Draw all rows in order, a few blocks ahead on the processors at hand.
+        """Draw all rows in order; threads draw a few blocks ahead.
 
         Each block has its own random stream, so the result does not depend on the threads.
         """
@@ -142,7 +142,7 @@ class ZINBSampler:
                 yield ahead.popleft().result()
 
     def csr(self, seed: int, expected: float) -> csr_matrix:
-        """Draw everything into one matrix (N, G) float32; `expected` nonzeros, give or take."""
+        """Draw everything into one matrix (N, G) float32 with about `expected` nonzeros."""
         from scipy.sparse import csr_matrix
 
         n_cells, n_genes = len(self.library), self.rate.shape[1]

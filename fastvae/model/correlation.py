@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 KNOTS = 8192
-"""Values of a gene that its ranks are counted between; up to this many draws, ranks are exact."""
+"""Values that the ranks of a gene are counted between; ranks of up to as many draws are exact."""
 
 Values = Callable[[], Iterable[Tensor]]
 
 
 def pearson(values: Values, n_genes: int) -> np.ndarray:
-    """Return correlations (G, G) float64 of the rows that `values` goes over, (rows, G) each."""
+    """Return correlations (G, G) float64 of genes; `values` yields parts of the rows, (rows, G)."""
     return _correlation(_Moments.of(values(), n_genes))
 
 
@@ -25,15 +25,15 @@ def spearman(values: Values, preview: Values, n_genes: int) -> np.ndarray:
     Memory is G x G and G x `KNOTS`. The values of `preview`, sorted, cut the range of each gene;
     how many values lie below each knot is counted over all of them, and the rank of a value is
     that of the middle of its bin. A bin has about 1 / `KNOTS` of the values: with 2,000 knots
-    correlations were off by 2e-5. Where `preview` goes over everything, each value is a knot and
-    nothing is off.
+    correlations were off by 2e-5. Where `preview` yields all rows, each value is a knot and the
+    ranks are exact.
 
     Parameters
     ----------
     values
-        Goes over the rows; called twice, and must give the same values.
+        Yields the rows; called twice, and must yield the same values.
     preview
-        Goes over at most `KNOTS` rows that stand for all.
+        Yields at most `KNOTS` rows, evenly chosen from all.
     """
     knots = torch.cat([part.T for part in preview()], dim=1).contiguous().sort(dim=1).values
     n_bins = knots.shape[1] + 1
@@ -80,7 +80,7 @@ class _Moments:
 
 
 def _correlation(moments: _Moments) -> np.ndarray:
-    """NaN for a gene that does not vary."""
+    """Return the correlations; NaN for a gene that does not vary."""
     products = moments.products.cpu().numpy()
     spread = np.sqrt(np.diag(products))
     with np.errstate(invalid="ignore", divide="ignore"):

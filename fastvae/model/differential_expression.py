@@ -113,8 +113,8 @@ class DifferentialAnswers(State):
             Batches to decode the two groups as, with `batch_correction`; all by default. Different
             batches for the two are compared across batches.
         fdr_target
-            Genes are marked down to the least probable one with which the expected share of
-            false ones among those marked is still at most this.
+            The largest set of most probable genes is marked whose expected share of false ones
+            is at most this.
         n_samples_overall
             Draws per group, shared among the batches decoded as.
         use_permutation, m_permutation
@@ -142,8 +142,8 @@ class DifferentialAnswers(State):
             where "uniform" takes seconds.
         filter_outlier_cells
             Do not draw from the tenth of a group's cells that lies farthest from its middle in
-            latent space (Mahalanobis distances by the minimum covariance determinant); they stay
-            in what is said of counts. Needs scikit-learn.
+            latent space (Mahalanobis distances by the minimum covariance determinant). The
+            statistics of counts keep these cells. Needs scikit-learn.
 
         Returns
         -------
@@ -165,7 +165,7 @@ class DifferentialAnswers(State):
 
         Notes
         -----
-        Described (``lfc_*``) are changes with a thousandth of the pseudocount, tested those with
+        The columns ``lfc_*`` describe changes with a thousandth of the pseudocount; the test uses
         the whole of it, as in scvi-tools.
 
         Unlike scvi-tools 1.4: the default mode is "change", since it is two-sided and has a false
@@ -175,10 +175,10 @@ class DifferentialAnswers(State):
         counted for the second. A cell without counts has normalised counts of 0, not NaN. The
         pseudocount is chosen by the mean counts of whole groups, outliers included.
 
-        Memory does not grow with the number of cells or, but for the result and three sums for
-        each group, with that of genes: only cells that are drawn are encoded, and genes are
-        decoded in parts. The counts are gone over once if `all_stats` or `pseudocounts` need it.
-        A comparison has the same result whatever others are asked for with it.
+        Memory does not grow with the number of cells, and with the number of genes only by the
+        result and three sums for each group: only cells that are drawn are encoded, and genes are
+        decoded in parts. The counts are read once if `all_stats` or `pseudocounts` need them. A
+        comparison has the same result alone and among others.
         """
         options = ChangeOptions.checked(
             delta=delta,

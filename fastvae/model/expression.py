@@ -77,8 +77,8 @@ class ExpressionAnswers(State):
         return_numpy
             Return an array instead of a data frame.
         n_samples_overall
-            Instead of draws for each cell, so many from all of `cells` together, each of a cell
-            picked at random: expression over a population.
+            Number of draws from all of `cells` together, each from a cell picked at random,
+            instead of draws for each cell: expression over a population.
         weights
             Of these draws. "importance" chooses them again, with replacement, by weights that
             bring them nearer to the posterior; see the notes.
@@ -102,7 +102,7 @@ class ExpressionAnswers(State):
         Warns
         -----
         UserWarning
-            Importance weights leave hardly any of the draws.
+            A few draws have nearly all the weight.
 
         Notes
         -----
@@ -111,9 +111,10 @@ class ExpressionAnswers(State):
         .. math::
             w(z) = \frac{\sum_a p(z)\, p(x_a \mid z) / p(x_a)}{\sum_a q(z \mid x_a)} ,
 
-        over the cells a: the mixture of their posteriors, over what it is approximated by. As in
-        scvi-tools 1.4, :math:`p(x_a \mid z)` has the library size observed in a, and decodes z as
-        the batch that the draw is decoded as; :math:`p(x_a)` is that of `get_marginal_ll`.
+        over the cells a: the mixture of their posteriors over the mixture of their
+        approximations. As in scvi-tools 1.4, :math:`p(x_a \mid z)` has the library size observed
+        in a, and decodes z as the batch that the draw is decoded as; :math:`p(x_a)` is that of
+        `get_marginal_ll`.
         """
         return_mean = true_or_false("return_mean", return_mean)
         return_numpy = true_or_false("return_numpy", return_numpy)

@@ -153,8 +153,8 @@ class LatentAnswers(State):
 def write_latent_file(path: Path, latent: np.ndarray, obs: Any, var: Any) -> None:
     """Write `latent` as ``obsm["X_fastvae"]`` beside `obs` and `var`; there is no ``X``.
 
-    Columns of obs and var that these files cannot hold are written as text; whatever is the
-    matter with them, the latent space is written.
+    Columns of obs and var that these files cannot hold are written as text. If they still cannot
+    be written, the file has the latent space and the names without them.
     """
     from anndata import AnnData
 

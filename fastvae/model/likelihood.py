@@ -97,8 +97,8 @@ class QualityAnswers(State):
     ) -> float | np.ndarray:
         """Return an estimate of log p(x), higher is better.
 
-        ``log mean_s p(x | z_s, l_s) p(z_s, l_s) / q(z_s, l_s | x)`` over draws from q. It is below
-        the truth on average, the less so the more draws, and never below the ELBO on average.
+        ``log mean_s p(x | z_s, l_s) p(z_s, l_s) / q(z_s, l_s | x)`` over draws from q. On
+        average it lies below the truth, closer with more draws, and not below the ELBO.
 
         Parameters
         ----------

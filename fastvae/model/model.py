@@ -61,17 +61,17 @@ class Model(
         Raw counts: a path (.h5ad, AnnData zarr, 10x .h5, 10x mtx folder) or a list of them, an
         AnnData, a scipy sparse matrix or an array of cells by genes.
     batch_key, labels_key
-        Columns of ``obs`` with the batch and the label of each cell. Of a list of columns each
-        combination that occurs is one, such as "donor1 | v3".
+        Columns of ``obs`` with the batch and the label of each cell. With a list of columns each
+        combination that occurs is a batch or a label, such as "donor1 | v3".
     layer
         Take the counts from this layer instead of ``X`` ("X" is ``X`` itself).
     use_raw, genome
         Take the counts from ``raw``; which genome of a 10x file that holds several.
     gene_names
-        Column of ``var`` that names the genes, in the place of its index. Genes are the same in
-        several files, and in data that the model is given later, that have the same id (in the
-        columns gene_ids, gene_id, ensembl_id or feature_id of ``var``, or as its index, versions
-        left out); where ids are not known, those of one name.
+        Column of ``var`` that names the genes, in the place of its index. Genes of several files,
+        and of data that the model reads later, are the same if they have the same id (in the
+        columns gene_ids, gene_id, ensembl_id or feature_id of ``var``, or as its index, without
+        the version), or, where ids are not known, the same name.
     n_latent, n_hidden, n_layers, dropout_rate
         Size of the latent space; width, depth and dropout of the networks.
     dispersion
@@ -88,24 +88,24 @@ class Model(
         fit, and on a GPU if they fit there.
     memory_limit
         How much memory streaming may take, such as "2GB", beyond what the process has when it
-        begins; with "auto" counts that need more are streamed.
+        begins. With "auto", counts that need more memory are streamed.
     genes
         Names of the genes to use; None is all, or those that all files have in common.
     n_top_genes
-        Of these, use so many of the most variable (``seurat_v3``, within batches).
+        Use this many of these genes, the most variable ones (``seurat_v3``, within batches).
     batch_key_of
-        The batch column of the files in which it is not `batch_key`, by the paths of the files, or
-        by their names as ``obs["file"]`` has them.
+        The batch column of files that have another one than `batch_key`: a dictionary from the
+        paths of the files, or their names as in ``obs["file"]``, to columns.
     batch_per_file
         Make each file a batch, in a new column of obs of this name; ``batch_key="file"`` does so
-        too. A batch has the name of its file, or, of files that are named alike, as much of the
-        path as tells them apart. The model knows files by these names when it is given new ones.
+        too. A batch has the name of its file; where files have the same name, it has as much of
+        the path as tells them apart. By these names the model recognises files later.
     encode_covariates
-        Tell the encoder the batch as well, not the decoder alone. A query that is mapped onto the
-        model then has columns in the encoder too, and its latent positions move.
+        Give the batch to the encoder too, and not to the decoder alone. A query that is mapped
+        onto the model then has columns in the encoder too, and its latent positions move.
     allow_fractional
-        Take counts corrected for ambient RNA (CellBender, SoupX, DecontX): most of them are no
-        whole numbers, and without this such values are refused as log-normalised.
+        Take counts corrected for ambient RNA (CellBender, SoupX, DecontX). Most of these are not
+        whole numbers; without this option such values are refused as log-normalised.
     allow_links
         Also read what files store in other files (links, external storage), as for
         `fastvae.data.read`; only for files that you trust.
@@ -289,8 +289,7 @@ class Model(
         folder
             Where it was saved.
         data
-            Data to train further on and to answer for, as in the constructor; None if every
-            question will bring its own.
+            The model's own data, as in the constructor; None if every question brings its own.
         device
             Where the network goes, as in `fit`.
         residence, memory_limit

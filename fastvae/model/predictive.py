@@ -116,7 +116,7 @@ class PosteriorAnswers(State):
         seed: int | None = 0,
         **reading: Unpack[Reading],
     ) -> sp.csr_matrix | list[sp.csr_matrix]:
-        """Draw counts that the model holds for possible: z from q(z | x), then x from p(x | z).
+        """Draw counts from the posterior predictive: z from q(z | x), then x from p(x | z).
 
         Parameters
         ----------
@@ -171,10 +171,10 @@ class PosteriorAnswers(State):
     ) -> pd.DataFrame:
         """Correlate genes over cells and draws of their denoised expression.
 
-        A draw is the Gamma rate below the counts: of mean ``rna_size_factor`` times the frequency
-        at a draw of z, and inverse dispersion theta. So what counting alone adds is left out, and
-        what the model is unsure of is not. (With "poisson" there is no theta, and the draw is the
-        mean.)
+        A draw is the rate of the counts: from a Gamma distribution with mean `rna_size_factor`
+        times the frequency at a draw of z, and inverse dispersion theta. It contains the
+        uncertainty of the model, but not the noise of counting. With "poisson" there is no theta,
+        and the draw is the mean.
 
         Parameters
         ----------
@@ -198,9 +198,9 @@ class PosteriorAnswers(State):
 
         Notes
         -----
-        Cells are gone over once ("pearson"), or three times for the ranks of "spearman"; memory
-        is that of a few matrices of genes by genes, however many cells there are. Ranks are exact
-        up to 8,192 draws in all, and to 1 in 8,192 above.
+        The cells are read once ("pearson"), or three times for the ranks of "spearman". Memory is
+        that of a few matrices of genes by genes, however many cells there are. Ranks are exact up
+        to 8,192 draws in all, and to 1 in 8,192 above.
         """
         one_of("correlation_type", correlation_type, ("spearman", "pearson"))
         size = real_number("rna_size_factor", rna_size_factor, above=0.0, most=LARGEST_LIBRARY)
@@ -237,7 +237,7 @@ class PosteriorAnswers(State):
     def _question(
         self, data: Any, cells: Any, n_samples: Any, genes: Any, reading: Reading
     ) -> tuple[int, Store, np.ndarray, Any]:
-        """Number of draws, store, rows, and the columns of the genes as an index."""
+        """Return number of draws, store, rows, and an index of the genes."""
         draws = whole_number("n_samples", n_samples, minimum=1, maximum=MOST_DRAWS)
         columns = gene_columns(genes, self._setup.gene_names)
         store = self._store_for(data, reading)

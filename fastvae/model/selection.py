@@ -104,7 +104,7 @@ def row_array(option: str, cells: Any) -> np.ndarray:
     Raises
     ------
     InputError
-        It cannot be one; `option` is what the message calls it.
+        It is neither; `option` is what the message calls it.
     """
     wanted = f"{option} must be row numbers, names of cells or a boolean mask, not {shown(cells)}"
     if isinstance(cells, (str, bytes, bytearray, dict, set, frozenset)):
@@ -121,12 +121,12 @@ def row_array(option: str, cells: Any) -> np.ndarray:
 
 
 def gene_list(genes: Any) -> list[str]:
-    """Return names of genes, of which one may be given alone.
+    """Return a list of names of genes; a single name may be given by itself.
 
     Raises
     ------
     InputError
-        They are no names.
+        Something in it is not a name.
     """
     if is_name(genes):
         return [name_of("genes", genes)]
@@ -134,12 +134,12 @@ def gene_list(genes: Any) -> list[str]:
 
 
 def name_of(option: str, value: Any) -> str:
-    """Return the text of a name.
+    """Return a name as text.
 
     Raises
     ------
     InputError
-        It is anything else.
+        It is not a name.
     """
     if is_name(value):
         try:

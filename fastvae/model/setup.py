@@ -1,4 +1,4 @@
-"""What a model is made of, apart from its weights: options, and the genes and batches it knows."""
+"""A model without its weights: its options, and the genes, batches and labels that it knows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..vae.vae import VAE
 from .new_data import fitting, slot_of
 
 WIDEST, DEEPEST = 100_000, 100
-"""Of hidden layers: more than anyone trains, and few enough to lay out."""
+"""Largest width and number of hidden layers: more than anyone trains, and small enough to build."""
 
 
 def batch_keys(given: Any) -> dict[str, str]:
@@ -78,7 +78,7 @@ class Options:
             VAE(2, n_batch=2, n_labels=2, check_counts=False, **asdict(self))
 
     def check_keys(self, batch_key: Key | None, labels_key: Key | None) -> None:
-        """Refuse what is told a batch or a label without the column it needs."""
+        """Refuse options that need batches or labels without the column that has them."""
         if self.encode_covariates and batch_key is None:
             raise InputError(
                 "encode_covariates=True tells the encoders the batch, which needs batch_key, the "
@@ -95,7 +95,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Setup:
-    """Options, and what the data must offer for the model to be applied to them."""
+    """Options, and what data must have for the model to read them."""
 
     options: Options
     batch_key: Key | None
@@ -107,13 +107,13 @@ class Setup:
     log_library_mean: tuple[float, ...]
     log_library_var: tuple[float, ...]
     may_lack: tuple[str, ...] = ()
-    """Genes that data need not have: those that a query mapped onto a reference did not have."""
+    """Genes that data may lack, because the query that was mapped onto a reference lacked them."""
     gene_ids: tuple[str, ...] = ()
-    """Stable ids of the genes, "" where there is none; none of models saved before they were."""
+    """Stable ids of the genes, "" for a gene without; empty in models saved before ids were."""
     batch_per_file: bool = False
-    """Whether files without the column `batch_key` are a batch each, by name."""
+    """Whether each file without the column `batch_key` is a batch, by its name."""
     file_tail: tuple[str, ...] = ()
-    """What the paths of the files had in common at their end."""
+    """The last parts that the paths of all files had in common."""
 
     def file_batches(self) -> FileBatches | None:
         """Return the rule by which files are batches, None where they are not."""
@@ -166,14 +166,14 @@ class Setup:
     ) -> tuple[Store, Frames]:
         """Read `data` and bring its genes and categories into the model's order.
 
-        Labels are asked for only where the model uses them. Library statistics are those of the
-        data that the model was made for. `reading` says how the data are read: see `Reading`. With
-        `by_counts` batches and labels may be unknown or missing: for what needs the counts alone.
+        Labels are read only if the model uses them. Library statistics are those of the data that
+        the model was made for. `reading` says how the data are read: see `Reading`. With
+        `by_counts` batches and labels may be unknown or missing, since only the counts are used.
 
         Returns
         -------
         tuple
-            The store, and what has obs and var.
+            The store, and obs and var.
         """
         labelled = self.options.dispersion == "gene-label"
         wanted = Wanted(

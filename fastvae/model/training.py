@@ -94,14 +94,14 @@ class Fitting(State):
         progress
             Show a progress bar (plain lines where standard error is not a terminal).
         callbacks
-            `fastvae.train.Callback` objects, told of every epoch.
+            `fastvae.train.Callback` objects, whose methods are called as training goes on.
         tensorboard
             Folder for TensorBoard's event files; needs the tensorboard package.
         residence
-            Where the counts are kept meanwhile: "device" (in compact form in the memory of
-            `device`), "host", "disk", or "auto". None is what the model was made with. The last
-            two must be where the data is already; with `progress` the choice and its reason are
-            said on standard error.
+            Where the counts are kept during training: "device" (in compact form in the memory of
+            `device`), "host", "disk", or "auto". None is what the model was made with. "host" and
+            "disk" must be where the data are already; with `progress` the choice and its reason
+            are printed on standard error.
         {CheckpointOptions}
 
         Returns
@@ -232,7 +232,7 @@ class Fitting(State):
 
 
 def _listeners(callbacks: Any) -> list[Callback]:
-    """Return the callbacks as a list; refuse what cannot be told of the training."""
+    """Return the callbacks as a list; refuse objects that are none."""
     found = listed("callbacks", callbacks, "a list of fastvae.train.Callback objects")
     for one in found:
         if not isinstance(one, Callback):

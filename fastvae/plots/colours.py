@@ -1,4 +1,4 @@
-"""Colours of categories: apart for readers with and without red-green colour blindness."""
+"""Colours of categories that readers with and without red-green colour blindness can tell apart."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ QUANTITIES = {
     "kl_local": "KL divergence",
 }
 LEAST_DPI, MOST_DPI = 10, 2400
-"""Between a letter of one dot and more dots than printers have."""
+"""Fewer dots per inch are not readable, and printers do not have more."""
 
 History: TypeAlias = "pd.DataFrame | Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]"
 
@@ -51,8 +51,8 @@ def plot_history(history: History, path: str | os.PathLike[str], *, dpi: int = 1
     ----------
     history
         The table of history.csv: `Model.history`, its columns as ``{name: values}``, or its rows
-        as a list of ``{name: value}``. Read are ``epoch`` and, each with the prefix ``train_`` or
-        ``validation_``, ``elbo``, ``reconstruction_loss`` and ``kl_local`` (nats per cell).
+        as a list of ``{name: value}``. Drawn over ``epoch`` are ``elbo``, ``reconstruction_loss``
+        and ``kl_local`` (nats per cell), each with the prefix ``train_`` or ``validation_``.
     path
         Picture to write, replaced if it exists; the suffix gives the format (.png, .pdf, .svg).
     dpi
@@ -137,8 +137,8 @@ def plot_latent(
         ``{gene: (N,) expression >= 0}``: one panel each, coloured by log(1 + expression), the
         highest on top.
     method : {"auto", "umap", "pca"}
-        ``"auto"`` is UMAP where the package umap-learn is installed and there are 15 to 200,000
-        cells and more than two dimensions, else PCA. The axes name what was used.
+        ``"auto"`` is UMAP if the package umap-learn is installed and there are 15 to 200,000
+        cells and more than two dimensions, else PCA. The axes name the method.
     seed
         Of UMAP and of the order in which points are drawn.
     dpi
@@ -198,10 +198,10 @@ def plot_volcano(
     Parameters
     ----------
     result
-        What `Model.differential_expression` returned. Of "change" mode, the median log-fold
+        What `Model.differential_expression` returned. For mode "change", the median log-fold
         change is drawn against -log10 of the probability of no change (down to 1e-4), and the
-        marked genes are coloured; of "vanilla" mode, the ratio of the mean frequencies against
-        the Bayes factor.
+        marked genes are coloured; for "vanilla", the ratio of the mean frequencies against the
+        Bayes factor.
     path
         Picture to write, replaced if it exists; the suffix gives the format (.png, .pdf, .svg).
     names
@@ -230,7 +230,7 @@ def volcano_figure(result: pd.DataFrame, *, names: int = 8) -> Figure:
 
 
 def _columns(history: History) -> dict[str, np.ndarray]:
-    """Bring either form to arrays by name."""
+    """Return the columns of any of the forms as arrays by name."""
     raw: dict[str, Any]
     if isinstance(history, Mapping):
         raw = dict(history)

@@ -70,13 +70,13 @@ def latent_panels(
 
 
 def grid(panels: int, most: int) -> tuple[int, int]:
-    """Return rows and columns for `panels`, at most `most` a row and the last row fullest."""
+    """Return rows and columns for `panels`: at most `most` in a row, and rows as even as can be."""
     rows = max(1, -(-panels // most))
     return rows, max(1, -(-panels // rows))
 
 
 def plain(text: str) -> str:
-    """Return `text` shortened, and so that no sign in it is read as a formula."""
+    """Return `text` shortened, with escaped dollar signs, which would begin a formula."""
     shown = str(text)
     shown = shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + "…"
     return shown.replace("$", r"\$")
@@ -99,7 +99,7 @@ def _scatter(axis: Axes, points: np.ndarray, chosen: np.ndarray, **colours: Any)
         s=float(np.clip(25_000 / len(points), 0.4, 20)),
         linewidths=0,
         alpha=0.85,
-        rasterized=True,  # in vector files too: a path for each of a million cells opens nowhere
+        rasterized=True,  # in vector files too: a path for each of a million cells is too large
         **colours,
     )
 
@@ -152,7 +152,7 @@ def _marker_panel(
     some = order[level[order] > 0]
     some = some[np.argsort(level[some], kind="stable")]
     _scatter(axis, points, none, color=NO_EXPRESSION)
-    # From the middle of the map's light end on, so that the lowest level shows on white.
+    # without the lightest colours, so that the lowest level shows on white
     colours = colormaps["magma_r"](np.linspace(0.18, 1.0, 256))
     # A few extreme cells must not push everything else to the light end.
     top = float(np.quantile(level[some], 0.995)) if len(some) else 1.0

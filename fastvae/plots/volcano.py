@@ -19,7 +19,7 @@ UP, DOWN, UNCHANGED = "#D55E00", "#0072B2", "#BBBBBB"
 MOST_PANELS = 12
 PANEL = (4.2, 3.8)  # inches
 LEAST_DOUBT = 1e-4
-"""Probabilities of no change below this are drawn at it: fewer draws than that are made."""
+"""Smaller probabilities of no change are drawn at this: the draws are too few for them."""
 
 
 def volcano_panels(result: pd.DataFrame, n_names: int) -> Figure:
@@ -90,7 +90,7 @@ def _panel(axis: Axes, name: str, part: pd.DataFrame, n_names: int, change: bool
 
 
 def _coordinates(part: pd.DataFrame, change: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Size of the change, certainty, and which genes are coloured and may be named."""
+    """Return size of the change, certainty, and which genes are coloured and may be named."""
     if change:
         doubt = np.maximum(part["proba_not_de"].to_numpy(dtype=np.float64), LEAST_DOUBT)
         found = [name for name in part.columns if str(name).startswith("is_de_fdr_")]
@@ -108,7 +108,7 @@ def _coordinates(part: pd.DataFrame, change: bool) -> tuple[np.ndarray, np.ndarr
 def _label(
     axis: Axes, part: Any, x: np.ndarray, y: np.ndarray, marked: np.ndarray, n_names: int
 ) -> None:
-    """Write the names of the genes that stand out, half of them on either side, none on another."""
+    """Name the genes that stand out, half of them on either side, without overlaps."""
     weight = np.where(marked, (y + 0.05) * np.abs(x), -1.0)
     # About the size of a name, as a share of the panel.
     width, height = 0.2 * max(float(np.ptp(x)), 1e-9), 0.05 * max(float(np.ptp(y)), 1e-9)

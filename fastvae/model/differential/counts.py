@@ -1,4 +1,4 @@
-"""What the counts themselves say of groups of cells, in one pass over them."""
+"""Means of the counts of groups of cells, from one pass over the cells."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class GroupSums:
 def sum_groups(batches: Minibatches, codes: np.ndarray, n_codes: int, n_genes: int) -> GroupSums:
     """Add up the counts of the cells in `batches` by their codes (N,); memory is codes x G.
 
-    A cell without counts adds nothing, also to the normalised counts.
+    A cell without counts adds nothing, not even to the normalised counts.
     """
     sums = [np.zeros((n_codes, n_genes)) for _ in range(3)]
     n_cells = np.zeros(n_codes)

@@ -23,7 +23,7 @@ DomainFn = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class ChangeOptions:
-    """What "change" mode is asked to do; see `Model.differential_expression`."""
+    """Options of mode "change"; see `Model.differential_expression`."""
 
     delta: float | None
     pseudocounts: float | None
@@ -117,7 +117,7 @@ class Pairs:
         return cls(first, second, rows(len(first)), rows(len(second)))
 
     def chunks(self) -> list[slice]:
-        """Return the genes that are looked at together."""
+        """Return the genes that are decoded together."""
         most = max(len(self.first), len(self.second), len(self.rows1))
         return list(chunks(self.first.n_genes, most))
 
@@ -132,7 +132,7 @@ class Pairs:
 
 
 def vanilla(pairs: Pairs) -> dict[str, np.ndarray]:
-    """Probability that the first population's frequency is the larger one, per gene."""
+    """Return the probability that the first frequency is the larger one, per gene."""
     rows = []
     for genes in pairs.chunks():
         one, two = pairs.scales(genes)
@@ -149,7 +149,7 @@ def vanilla(pairs: Pairs) -> dict[str, np.ndarray]:
 def change(
     pairs: Pairs, means: tuple[np.ndarray, np.ndarray] | None, options: ChangeOptions
 ) -> dict[str, np.ndarray]:
-    """Probability that the log-fold change is beyond delta, and its distribution, per gene.
+    """Return the probability that the log-fold change is beyond delta, and describe the change.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ def change(
 
 
 def mean_scales(pairs: Pairs) -> dict[str, np.ndarray]:
-    """Mean frequency of each gene over all draws of either population."""
+    """Return the mean frequency of each gene over all draws of each population."""
     found = {}
     for number, draws in ((1, pairs.first), (2, pairs.second)):
         parts = [draws.scale(genes).mean(dim=1) for genes in chunks(draws.n_genes, len(draws))]
@@ -204,7 +204,7 @@ def mean_scales(pairs: Pairs) -> dict[str, np.ndarray]:
 
 
 def log_fold_change(one: Tensor, two: Tensor, pseudocounts: float) -> Tensor:
-    """``log2(one + pseudocounts) - log2(two + pseudocounts)``."""
+    """Return ``log2(one + pseudocounts) - log2(two + pseudocounts)``."""
     return torch.log2(one + pseudocounts) - torch.log2(two + pseudocounts)
 
 
@@ -221,7 +221,7 @@ def _beyond(
     delta: float,
     domain: DomainFn | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Share of the effects of each row that are up, and down, by more than delta."""
+    """Return the share of each row's effects that are up, and down, by more than delta."""
     if domain is None:
         up, down = effects >= delta, effects < -delta
         return _share(up), _share(down)
@@ -235,7 +235,7 @@ def _beyond(
 
 
 def _share(marks: Tensor) -> np.ndarray:
-    """Share of each row that is true, (genes,) float64."""
+    """Return the share of each row that is true, (genes,) float64."""
     share: np.ndarray = marks.sum(dim=1).cpu().numpy() / marks.shape[1]
     return share
 

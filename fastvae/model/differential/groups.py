@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 MOST_GROUPS = 500
-"""A column with more values than this is hardly one of groups."""
+"""A column with more values than this most likely holds no groups."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Comparisons:
     Attributes
     ----------
     codes
-        (N,) int64; -1 takes part in nothing.
+        (N,) int64; a cell with -1 takes part in no comparison.
     n_codes
         Number of codes from 0 on.
     listed
@@ -106,12 +106,12 @@ def comparisons(
 
 
 def by_rows(idx1: Any, idx2: Any, obs: pd.DataFrame, min_cells: int) -> Comparisons:
-    """Compare cells given by row; without `idx2`, with all others.
+    """Compare cells, as `rows_of_cells` takes them; without `idx2`, with all others.
 
     Raises
     ------
     InputError
-        Cells that are not there, in both groups, or too few.
+        Cells that do not exist, cells in both groups, or too few cells.
     """
     first = _mask("idx1", idx1, obs)
     second = ~first if idx2 is None else _mask("idx2", idx2, obs)
@@ -172,7 +172,7 @@ def by_groups(
     if against is not None and against[0] in wanted:
         raise InputError(f"group1 and group2 are both {against[0]!r}; compare different groups")
 
-    # Cells that are in no group asked for share one code: they are told apart by nobody.
+    # Cells in none of the groups asked for share one code: no comparison tells them apart.
     asked = list(dict.fromkeys([*wanted, *(against or ())]))
     place = np.full(len(names) + 1, len(asked), dtype=np.int64)  # the last is "no group"
     for code, name in enumerate(asked):
@@ -235,7 +235,7 @@ def _key_of(groupby: Any, obs: pd.DataFrame) -> Key:
 
 
 def _names(option: str, given: Any, known: list[str]) -> list[str] | None:
-    """Names of the groups asked for, written as in `known` where they are there."""
+    """Return the names of the groups asked for, as `known` writes them."""
     if given is None:
         return None
     groups, names = CategoryNames(known), []
@@ -249,7 +249,7 @@ def _names(option: str, given: Any, known: list[str]) -> list[str] | None:
 def _large_enough(
     words: str, names: list[str], sizes: np.ndarray, min_cells: int, but: list[str] | None
 ) -> list[str]:
-    """All groups that have enough cells, and a warning that names the others."""
+    """Return the groups with enough cells; a warning names the others."""
     asked = [name for name in names if name not in (but or ())]
     small = [name for name in asked if sizes[names.index(name)] < min_cells]
     large = [name for name in asked if name not in small]

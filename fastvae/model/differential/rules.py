@@ -16,7 +16,7 @@ LEAST_PSEUDOCOUNT = 1e-10
 
 
 def bayes_factor(probability: np.ndarray) -> np.ndarray:
-    """Natural logarithm of the odds, between -18.4 and 18.4."""
+    """Return the natural logarithm of the odds, between -18.4 and 18.4."""
     odds: np.ndarray = np.log(probability + EPS) - np.log(1.0 - probability + EPS)
     return odds
 
@@ -55,7 +55,7 @@ def choose_delta(mean_effects: np.ndarray) -> float:
 
 
 def describe(effects: Tensor, levels: Sequence[float]) -> dict[str, np.ndarray]:
-    """Mean, median, standard deviation, extremes and credible intervals of each row.
+    """Return mean, median, standard deviation, extremes and credible intervals of each row.
 
     Parameters
     ----------
@@ -109,9 +109,9 @@ def _sorted(values: Tensor) -> Tensor:
 
 
 def _mixture_centres(values: np.ndarray, n_steps: int = 200) -> np.ndarray:
-    """Centres of a mixture of three normals fitted by expectation-maximisation.
+    """Return the centres of a mixture of three normals, fitted by expectation-maximisation.
 
-    It starts from the 5, 50 and 95 % quantiles, so that there is nothing random in it.
+    The fit starts from the 5, 50 and 95 % quantiles, so nothing in it is random.
     """
     centres = np.quantile(values, [0.05, 0.5, 0.95])
     spread = np.full(3, max(float(values.var()), 1e-12))

@@ -21,6 +21,9 @@ from .noise import BlockNoise, entropy_of, with_noise
 
 LARGEST_RATE = 1e8  # a float32 Poisson draw above this is no longer a whole number
 
+CHUNK_VALUES = 1 << 22
+"""Most values of a matrix of genes by draws; genes are decoded in parts of this size."""
+
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
@@ -39,7 +42,7 @@ class Decoded:
     theta
         (G,) or (B, G); None for "poisson".
     zi_logits
-        (B, G); None but for "zinb".
+        (B, G); None without "zinb".
     noise
         For further draws.
     """
@@ -70,7 +73,7 @@ class Decoded:
         return counts
 
     def denoised(self, genes: Tensor | slice, size: float) -> Tensor:
-        """Draw the rate at library `size`: without the noise of counting, with that of theta."""
+        """Draw the rate at library `size`: it varies by theta, and has no noise of counting."""
         rate = size * self.scale[:, genes]
         if self.theta is None:
             return rate
@@ -81,7 +84,7 @@ class Decoded:
 def decoded(
     module: VAE, batches: Minibatches, n_samples: int, batch_code: int | None, seed: int
 ) -> Iterator[Decoded]:
-    """Go over the cells, and for each minibatch over the draws.
+    """Yield what each draw decodes to, minibatch by minibatch.
 
     Parameters
     ----------
@@ -145,9 +148,9 @@ def expression(
     genes
         Which genes, None for all.
     batch_codes
-        Decode every draw as each of these batches and average; None is the cell's own.
+        Decode every draw as each of these batches and average; None is the cell's own batch.
     library_size
-        Multiplies the frequencies; None gives the mean counts at the cell's own library size.
+        Factor of the frequencies; None gives the mean counts at the cell's own library size.
     """
     with evaluating(module, seed):
         for rows, batch, noise in with_noise(batches, entropy_of(seed)):
@@ -171,11 +174,11 @@ def expression(
 def _scale(
     module: VAE, z: Tensor, genes: Tensor | None, decoded_as: Sequence[Covariates]
 ) -> Tensor:
-    """Expression frequencies of chosen genes (N, G'), averaged over `decoded_as`."""
+    """Return frequencies of chosen genes (N, G'), averaged over `decoded_as`."""
     total: Tensor | None = None
     for covariates in decoded_as:
         told = decoder_covariates(module, covariates)
-        # "gene" and no zero inflation: of the heads, only that of the scale is needed.
+        # "gene" and no zero inflation: only the head of the scale is needed
         logits, _, _ = module.decoder.logits("gene", z, *told, zero_inflation=False)
         scale = torch.softmax(logits, dim=-1)
         scale = scale if genes is None else scale[:, genes]
@@ -185,15 +188,11 @@ def _scale(
     return total.div_(len(decoded_as))
 
 
-CHUNK_VALUES = 1 << 22
-"""Genes are taken so many at a time that a matrix over the draws has no more values than this."""
-
-
 class ScaleDraws:
     """Expression frequencies of S draws of z, given for a few genes at a time.
 
-    Kept are the last hidden layer (S, H) and the normaliser of the softmax (S,); a gene costs
-    one row of the last linear layer each time it is asked for.
+    It keeps the last hidden layer (S, H) and the normaliser of the softmax (S,). Each request for
+    a gene computes one row of the last linear layer.
     """
 
     def __init__(self, module: VAE, z: Tensor, batch_codes: Tensor) -> None:

@@ -30,7 +30,7 @@ def latent(
     seed: int | None,
     n_draws: int = 5000,
 ) -> np.ndarray:
-    """Posterior mean of z, or one draw of it, for each cell: (N, L) float32.
+    """Return the posterior mean of z, or one draw of z, for each cell: (N, L) float32.
 
     For "ln" the mean is that of `n_draws` draws.
     """
@@ -52,7 +52,7 @@ def latent(
 def latent_moments(
     module: VAE, batches: Minibatches, n_cells: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of the normal q(z | x) of each cell, (N, L) float32 each."""
+    """Return mean and variance of the normal q(z | x) of each cell, (N, L) float32 each."""
     means, variances = (np.empty((n_cells, module.n_latent), dtype=np.float32) for _ in range(2))
     row = 0
     with evaluating(module):
@@ -66,7 +66,7 @@ def latent_moments(
 def library(
     module: VAE, batches: Minibatches, n_cells: int, *, give_mean: bool, seed: int | None
 ) -> np.ndarray:
-    """Library size of each cell (N, 1) float32: posterior mean, or a draw, or what is observed."""
+    """Return the library size of each cell, (N, 1) float32: posterior mean, draw or observed."""
     result = np.empty((n_cells, 1), dtype=np.float32)
     with evaluating(module, seed):
         for rows, batch, noise in with_noise(batches, entropy_of(seed)):
@@ -83,7 +83,10 @@ def library(
 def library_moments(
     module: VAE, batches: Minibatches, n_cells: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of the log library size, (N, 1) float32 each; 0 where it is observed."""
+    """Return mean and variance of the log library size, (N, 1) float32 each.
+
+    The variance is 0 where the library size is observed.
+    """
     means, variances = (np.zeros((n_cells, 1), dtype=np.float32) for _ in range(2))
     row = 0
     with evaluating(module):
@@ -100,7 +103,7 @@ def library_moments(
 def _mean_on_simplex(
     module: VAE, q_m: Tensor, q_v: Tensor, noise: BlockNoise, n_draws: int
 ) -> Tensor:
-    """Mean of the softmax of `n_draws` normal draws, (B, L)."""
+    """Return the mean of the softmax of `n_draws` normal draws, (B, L)."""
     total, deviation = torch.zeros_like(q_m), torch.sqrt(q_v).unsqueeze(1)
     for start in range(0, n_draws, DRAWS_AT_ONCE):
         some = q_m.unsqueeze(1).expand(-1, min(DRAWS_AT_ONCE, n_draws - start), -1)
@@ -142,7 +145,7 @@ def normal_draw(q_m: Tensor, q_v: Tensor, noise: BlockNoise) -> Tensor:
 def library_draws(
     module: VAE, x: Tensor, covariates: Covariates, noise: BlockNoise
 ) -> Callable[[], Tensor]:
-    """Return what draws the log library size (B, 1); the observed one is always the same."""
+    """Return a function that draws the log library size (B, 1); an observed one is constant."""
     if module.use_observed_lib_size:
         observed = functional.log_library_size(x)
         return lambda: observed

@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("uniform", "importance")
 
+FEWEST_DRAWS = 10
+"""Fewer effective draws than this give a warning."""
+
 VALUES_AT_ONCE = 1 << 18
-"""Draws are decoded so many values at a time; every anchor goes over them while they are near."""
+"""Decoded values at a time: few enough to stay in the cache while every anchor uses them."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Weighting:
     Attributes
     ----------
     max_cells
-        Cells the weights are judged by, picked at random where there are more.
+        Most cells that weights are computed from; of more, this many are picked at random.
     truncation
         Cut weights off at sqrt(M) times their mean (Ionides 2008).
     n_mc_samples
@@ -89,7 +92,7 @@ class Weighting:
         return cls(**options)
 
     def pick(self, cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return the rows to judge by, ascending: at most `max_cells` of `cells`."""
+        """Return the rows of the anchors, ascending: at most `max_cells` of `cells`."""
         if len(cells) <= self.max_cells:
             return cells
         return np.sort(rng.choice(cells, self.max_cells, replace=False))
@@ -106,16 +109,16 @@ class Weighting:
 
 
 class Anchors:
-    """The cells that weights are judged by: counts, posterior and log p(x) of each.
+    """The cells that weights are computed from: counts, posterior and log p(x) of each.
 
     Parameters
     ----------
     module
         In evaluation mode, gradients off.
     batches
-        Minibatches over them; gone over twice.
+        Minibatches over them; they are read twice.
     n_cells, n_mc_samples, seed
-        How many cells, and what log p(x) is estimated with.
+        Number of cells, and draws and seed of the estimate of log p(x).
     """
 
     def __init__(
@@ -179,19 +182,17 @@ class Anchors:
 
 
 def _repeated(genes: Tensor, values: Tensor, n_rows: int, n_genes: int) -> Tensor:
-    """One cell's counts as each row of a CSR matrix (n_rows, G)."""
+    """Return a CSR matrix (n_rows, G) with the counts of one cell in each row."""
     crow = torch.arange(n_rows + 1, dtype=genes.dtype, device=genes.device) * len(genes)
     shape = (n_rows, n_genes)
     return csr_of(crow, genes.repeat(n_rows), values.repeat(n_rows), shape)
 
 
-FEWEST_DRAWS = 10
-"""Answers that rest on effectively fewer draws than this are warned of."""
-
-
 @dataclass(frozen=True, eq=False)
 class Reweighting:
-    """Chooses draws again; in evaluation mode, gradients off.
+    """Draws chosen again by their importance weights.
+
+    The network is in evaluation mode, without gradients.
 
     Attributes
     ----------
@@ -199,8 +200,10 @@ class Reweighting:
         The counts of the cells that are drawn from.
     posterior
         Of all these cells.
+    weighting
+        How weights are estimated.
     batch_size
-        Cells that are gone over at once.
+        Cells per minibatch.
     """
 
     store: Store
@@ -209,7 +212,7 @@ class Reweighting:
     batch_size: int
 
     def draws(self, picked: Picked, cells: np.ndarray, seed: list[int], what: str) -> Picked:
-        """Choose as many draws, with replacement, with probabilities by their weights.
+        """Choose as many draws with replacement; the weights are their probabilities.
 
         Parameters
         ----------

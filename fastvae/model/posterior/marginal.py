@@ -26,7 +26,7 @@ from .noise import BlockNoise, entropy_of, with_noise
 def loss_of_cells(
     module: VAE, batches: Minibatches, n_cells: int, *, seed: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reconstruction loss, -log p(x | z, l) at one draw, and KL divergence; (N,) float64 each.
+    """Return reconstruction loss, -log p(x | z, l) at one draw, and KL divergence: (N,) float64.
 
     The KL divergence is that of z and, where the library is learned, of l.
     """
@@ -51,7 +51,7 @@ def loss_of_cells(
 def marginal_log_likelihood(
     module: VAE, batches: Minibatches, n_cells: int, *, n_samples: int, seed: int | None
 ) -> np.ndarray:
-    """Importance-sampled log p(x) of each cell, (N,) float64.
+    """Return log p(x) of each cell by importance sampling, (N,) float64.
 
     ``log mean_s exp(log p(x | z_s, l_s) + log p(z_s, l_s) - log q(z_s, l_s | x))`` with z_s and
     l_s drawn from q; the observed library is not drawn. For ``latent_distribution="ln"`` the
@@ -87,7 +87,7 @@ def marginal_log_likelihood(
 def _draw(
     q_m: Tensor, q_v: Tensor, p_m: Tensor, p_v: Tensor, noise: BlockNoise
 ) -> tuple[Tensor, Tensor]:
-    """Draw from N(q_m, q_v); also log N(draw; p) - log N(draw; q), summed, (N,) float64."""
+    """Return a draw from N(q_m, q_v), and log N(draw; p) - log N(draw; q), summed, (N,) float64."""
     standard = noise.normal(q_m)
     draw = q_m + torch.sqrt(q_v) * standard
     squares = standard.double() ** 2 - (draw - p_m.to(draw.device)).double() ** 2 / p_v.double()

@@ -29,7 +29,7 @@ def minibatches_of_blocks(
     Raises
     ------
     InputError
-        `batch_size` is no whole number of at least 1.
+        `batch_size` is not a whole number of at least 1.
     """
     size = min(whole_number("batch_size", batch_size, minimum=1), len(rows))
     return Minibatches(store, rows, batch_size=whole_blocks(size), device=device)
@@ -41,19 +41,21 @@ def entropy_of(seed: int | None) -> int:
     Raises
     ------
     InputError
-        It is no whole number.
+        It is not a whole number.
     """
     given = seed_number(seed)
     return int(torch.randint(2**62, ())) if given is None else given
 
 
 class BlockNoise:
-    """Random numbers for B cells that follow on each other, from generators of their blocks.
+    """Random numbers for B consecutive cells, from a generator for each block of cells.
 
     Parameters
     ----------
-    seed, first
-        Of the question, and the position of the first cell: a whole number of blocks.
+    seed
+        Of the question.
+    first
+        Position of the first cell, a multiple of `BLOCK`.
     """
 
     def __init__(self, seed: int, first: int, n_cells: int, device: torch.device) -> None:
@@ -99,7 +101,7 @@ class BlockNoise:
 def with_noise(
     batches: Iterable[Minibatch], seed: int
 ) -> Iterator[tuple[slice, Minibatch, BlockNoise]]:
-    """Go over minibatches of whole blocks, with the positions and the noise of their cells."""
+    """Yield positions, minibatch and noise for each minibatch of whole blocks."""
     first = 0
     for batch in batches:
         rows = slice(first, first + batch.x.shape[0])

@@ -25,13 +25,13 @@ class Picked:
     Attributes
     ----------
     cells
-        (S,) rows of the store; one of them may come several times.
+        (S,) rows of the store; a row may occur several times.
     noise
         (S, L) float32 standard normal.
     batch_codes
         (S,) what to decode each draw as.
     n_parts
-        Draws decoded as each of so many batches follow on each other, in equal parts.
+        Number of equal parts: draws that are decoded as the same batch are next to each other.
     """
 
     cells: np.ndarray
@@ -54,8 +54,8 @@ class Picked:
         """Draw `n_samples` from `cells`, in equal parts decoded as each of `codes`.
 
         ``codes=None`` decodes each draw as its cell's own batch. With codes the number is rounded
-        down to a multiple of theirs, and draws of one code are together. `evenly` draws as often
-        from one cell as from another, to one draw; otherwise cells are picked with replacement.
+        down to a multiple of theirs, and draws of one code are together. With `evenly` each cell
+        is drawn equally often, give or take once; otherwise cells are drawn with replacement.
         """
         groups = 1 if codes is None else len(codes)
         each = max(n_samples // groups, 1)
