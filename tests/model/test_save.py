@@ -169,3 +169,28 @@ def test_raw_and_genome_are_remembered(tmp_path: Path) -> None:
     assert Model.load(tmp_path / "genome").get_elbo(read(path, genome="hg19_chr21")) == (
         made.get_elbo()
     )
+
+
+def test_a_subclass_is_loaded_and_mapped_as_itself(saved: Path) -> None:
+    class Mine(Model):
+        """A model with a method of the user's."""
+
+        def twice(self) -> float:
+            return 2 * self.get_elbo()
+
+    mine = Mine.load(saved, DATA)
+    assert mine.twice() == 2 * Model.load(saved, DATA).get_elbo()
+    query = DATA.copy()
+    query.obs["batch"] = "new"
+    assert isinstance(Mine.load_query(query, saved), Mine)
+    assert isinstance(mine.map_query(query, max_epochs=1, progress=False), Mine)
+
+
+def test_history_is_the_table_that_is_saved(saved: Path) -> None:
+    found = Model.load(saved).history
+    table = pd.read_csv(saved / "history.csv", float_precision="round_trip")
+    pd.testing.assert_frame_equal(found, table, check_exact=True, check_dtype=False)
+    assert list(found.dtypes) == [np.int64] + [np.float64] * (len(found.columns) - 1)
+    found.loc[0, "train_loss"] = -1.0
+    assert Model.load(saved).history["train_loss"][0] > 0
+    assert Model(DATA).history.empty
