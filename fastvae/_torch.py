@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -51,6 +51,11 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 def device_of(module: nn.Module) -> torch.device:
     """Return the device that the parameters are on."""
     return next(module.parameters()).device
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Make a GPU the current device inside the block; a CPU needs nothing."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @contextmanager

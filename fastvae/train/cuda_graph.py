@@ -22,11 +22,10 @@ from ..data.stores.device import DeviceStore
 from ..functional.gather import LARGEST, CsrBuffers, DenseBuffers, csr_pays
 from ..vae.stock import sparse_first_layers
 from ..vae.vae import VAE
+from .capture import Recorder
 from .processes import Group
 from .settings import TrainSettings
-
-WARMUP = 3
-"""Steps before the capture, so that libraries have made what they make at first use."""
+from .state import Moment
 
 DEVICES = {"cuda"}
 
@@ -141,36 +140,19 @@ class StaticStep:
             gradient.copy_(part.view_as(gradient))
         self._apply()
 
-    def capture(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Record the step as a CUDA graph; weights, optimiser and random numbers stay as they are.
+    def capture(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, recorder: Recorder
+    ) -> None:
+        """Record the step as CUDA graphs; weights, optimiser and random numbers stay as they are.
 
-        Their tensors stay the same objects too: the graph reads and writes these.
+        Their tensors stay the same objects too: the graphs read and write these.
         """
-        weights = {name: value.clone() for name, value in module.state_dict().items()}
-        state = {p: {k: v.clone() for k, v in s.items()} for p, s in optimizer.state.items()}
-        random = torch.cuda.get_rng_state(self.device)
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side):
-            for _ in range(WARMUP):
-                for piece in self._pieces():
-                    piece()
-        torch.cuda.current_stream(self.device).wait_stream(side)
-        with torch.no_grad():
-            for name, value in module.state_dict().items():
-                value.copy_(weights[name])
-            for parameter, entries in optimizer.state.items():
-                before = state.get(parameter, {})
-                for name, value in entries.items():
-                    value.copy_(before[name]) if name in before else value.zero_()
-        torch.cuda.set_rng_state(random, self.device)
-        graphs: list[torch.cuda.CUDAGraph] = []
-        for piece in self._pieces():
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=graphs[0].pool() if graphs else None):
-                piece()
-            graphs.append(graph)
-        self._graphs = graphs
+        before = Moment(module, optimizer)
+        before.take(0)
+        try:
+            self._graphs = recorder.record(self._pieces())
+        finally:
+            before.restore()
 
 
 def why_not_static(batches: Minibatches, group: Group, settings: TrainSettings) -> str | None:
@@ -210,7 +192,7 @@ def make_static_step(
     if group.device.type == "cuda":
         module.train()
         try:
-            step.capture(module, optimizer)
+            step.capture(module, optimizer, Recorder(group.device))
         except RuntimeError as error:
             made = f"the capture failed ({str(error).splitlines()[0]})"
     if group.any(isinstance(made, str))[0]:
@@ -225,7 +207,7 @@ class Readback:
         self._cuda = device.type == "cuda"
         self._cells = 0
         if self._cuda:
-            self._host = torch.zeros(2, dtype=torch.float64, pin_memory=True)
+            self._host = torch.zeros(2, dtype=torch.float64, device="cpu", pin_memory=True)
             self._event = torch.cuda.Event()
 
     def mean(self, sums: Tensor, cells: int) -> tuple[float, int] | None:

@@ -66,6 +66,15 @@ def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
     return next((name for (name, _), fine in zip(named, finite, strict=True) if not fine), None)
 
 
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Return whether all are finite throughout; waits for the device once where they are."""
+    floating = [value.detach() for value in tensors if value.is_floating_point()]
+    # NaN and infinity reach the norm, which also overflows where large weights are finite
+    if bool(torch.nn.utils.get_total_norm(floating).isfinite()):
+        return True
+    return first_non_finite((str(number), value) for number, value in enumerate(floating)) is None
+
+
 def find_failure(
     module: nn.Module,
     batches: Iterator[Minibatch],

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .._torch import device_of, seeded
+from .._torch import current, device_of, seeded
 from ..data import Minibatches
 from ..errors import InputError
 from .callbacks import Callback
@@ -125,6 +125,7 @@ def train_vae(
     try:
         with (
             interruptible() as interrupt,
+            current(run.device),
             seeded(run.device, seed),
             torch.enable_grad(),
             matrix_precision(settings.precision, run.device),

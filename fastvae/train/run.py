@@ -19,8 +19,8 @@ from .cuda_graph import Readback, StaticStep, make_static_step
 from .guard import (
     CORRECT_THE_DATA,
     NonFiniteError,
+    all_finite,
     find_failure,
-    first_non_finite,
     non_finite_error,
     problem_with_input,
 )
@@ -66,6 +66,8 @@ class Run:
         Minibatches completed when the current epoch began, over all runs.
     within
         How far that epoch has come.
+    rate
+        Learning rate of the next step; the optimiser's own is on the device.
     ended
         How the run has ended before its last epoch, or None.
     """
@@ -115,7 +117,8 @@ class Run:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        self.anchor = Moment.of(module, self.optimizer, 0)
+        self.rate = settings.rate
+        self.anchor = Moment(module, self.optimizer)
 
     def train_epoch(self, epoch: int, interrupt: Interrupt) -> dict[str, float] | None:
         """Train for the rest of the epoch of index `epoch`.
@@ -126,7 +129,7 @@ class Run:
             Its row of the history; None if it was interrupted.
         """
         within = self.within
-        self.anchor = Moment.of(self.module, self.optimizer, within.steps)
+        self.anchor.take(within.steps)
         started = looked = time.perf_counter() - within.seconds
         bad, readback = False, Readback(self.device)
         for batch in self._minibatches(epoch, self._static):
@@ -159,12 +162,11 @@ class Run:
         row = dict.fromkeys(COLUMNS, math.nan)
         row["epoch"] = epoch + 1
         row["kl_weight"] = kl_weight_at(self.settings, epoch, self.steps_done - 1)
-        row["learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
+        row["learning_rate"] = self.rate
         row["seconds"] = time.perf_counter() - started
         row["cells_per_second"] = self.n_train / row["seconds"]
-        cells = torch.tensor([within.cells], dtype=torch.float64, device=self.device)
-        *sums, cell_count = self.group.add(torch.cat([within.sums, cells])).tolist()
-        enter_losses(row, "train", *(value / cell_count for value in sums))
+        sums, n_cells = self._over_processes()
+        enter_losses(row, "train", *(value / n_cells for value in sums))
         return row
 
     def validate(
@@ -186,7 +188,7 @@ class Run:
             return False
         reconstruction, kl = (value / n_cells for value in self.group.add(sums).tolist())
         if not math.isfinite(reconstruction + kl):
-            self.anchor.restore(self.module, self.optimizer)
+            self.anchor.restore()
             self.within.steps = self.anchor.steps
             bad = next(filter(None, map(problem_with_input, batches)), None)
             remedy = CORRECT_THE_DATA if bad else None
@@ -206,7 +208,7 @@ class Run:
             self.ended = "early stopping"
         if self.plateau and self.plateau.update(row["train_elbo"], validation):
             rate = row["learning_rate"] * self.settings.lr_factor
-            set_learning_rate(self.optimizer, max(rate, self.settings.lr_min))
+            self._set_rate(max(rate, self.settings.lr_min))
         stops = [
             callback.on_epoch_end(epoch, dict(row), self.module) for callback in self.callbacks
         ]
@@ -231,8 +233,7 @@ class Run:
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return everything that decides how the run goes on; all processes call it at once."""
         within, group = self.within, self.group
-        done = torch.tensor([*within.sums.tolist(), within.cells], dtype=torch.float64)
-        *sums, cells = group.add(done.to(self.device)).tolist()
+        sums, cells = self._over_processes()
         tensors = {
             **with_prefix("model", self.module.state_dict()),
             **with_prefix("optimizer", pack_optimizer(self.optimizer)),
@@ -246,10 +247,10 @@ class Run:
             "first_step": self.first_step,
             "step": self.step,
             "steps": within.steps,
-            "cells": int(cells),
+            "cells": cells,
             "seconds": within.seconds,
             "sums": sums,
-            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "learning_rate": self.rate,
             "history": pack_history(self.history),
         }
         if self.plateau:
@@ -275,7 +276,7 @@ class Run:
             sums, cells = sums.zero_(), 0
         self.within = Within(sums, state["steps"], cells, state["seconds"])
         if self.settings.learning_rate == state["settings"]["learning_rate"]:
-            set_learning_rate(self.optimizer, state["learning_rate"])
+            self._set_rate(state["learning_rate"])
         if self.plateau and "plateau" in state:
             self.plateau.load_state_dict(state["plateau"])
         if self.stopper and "stopping" in state:
@@ -338,9 +339,21 @@ class Run:
     def _apply(self) -> None:
         apply_gradients(self.module, self.optimizer, self.settings.max_grad_norm)
 
+    def _over_processes(self) -> tuple[list[float], int]:
+        """The sums of the epoch so far and the number of its cells, over all processes."""
+        sums, cells = self.within.sums.tolist(), self.within.cells
+        if self.group.alone:
+            return sums, cells
+        done = torch.tensor([*sums, cells], dtype=torch.float64).to(self.device)
+        *sums, cell_count = self.group.add(done).tolist()
+        return sums, int(cell_count)
+
+    def _set_rate(self, rate: float) -> None:
+        self.rate = rate
+        set_learning_rate(self.optimizer, rate)
+
     def _finite(self) -> bool:
-        fine = math.isfinite(float(self.within.sums.sum()))
-        fine = fine and first_non_finite(self.module.state_dict().items()) is None
+        fine = all_finite([self.within.sums, *self.module.state_dict().values()])
         return not self.group.any(not fine)[0]
 
     def _checkpoint_if_finite(self) -> bool:
@@ -368,12 +381,12 @@ class Run:
 
     def _fail(self, epoch: int) -> NoReturn:
         """Go back to just before the first non-finite number and say where it was."""
-        self.anchor.restore(self.module, self.optimizer)
+        self.anchor.restore()
         batches, together = self._minibatches(epoch), self.group.any
         found = find_failure(self.module, batches, self._gradients, self._apply, together)
         if found is None:
             # The second run went well, so the failure was one of the hardware's rounding.
-            self.anchor.restore(self.module, self.optimizer)
+            self.anchor.restore()
             self.within.steps = self.anchor.steps
             raise self._error(epoch + 1, None, "the loss")
         step = self.anchor.steps + found.step

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -54,26 +52,68 @@ def set_random_states(states: dict[str, Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
-@dataclass
 class Moment:
-    """Weights, buffers, optimiser and random numbers after `steps` minibatches of an epoch."""
+    """Weights, buffers, optimiser and random numbers after `steps` minibatches of an epoch.
 
-    weights: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    steps: int
-    random: dict[str, Tensor] = field(default_factory=dict)
+    The memory is made once; taking the moment again copies all tensors of a kind at once.
 
-    @classmethod
-    def of(cls, module: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Moment:
+    Parameters
+    ----------
+    module, optimizer
+        Whose state it is.
+
+    Attributes
+    ----------
+    steps
+        Minibatches of the epoch that this state has seen.
+    random
+        See `random_states`.
+    """
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._module, self._optimizer = module, optimizer
+        self._kept: dict[str, Tensor] = {}
+        self._known: frozenset[str] = frozenset()
+        self.steps = 0
+        self.random: dict[str, Tensor] = {}
+
+    def take(self, steps: int) -> None:
         """Copy what is there now."""
-        device = next(module.parameters()).device
-        state = copy.deepcopy(optimizer.state_dict())
-        return cls(copy_state(module), state, steps, random_states(device))
+        live = self._live()
+        for name, value in live.items():
+            if name not in self._kept:
+                self._kept[name] = torch.empty_like(value)
+        _copy_all([(self._kept[name], value) for name, value in live.items()])
+        self._known = frozenset(live)
+        self.steps = steps
+        self.random = random_states(next(self._module.parameters()).device)
 
-    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Put weights, buffers and optimiser back as they were."""
-        module.load_state_dict(self.weights)
-        optimizer.load_state_dict(copy.deepcopy(self.optimizer))
+    def restore(self) -> None:
+        """Put weights, buffers and optimiser back, into the tensors that they have now.
+
+        Entries of the optimiser that came later become 0, as Adam begins.
+        """
+        live = self._live()
+        _copy_all([(live[name], self._kept[name]) for name in self._known])
+        for name in live.keys() - self._known:
+            live[name].zero_()
+
+    def _live(self) -> dict[str, Tensor]:
+        weights = {name: value.detach() for name, value in self._module.state_dict().items()}
+        return {
+            **with_prefix("model", weights),
+            **with_prefix("optimizer", pack_optimizer(self._optimizer)),
+        }
+
+
+def _copy_all(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """Copy each second tensor into the first; one call for all of a device and dtype."""
+    alike: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = {}
+    for pair in pairs:
+        alike.setdefault((pair[0].device, pair[0].dtype), []).append(pair)
+    with torch.no_grad():
+        for some in alike.values():
+            torch._foreach_copy_([to for to, _ in some], [of for _, of in some])
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -10,28 +10,31 @@ from __future__ import annotations
 from ..compiling import either, register
 from ..gather import gpu as gather
 from ..latent import gpu as latent
+from ..launching import on_own_device
 from ..likelihood import gpu as likelihood
 from ..likelihood import gpu_log_prob as elementwise
 from ..linear import cost
 from ..linear import gpu as linear
 from .reference import REFERENCE
 
-_compiled = register("triton", likelihood.nll_forward, likelihood.nll_backward, statistics=3)
+_nll_forward = on_own_device(likelihood.nll_forward)
+_nll_backward = on_own_device(likelihood.nll_backward)
+_compiled = register("triton", _nll_forward, _nll_backward, statistics=3)
 
 BACKEND = REFERENCE.but(
     name="triton",
     title="Triton kernels",
-    nll_forward=either(_compiled.nll_forward, likelihood.nll_forward),
-    nll_backward=either(_compiled.nll_backward, likelihood.nll_backward),
-    nll_and_gradients=likelihood.nll_and_gradients,
-    log_prob_forward=elementwise.log_prob_forward,
-    log_prob_backward=elementwise.log_prob_backward,
-    sample_and_kl_forward=latent.sample_and_kl_forward,
-    sample_and_kl_backward=latent.sample_and_kl_backward,
-    linear_forward=linear.linear_forward,
-    linear_weight_grad=linear.linear_weight_grad,
-    row_sums=either(REFERENCE.row_sums, linear.row_sums),
-    gather_dense=gather.gather_dense,
-    gather_csr=gather.gather_csr,
+    nll_forward=either(_compiled.nll_forward, _nll_forward),
+    nll_backward=either(_compiled.nll_backward, _nll_backward),
+    nll_and_gradients=on_own_device(likelihood.nll_and_gradients),
+    log_prob_forward=on_own_device(elementwise.log_prob_forward),
+    log_prob_backward=on_own_device(elementwise.log_prob_backward),
+    sample_and_kl_forward=on_own_device(latent.sample_and_kl_forward),
+    sample_and_kl_backward=on_own_device(latent.sample_and_kl_backward),
+    linear_forward=on_own_device(linear.linear_forward),
+    linear_weight_grad=on_own_device(linear.linear_weight_grad),
+    row_sums=either(REFERENCE.row_sums, on_own_device(linear.row_sums)),
+    gather_dense=on_own_device(gather.gather_dense),
+    gather_csr=on_own_device(gather.gather_csr),
     csr_pays=cost.csr_pays,
 )
