@@ -164,6 +164,10 @@ class DenseBuffers(NamedTuple):
     x: Tensor
     totals: Tensor
 
+    def first(self, n_rows: int) -> DenseBuffers:
+        """Return the part of this memory that is for so many rows."""
+        return DenseBuffers(*(part[:n_rows] for part in self))
+
     @staticmethod
     def empty(n_rows: int, genes: int, device: torch.device | str) -> DenseBuffers:
         """Return memory for `n_rows` rows."""
@@ -196,6 +200,11 @@ class CsrBuffers(NamedTuple):
     values: Tensor
     totals: Tensor
     needed: Tensor
+
+    def first(self, n_rows: int) -> CsrBuffers:
+        """Return the same memory for so many rows: the entries may be as many as before."""
+        crow, totals = self.crow[: n_rows + 1], self.totals[:n_rows]
+        return self._replace(crow=crow, totals=totals)
 
     @staticmethod
     def empty(n_rows: int, capacity: int, device: torch.device | str) -> CsrBuffers:

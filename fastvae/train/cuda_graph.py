@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._torch import evaluating
 from ..data import Minibatch, Minibatches
 from ..data.csr import on_device
 from ..data.stores.device import DeviceStore
@@ -31,19 +33,22 @@ DEVICES = {"cuda"}
 
 
 class StaticStep:
-    """One step on `batch_size` cells of a store on the device.
+    """What happens to `n_cells` cells of a store on the device: a step, or an evaluation.
 
     Parameters
     ----------
     store
         Counts on the device of the training.
-    batch_size
+    n_cells
         Cells of every minibatch.
-    gradients, apply
-        The two halves of a step; the first is given a minibatch and where to add the losses.
-    capacity
-        Entries of the CSR arrays that the minibatch is laid out in, or None for a dense one; see
-        ``layout.csr_capacity``.
+    into
+        Memory for so many cells or more; steps of several sizes share it.
+    sums
+        (2,) float64 on the device: the two loss terms, summed over cells, are added to it.
+    work
+        Given a minibatch and `sums`; in training it leaves the gradients.
+    apply
+        The other half of a step in training.
     average, parameters
         Averages the gradients of the parameters, one vector, over the processes that train
         together, in place; None where there is one process. The halves are then two graphs, and
@@ -60,56 +65,37 @@ class StaticStep:
     def __init__(
         self,
         store: DeviceStore,
-        batch_size: int,
-        gradients: Callable[[Minibatch, Tensor], None],
-        apply: Callable[[], None],
-        capacity: int | None = None,
+        n_cells: int,
+        into: CsrBuffers | DenseBuffers,
+        sums: Tensor,
+        work: Callable[[Minibatch, Tensor], None],
+        apply: Callable[[], None] = lambda: None,
         average: Callable[[Tensor], None] | None = None,
         parameters: Sequence[nn.Parameter] = (),
     ) -> None:
         self.store = store
-        self._parameters = parameters
-        self.device = store.device
-        self.rows = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
-        self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        self._gradients, self._apply = gradients, apply
-        self.into: CsrBuffers | DenseBuffers
-        if capacity is None:
-            self.into = DenseBuffers.empty(batch_size, store.n_genes, self.device)
-        else:
-            self.into = CsrBuffers.empty(batch_size, capacity, self.device)
+        self.rows = torch.zeros(n_cells, dtype=torch.int64, device=store.device)
+        self.into = into.first(n_cells)
+        self.sums = sums
+        self._work, self._apply = work, apply
         self._average = average
+        self._parameters = parameters
         self._flat: Tensor | None = None
         self._from: list[Tensor] = []
         self._graphs: list[torch.cuda.CUDAGraph] = []
 
-    def __call__(self, rows: Tensor, sums: Tensor) -> None:
-        """Train on the cells `rows` (B,) int64 and add their losses to `sums` (2,)."""
+    def __call__(self, rows: Tensor) -> None:
+        """Do it with the cells `rows` (n_cells,) int64."""
         self.rows.copy_(rows)
-        pieces = [graph.replay for graph in self._graphs] or self._pieces()
+        pieces = [graph.replay for graph in self._graphs] or self.pieces()
         for number, piece in enumerate(pieces):
             if number and self._average is not None and self._flat is not None:
                 self._average(self._flat)
             piece()
-        sums += self.sums
 
-    def _pieces(self) -> list[Callable[[], None]]:
+    def pieces(self) -> list[Callable[[], None]]:
         """What is captured, each as a graph."""
         return [self.step] if self._average is None else [self._gather_gradients, self._use_average]
-
-    def batches(
-        self, batches: Minibatches, done: int, alike: list[bool]
-    ) -> Iterator[Tensor | Minibatch]:
-        """Yield what is left of an epoch: rows on the device, or a minibatch for a plain step.
-
-        `alike` says where those of all processes have the same size.
-        """
-        order = batches.order()
-        rows = on_device(order, self.device)
-        edges = np.cumsum([0, *batches.sizes()]).tolist()
-        for number, (start, stop) in enumerate(itertools.pairwise(edges[done:]), start=done):
-            whole = alike[number] and stop - start == len(self.rows)
-            yield rows[start:stop] if whole else batches.gather(order[start:stop])
 
     def gather(self) -> Minibatch:
         """Lay the minibatch out in the memory it always has."""
@@ -117,14 +103,12 @@ class StaticStep:
 
     def step(self) -> None:
         """Do what one process alone captures."""
-        self.sums.zero_()
-        self._gradients(self.gather(), self.sums)
+        self._work(self.gather(), self.sums)
         self._apply()
 
     def _gather_gradients(self) -> None:
         """The half before the average: leave all gradients in one vector."""
-        self.sums.zero_()
-        self._gradients(self.gather(), self.sums)
+        self._work(self.gather(), self.sums)
         self._from = [p.grad for p in self._parameters if p.grad is not None]
         flat = [gradient.reshape(-1) for gradient in self._from]
         if self._flat is None:
@@ -140,19 +124,70 @@ class StaticStep:
             gradient.copy_(part.view_as(gradient))
         self._apply()
 
-    def capture(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, recorder: Recorder
+    def record(self, recorder: Recorder) -> None:
+        """Let CUDA graphs do it from now on."""
+        self._graphs = recorder.record(self.pieces())
+
+
+@dataclass(frozen=True)
+class StaticSteps:
+    """The steps of a run in memory of fixed size: one for each size that its minibatches have.
+
+    Attributes
+    ----------
+    training, validation
+        By the number of cells.
+    """
+
+    training: Mapping[int, StaticStep]
+    validation: Mapping[int, StaticStep]
+
+    def batches(
+        self, batches: Minibatches, done: int, alike: list[bool]
+    ) -> Iterator[Tensor | Minibatch]:
+        """Yield what is left of an epoch: rows on the device, or a minibatch for a plain step.
+
+        `alike` says where those of all processes have the same size.
+        """
+        order = batches.order()
+        rows = on_device(order, batches.device)
+        edges = np.cumsum([0, *batches.sizes()]).tolist()
+        for number, (start, stop) in enumerate(itertools.pairwise(edges[done:]), start=done):
+            fixed = alike[number] and stop - start in self.training
+            yield rows[start:stop] if fixed else batches.gather(order[start:stop])
+
+    def evaluate(self, batches: Minibatches, stop: Callable[[], bool]) -> bool:
+        """Add the loss terms of all minibatches to the sums; False if `stop` said to leave off."""
+        rows, at = on_device(batches.order(), batches.device), 0
+        for size in batches.sizes():
+            if stop():
+                return False
+            self.validation[size](rows[at : at + size])
+            at += size
+        return True
+
+    def record(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
     ) -> None:
-        """Record the step as CUDA graphs; weights, optimiser and random numbers stay as they are.
+        """Record all steps as CUDA graphs; weights, optimiser and sums stay as they are.
 
         Their tensors stay the same objects too: the graphs read and write these.
         """
-        before = Moment(module, optimizer)
+        recorder, before = Recorder(device), Moment(module, optimizer)
         before.take(0)
+        steps = [*self.training.values(), *self.validation.values()]
+        sums = [(step.sums, step.sums.clone()) for step in steps]
         try:
-            self._graphs = recorder.record(self._pieces())
+            module.train()
+            for step in self.training.values():
+                step.record(recorder)
+            with evaluating(module, None):
+                for step in self.validation.values():
+                    step.record(recorder)
         finally:
             before.restore()
+            for now, value in sums:
+                now.copy_(value)
 
 
 def why_not_static(batches: Minibatches, group: Group, settings: TrainSettings) -> str | None:
@@ -170,29 +205,63 @@ def why_not_static(batches: Minibatches, group: Group, settings: TrainSettings) 
     return "cuda_graph is off" if settings.cuda_graph is False else None
 
 
-def make_static_step(
+@dataclass(frozen=True)
+class StaticWork:
+    """What the steps of a run do, and where they add the losses.
+
+    Attributes
+    ----------
+    gradients, apply
+        The two halves of a step in training.
+    sums
+        Where it adds its losses; see `StaticStep`.
+    evaluate, validation_sums
+        The same of an evaluation.
+    """
+
+    gradients: Callable[[Minibatch, Tensor], None]
+    apply: Callable[[], None]
+    sums: Tensor
+    evaluate: Callable[[Minibatch, Tensor], None]
+    validation_sums: Tensor
+
+
+def make_static_steps(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Minibatches,
+    validation: Minibatches | None,
     group: Group,
     settings: TrainSettings,
-    halves: tuple[Callable[[Minibatch, Tensor], None], Callable[[], None]],
-) -> StaticStep | str:
-    """Return the step, captured where there is a GPU, or why there is none: for all processes."""
+    work: StaticWork,
+) -> StaticSteps | str:
+    """Return the steps, captured where there is a GPU, or why there are none: for all processes."""
     reason = why_not_static(batches, group, settings)
     if group.any(reason is not None)[0]:
         return reason or "another process cannot"
-    assert isinstance(batches.store, DeviceStore)
-    capacity = csr_capacity(module, batches, settings.precision)
+    store = batches.store
+    assert isinstance(store, DeviceStore)
+    evaluated = [] if validation is None or validation.store is not store else [validation]
+    sizes, held_out = set(batches.sizes()), {n for some in evaluated for n in some.sizes()}
+    capacity = csr_capacity(module, [batches, *evaluated], settings.precision)
+    largest = max(sizes | held_out)
+    into: CsrBuffers | DenseBuffers
+    if capacity is None:
+        into = DenseBuffers.empty(largest, store.n_genes, store.device)
+    else:
+        into = CsrBuffers.empty(largest, capacity, store.device)
     average = None if group.alone else group.average_gradients
     parameters = [p for p in module.parameters() if p.requires_grad]
-    size = batches.batch_size
-    made: StaticStep | str
-    made = step = StaticStep(batches.store, size, *halves, capacity, average, parameters)
+    halves = work.gradients, work.apply, average, parameters
+    seen = work.validation_sums, work.evaluate
+    made: StaticSteps | str
+    made = steps = StaticSteps(
+        {n: StaticStep(store, n, into, work.sums, *halves) for n in sorted(sizes, reverse=True)},
+        {n: StaticStep(store, n, into, *seen) for n in sorted(held_out, reverse=True)},
+    )
     if group.device.type == "cuda":
-        module.train()
         try:
-            step.capture(module, optimizer, Recorder(group.device))
+            steps.record(module, optimizer, group.device)
         except RuntimeError as error:
             made = f"the capture failed ({str(error).splitlines()[0]})"
     if group.any(isinstance(made, str))[0]:
@@ -240,11 +309,11 @@ def capacity_of(batches: Minibatches) -> int:
     The lengths are known to the host; the device is not asked.
     """
     lengths = batches.store.lengths()[batches.cells]
-    longest = min(batches.batch_size, len(lengths))
+    longest = max(batches.sizes())
     return int(np.partition(lengths, -longest)[-longest:].sum(dtype=np.int64))
 
 
-def csr_capacity(module: nn.Module, batches: Minibatches, precision: str) -> int | None:
+def csr_capacity(module: nn.Module, batches: Sequence[Minibatches], precision: str) -> int | None:
     """Return how many entries a CSR minibatch of fixed size needs, or None for a dense one.
 
     CSR arrays are taken where the kernels move fewer bytes with them (``csr_pays``; a count, not
@@ -252,16 +321,16 @@ def csr_capacity(module: nn.Module, batches: Minibatches, precision: str) -> int
     then longer than the rows say, which only the Triton kernels take: with another backend, or a
     model of which a part has been replaced that would see them, minibatches are dense.
     """
-    store = batches.store
+    store = batches[0].store
     assert isinstance(store, DeviceStore)
     pays = csr_pays(store.device)
     if pays is None or FORCED == "dense" or not isinstance(module, VAE):
         return None
     layers = sparse_first_layers(module)
-    capacity = capacity_of(batches)
+    capacity = max(map(capacity_of, batches))
     if layers is None or capacity > LARGEST:
         return None
-    size, genes = batches.batch_size, store.n_genes
+    size, genes = max(n for some in batches for n in some.sizes()), store.n_genes
     if FORCED == "csr" or 4 * _MATRICES * size * genes > _free_bytes(store.device):
         return capacity
     fewer_bytes = pays(

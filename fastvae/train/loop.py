@@ -138,7 +138,7 @@ def train_vae(
             last = run.first_epoch + epochs
             shown = progress and run.group.leads
             run.show(make_progress(shown, len(history["epoch"]) + 1, last, n_train))
-            eager = run.prepare()
+            eager = run.prepare(validation_batches)
             if shown and run.device.type == "cuda":
                 text = "captured as a CUDA graph" if eager is None else f"not captured: {eager}"
                 print(f"training step {text}", file=sys.stderr, flush=True)

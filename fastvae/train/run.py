@@ -15,7 +15,7 @@ from ..data import Minibatch, Minibatches
 from ..errors import InputError
 from .callbacks import Callback
 from .checkpoints import Checkpoints, Loaded
-from .cuda_graph import Readback, StaticStep, make_static_step
+from .cuda_graph import Readback, StaticSteps, StaticWork, make_static_steps
 from .guard import (
     CORRECT_THE_DATA,
     NonFiniteError,
@@ -99,14 +99,17 @@ class Run:
         self._sizes = batches.sizes()
         self._weights, self._alike = self._shares()
         self._share = 1.0
-        self.within = self._fresh()
+        self._sums, self._validation_sums = (
+            torch.zeros(2, dtype=torch.float64, device=self.device) for _ in range(2)
+        )
+        self.within = Within(self._sums)
         self.ended: Ending | None = None
         self.progress = Progress(1, 1, n_train)
         self.kl_weight = torch.zeros((), device=self.device)
         self.stopper = EarlyStopping.of(settings)
         self.plateau = Plateau.of(settings)
         self.callbacks = list(callbacks)
-        self._static: StaticStep | None = None
+        self._static: StaticSteps | None = None
         self.watch = ThreadWatch(self.device.type == "cpu" and self.group.alone, self.say)
         on_cuda = self.device.type == "cuda"
         self.optimizer = torch.optim.Adam(
@@ -134,7 +137,7 @@ class Run:
         bad, readback = False, Readback(self.device)
         for batch in self._minibatches(epoch, self._static):
             if self._static and isinstance(batch, Tensor):
-                self._static(batch, within.sums)
+                self._static.training[len(batch)](batch)
             else:
                 self._gradients(batch, within.sums)
                 self._apply()
@@ -173,16 +176,17 @@ class Run:
         self, batches: Minibatches, n_cells: int, row: dict[str, float], interrupt: Interrupt
     ) -> bool:
         """Enter the losses of the validation cells into `row`; False if it was interrupted."""
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        sums = self._validation_sums.zero_()
+
+        def stop() -> bool:  # one process alone may; several would have to agree first
+            return interrupt.pressed and self.group.alone
+
         with evaluating(self.module, VALIDATION_SEED):
-            # One process alone may leave off; several would have to agree first.
-            whole = evaluate_sums(
-                self.module,
-                batches,
-                sums,
-                lambda: interrupt.pressed and self.group.alone,
-                self.settings.precision,
-            )
+            if self._static and self._static.validation:
+                whole = self._static.evaluate(batches, stop)
+            else:
+                precision = self.settings.precision
+                whole = evaluate_sums(self.module, batches, sums, stop, precision)
         if not whole:
             self._checkpoint_if_finite()
             return False
@@ -201,7 +205,7 @@ class Run:
         for name in COLUMNS:
             self.history[name].append(row[name])
         self.step += self.within.steps
-        self.within = self._fresh()
+        self.within = Within(self._sums.zero_())
         epoch, validation = int(row["epoch"]), row["validation_elbo"]
         self.progress.after_epoch(epoch, row["train_elbo"], validation)
         if self.stopper and self.stopper.update(self.module, epoch, validation):
@@ -270,7 +274,7 @@ class Run:
         self.first_epoch, self.first_step = state["first_epoch"], state["first_step"]
         self.step = state["step"]
         # The sums of all processes together are the first one's to carry on.
-        sums = torch.tensor(state["sums"], dtype=torch.float64, device=self.device)
+        sums = self._sums.copy_(torch.tensor(state["sums"], dtype=torch.float64))
         cells = state["cells"]
         if not self.group.leads:
             sums, cells = sums.zero_(), 0
@@ -284,9 +288,6 @@ class Run:
             self.stopper.load_state_dict(state["stopping"], best)
             self.ended = "early stopping" if self.stopper.exhausted else None
 
-    def _fresh(self) -> Within:
-        return Within(torch.zeros(2, dtype=torch.float64, device=self.device))
-
     def say(self, text: str) -> None:
         """Tell the user, where progress is shown."""
         self.progress.say(text)
@@ -295,19 +296,24 @@ class Run:
         """Tell `progress` what happens from here on."""
         self.progress = progress
 
-    def prepare(self) -> str | None:
-        """Make the step of fixed memory, and capture it; return why that is not done, or None."""
-        trained = self.module, self.optimizer, self.batches, self.group, self.settings
-        made = make_static_step(*trained, (self._own_gradients, self._apply))
+    def prepare(self, validation: Minibatches | None = None) -> str | None:
+        """Make the steps of fixed memory, and capture them; return why that is not done, or None.
+
+        `validation` are the minibatches that `validate` will be given.
+        """
+        sums, validation_sums = self._sums, self._validation_sums
+        work = StaticWork(self._own_gradients, self._apply, sums, self._evaluate, validation_sums)
+        trained = self.module, self.optimizer, self.batches, validation, self.group, self.settings
+        made = make_static_steps(*trained, work)
         if isinstance(made, str):
             return made
         self._static = made
         return None
 
-    def _minibatches(self, epoch: int, static: StaticStep | None = None) -> Iterator[Any]:
+    def _minibatches(self, epoch: int, static: StaticSteps | None = None) -> Iterator[Any]:
         """Yield what is left of an epoch from the anchor on: always the same, noise included.
 
-        With `static`, the row numbers on the device of each minibatch of the usual size.
+        With `static`, the row numbers on the device of each minibatch that it has a step for.
         """
         done = self.anchor.steps
         self.module.train()
@@ -335,6 +341,9 @@ class Run:
         """The same for the cells of this process, which are as many as those of the others."""
         given = batch, self.kl_weight, sums, self.settings.precision
         compute_gradients(self.module, self.optimizer, *given)
+
+    def _evaluate(self, batch: Minibatch, sums: Tensor) -> None:
+        evaluate_sums(self.module, [batch], sums, precision=self.settings.precision)
 
     def _apply(self) -> None:
         apply_gradients(self.module, self.optimizer, self.settings.max_grad_norm)

@@ -14,6 +14,7 @@ from static_step import SETTINGS, WAITS, Watch, as_on_a_gpu, interpreted, vae
 from fastvae import VAE, functional
 from fastvae.data import Minibatches
 from fastvae.data.stores.device import DeviceStore
+from fastvae.functional.gather import DenseBuffers
 from fastvae.train import TrainSettings, new_history, train_vae
 from fastvae.train import cuda_graph as static
 from fastvae.train.processes import Group
@@ -37,9 +38,9 @@ def train(module: VAE, steps: list[Any] | None = None) -> dict[str, list[float]]
         if steps is not None:
             whole = static.StaticStep.__call__
 
-            def noted(self: Any, rows: torch.Tensor, sums: torch.Tensor) -> None:
+            def noted(self: Any, rows: torch.Tensor) -> None:
                 steps.append(rows)
-                whole(self, rows, sums)
+                whole(self, rows)
 
             patch.setattr(static.StaticStep, "__call__", noted)
         train_vae(module, batches(), None, SETTINGS, history, seed=1, n_train=110, progress=False)
@@ -47,10 +48,10 @@ def train(module: VAE, steps: list[Any] | None = None) -> dict[str, list[float]]
 
 
 def test_same_losses_as_the_plain_step_on_the_same_layout(as_on_a_gpu: None) -> None:
-    """Bit for bit, beside a loop written out; the short last minibatch is a plain step."""
+    """Bit for bit, beside a loop written out; the short last minibatch has a step of its own."""
     module, steps = vae(), []
     history = train(module, steps)
-    assert [len(rows) for rows in steps] == [32] * 9
+    assert [len(rows) for rows in steps] == [32, 32, 32, 14] * 3
 
     other = vae()
     optimizer = torch.optim.Adam(
@@ -64,8 +65,7 @@ def test_same_losses_as_the_plain_step_on_the_same_layout(as_on_a_gpu: None) -> 
         sums = torch.zeros(2, dtype=torch.float64)
         weight = torch.tensor(kl_weight_at(SETTINGS, epoch, 0))
         for batch in plain:
-            if len(batch.cells) == 32:
-                batch = batch._replace(x=batch.x.to_dense())
+            batch = batch._replace(x=batch.x.to_dense())
             compute_gradients(other, optimizer, batch, weight, sums)
             apply_gradients(other, optimizer, 20.0)
         found = history["train_reconstruction_loss"][epoch], history["train_kl_local"][epoch]
@@ -95,13 +95,13 @@ def test_kernels_fill_the_same_memory(as_on_a_gpu: None) -> None:
             module = vae().train()
             optimizer = torch.optim.Adam(module.parameters(), lr=0.01, fused=True)
             step = _step({"optimizer": optimizer, "module": module, "weight": torch.ones(())})
-            sums = torch.zeros(2, dtype=torch.float64)
+            sums = step.sums
             torch.manual_seed(5)
             for start in (0, 16):
                 rows = cells[start : start + 16]
                 if fixed:
                     memory = step.into.x.data_ptr()
-                    step(torch.from_numpy(rows), sums)
+                    step(torch.from_numpy(rows))
                     assert step.gather().x.data_ptr() == memory
                 else:
                     batch = batches().gather(rows)
@@ -121,7 +121,9 @@ def _step(run: dict[str, Any], size: int = 16) -> static.StaticStep:
     def apply() -> None:
         apply_gradients(run["module"], run["optimizer"], 20.0)
 
-    return static.StaticStep(STORE, size, gradients, apply)
+    into = DenseBuffers.empty(size + 3, STORE.n_genes, CPU)  # more than is used
+    sums = torch.zeros(2, dtype=torch.float64)
+    return static.StaticStep(STORE, size, into, sums, gradients, apply)
 
 
 @interpreted
@@ -193,3 +195,35 @@ def test_model_resumes_with_it(as_on_a_gpu: None, tmp_path: Any) -> None:
     assert whole.training["residence"] == "device"
     for name, value in whole.module.state_dict().items():
         assert torch.equal(value, resumed.module.state_dict()[name]), name
+
+
+def test_validation_has_steps_of_its_own(as_on_a_gpu: None) -> None:
+    """In evaluation mode, without gradients, with the noise of the plain way; to rounding."""
+    cells, held_out = np.arange(90), np.arange(90, 110)
+    seen: list[tuple[int, bool, bool]] = []
+    whole = static.StaticStep.__call__
+
+    def noted(self: Any, rows: torch.Tensor) -> None:
+        seen.append((len(rows), torch.is_grad_enabled(), module.training))
+        whole(self, rows)
+
+    histories = []
+    for devices in ({"cpu"}, set()):
+        module = vae()
+        given = (
+            Minibatches(STORE, cells, batch_size=32, shuffle=True, seed=3),
+            Minibatches(STORE, held_out, batch_size=16),
+        )
+        history = new_history()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(static, "DEVICES", devices)
+            patch.setattr(static.StaticStep, "__call__", noted)
+            train_vae(
+                module, *given, SETTINGS, history,
+                seed=1, n_train=90, n_validation=20, progress=False,
+            )  # fmt: skip
+        histories.append({k: v for k, v in history.items() if "second" not in k})
+    training = [(32, True, True), (32, True, True), (26, True, True)]
+    assert seen == [*training, (16, False, False), (4, False, False)] * 3
+    for name, values in histories[0].items():
+        np.testing.assert_allclose(values, histories[1][name], rtol=1e-4, err_msg=name)

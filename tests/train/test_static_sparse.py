@@ -16,6 +16,7 @@ from fastvae import VAE, functional
 from fastvae.data import Minibatches
 from fastvae.data.stores.device import DeviceStore
 from fastvae.functional import dispatch
+from fastvae.functional.gather import CsrBuffers
 from fastvae.train import cuda_graph as static
 from fastvae.train import new_history, train_vae
 from fastvae.train.cuda_graph import capacity_of, csr_capacity
@@ -76,7 +77,7 @@ def test_same_run_as_with_plain_steps(
         monkeypatch.setattr(static, "DEVICES", devices)
         module = vae(use_observed_lib_size=observed)
         found.append((train(module), module.state_dict()))
-    assert len(poisoned) == 4  # two whole minibatches in each of two epochs
+    assert len(poisoned) == 6  # three minibatches in each of two epochs
     assert min(poisoned) > 0
     assert found[0][0] == found[1][0]
     for name, value in found[0][1].items():
@@ -101,7 +102,8 @@ def test_never_waits_and_allocates_alike(
     def apply() -> None:
         apply_gradients(module, optimizer, 20.0)
 
-    step = static.StaticStep(STORE, 16, gradients, apply, capacity_of(batches(size=16)))
+    into = CsrBuffers.empty(19, capacity_of(batches(size=16)), "cpu")  # of more rows than used
+    step = static.StaticStep(STORE, 16, into, torch.zeros(2, dtype=torch.float64), gradients, apply)
     logs, memory = [], set()
     for start in (0, 16, 32):  # the first makes the optimiser's state
         step.rows.copy_(torch.arange(start, start + 16))
@@ -141,7 +143,7 @@ def test_layout_goes_by_bytes_and_memory(monkeypatch: pytest.MonkeyPatch) -> Non
 
     judged = dataclasses.replace(fused, csr_pays=verdict)
     monkeypatch.setitem(dispatch._imported, "triton", judged)
-    capacity, given = capacity_of(batches()), (vae(), batches(), "float32")
+    capacity, given = capacity_of(batches()), (vae(), [batches()], "float32")
     kinds = {"encoders": 1, "row_sums": True, "log1p": True, "tf32": False}
     with functional.use_backend("triton"):
         pays = True
@@ -154,7 +156,7 @@ def test_layout_goes_by_bytes_and_memory(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(static, "_free_bytes", lambda _: 24 * 32 * 30)
         assert csr_capacity(*given) is None
         learned = vae(use_observed_lib_size=False)
-        csr_capacity(learned, batches(), "tf32")
+        csr_capacity(learned, [batches()], "tf32")
         assert asked.pop()[-1] == {**kinds, "encoders": 2, "row_sums": False, "tf32": True}
     for backend in ("torch", "cpu"):
         with functional.use_backend(backend):
@@ -175,7 +177,7 @@ def test_nobody_else_is_given_arrays_longer_than_their_rows(
 ) -> None:
     monkeypatch.setattr(static, "FORCED", "csr")
     with functional.use_backend("triton"):
-        assert csr_capacity(vae(), batches(), "tf32") is not None
+        assert csr_capacity(vae(), [batches()], "tf32") is not None
         replaced = OwnForward(30, use_observed_lib_size=True, check_counts=False)
         checks, hooked, layer, inner = vae(), vae(), vae(), vae()
         checks.check_counts = True
@@ -183,7 +185,7 @@ def test_nobody_else_is_given_arrays_longer_than_their_rows(
         layer.z_encoder.encoder.fc_layers[0][0] = OwnEncoderLayer(30, 16)
         inner.z_encoder.encoder.fc_layers[0][0].register_forward_hook(lambda *_: None)
         for module in (replaced, checks, hooked, layer, inner, nn.Linear(3, 3)):
-            assert csr_capacity(module, batches(), "tf32") is None
+            assert csr_capacity(module, [batches()], "tf32") is None
     learned = vae(use_observed_lib_size=False)
     first = [e.encoder.fc_layers[0][0] for e in (learned.z_encoder, learned.l_encoder)]
     assert sparse_first_layers(learned) == first
