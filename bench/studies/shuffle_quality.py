@@ -44,14 +44,14 @@ def arguments() -> argparse.Namespace:
 @contextmanager
 def ordered(by: int) -> Iterator[None]:
     """Let training draw the order of the cells from the seed plus `by`, and all else as before."""
-    from fastvae.model import training as fitting
+    from fastvae.model import fit_plan
 
-    plain = fitting.Minibatches
+    plain = fit_plan.Minibatches
 
     def reordered(*args: Any, seed: int = 0, **options: Any) -> Any:
         return plain(*args, seed=seed + by, **options)
 
-    with mock.patch.object(fitting, "Minibatches", reordered):
+    with mock.patch.object(fit_plan, "Minibatches", reordered):
         yield
 
 

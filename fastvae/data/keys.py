@@ -39,7 +39,7 @@ def checked_key(key: Any, option: str) -> Key | None:
     if not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"{option} must be {wanted}, not {shown(key)}")
     if len(set(names)) < len(names):
-        raise InputError(f"{option} names a column twice: {names}; name each once")
+        raise InputError(f"{option} names a column twice: {shown(names)}; name each once")
     return names[0] if len(names) == 1 else tuple(names)
 
 

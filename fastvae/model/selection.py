@@ -57,8 +57,8 @@ def rows_of_cells(
     """
     import pandas as pd
 
-    if isinstance(cells, pd.Series) and cells.dtype == bool:
-        cells = in_order_of(names(), cells, option)
+    if isinstance(cells, pd.Series) and pd.api.types.is_bool_dtype(cells.dtype):
+        cells = in_order_of(names(), cells, option).to_numpy(dtype=bool, na_value=False)
     rows = row_array(option, cells)
     if rows.dtype == bool:
         if rows.shape != (n_cells,):

@@ -158,7 +158,7 @@ def test_cells_by_name_and_by_mask_with_names(adata: anndata.AnnData, model: Mod
         found = model.get_latent_representation(cells=cells)
         np.testing.assert_allclose(found, latent[rows], rtol=1e-5, atol=1e-6)
     mask = pd.Series(CLUSTERS == "1", index=adata.obs_names)
-    for given in (mask, mask[::-1], mask.to_numpy()):
+    for given in (mask, mask[::-1], mask.to_numpy(), mask.astype("boolean"), [*mask]):
         found = model.get_latent_representation(cells=given)
         np.testing.assert_allclose(found, latent[1::3], rtol=1e-5, atol=1e-6)
     expected = model.differential_expression(idx1=mask.to_numpy(), **FEW)
