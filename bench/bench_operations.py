@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from _kit import agreement, backends, contenders, first_layer, problems, sampling
+from _kit import agreement, contenders, first_layer, problems, sampling
 from _kit.contest import Case, Contest, Step
 from _kit.turns import Turns
 
@@ -22,7 +22,7 @@ QUICK_SIZES = [(128, 500)]
 LATENT = 10
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 LIKELIHOOD = (
-    *backends.NAMES,
+    *contenders.OURS,
     "fastvae torch compiled",
     "textbook",
     "textbook compiled",
@@ -60,7 +60,7 @@ def likelihood(
     def make(name: str) -> Step:
         return contenders.forward_backward(loss_of(name, family), problem)
 
-    missing = backends.unavailable(device)
+    missing = contenders.unavailable(device)
     if not compiled:
         compilers = [name for name in LIKELIHOOD if name.endswith("compiled")]
         missing.update(dict.fromkeys(compilers, "--quick compiles for one case only"))
@@ -83,11 +83,11 @@ def sampling_contest(n: int, device: torch.device) -> Contest:
         found = sampling.kl_with_gradients(sampler(name), *heads)
         return agreement.compare(found, exact, sampling.SAMPLE_RESULTS)
 
-    names = (*backends.NAMES, "textbook")
+    names = (*contenders.OURS, "textbook")
     make: dict[str, Callable[[], Step]] = {
         name: partial(sampling.sampling_step, sampler(name), *heads) for name in names
     }
-    return Contest(make, check, backends.unavailable(device))
+    return Contest(make, check, contenders.unavailable(device))
 
 
 def first_layer_contest(n: int, genes: int, device: torch.device) -> Contest:
@@ -106,9 +106,9 @@ def first_layer_contest(n: int, genes: int, device: torch.device) -> Contest:
         return partial(first_layer.with_gradients, layer, upstream, x, weight, bias)
 
     return Contest(
-        {name: partial(make, name) for name in (*backends.NAMES, "textbook")},
+        {name: partial(make, name) for name in (*contenders.OURS, "textbook")},
         lambda name, step: agreement.compare(step(), exact, first_layer.LINEAR_RESULTS),
-        backends.unavailable(device),
+        contenders.unavailable(device),
     )
 
 
@@ -125,7 +125,7 @@ def cases(quick: bool) -> list[Case]:
                     compiled = not quick or (family, layout) == ("zinb", "csr")
                     prepare = partial(likelihood, family, layout, n, genes, where, compiled)
                     found.append(Case(labels, LIKELIHOOD, prepare, seconds))
-            others = (*backends.NAMES, "textbook")
+            others = (*contenders.OURS, "textbook")
             labels = {"operation": "sampling and KL", **size, "genes": LATENT}
             found.append(Case(labels, others, partial(sampling_contest, n, where), seconds / 4))
             labels = {"operation": "first layer", **size}

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from _kit import backends, contenders, problems
+from _kit import contenders, problems
 from _kit.agreement import error
 from _kit.contest import Case, Contest, Step
 from _kit.legacy import LegacyVAE
@@ -31,8 +31,8 @@ LOSS_LIMIT, GRADIENT_LIMIT, DRAWN_LIMIT = 1e-4, 1e-3, 0.02
 SIZES = [(128, 2000), (512, 2000), (2048, 2000), (128, 1000), (128, 8000), (128, 20000)]
 QUICK_SIZES = [(64, 300)]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-OBSERVED = (*backends.NAMES, "fastvae within scvi-tools", "scvi-tools", "scvi-tools compiled")
-LEARNED = (*backends.NAMES, "legacy", "legacy compiled")
+OBSERVED = (*contenders.OURS, "fastvae within scvi-tools", "scvi-tools", "scvi-tools compiled")
+LEARNED = (*contenders.OURS, "legacy", "legacy compiled")
 ADAM: dict[str, Any] = {"lr": 1e-3, "eps": 0.01, "weight_decay": 1e-6}
 Loss = Callable[[], Tensor]
 
@@ -166,7 +166,7 @@ def before_norm(name: str) -> bool:
 
 def contest(kind: str, n: int, genes: int, device: torch.device, compiled: bool) -> Contest:
     providers = OBSERVED if kind.startswith("observed") else LEARNED
-    missing = backends.unavailable(device)
+    missing = contenders.unavailable(device)
     if not compiled:
         compilers = [name for name in providers if name.endswith("compiled")]
         missing.update(dict.fromkeys(compilers, "--quick compiles no step"))

@@ -23,6 +23,7 @@ NLL: dict[str, Callable[..., Tensor]] = {
     "poisson": fn.poisson_nll,
 }
 BACKENDS = ("triton", "cpu", "torch")
+OURS = ("fastvae cpu", "fastvae triton", "fastvae torch")
 CAPTURABLE = ("triton", "textbook", "compiled textbook")  # the others wait for the host
 Loss = Callable[..., Tensor]
 
@@ -151,3 +152,11 @@ def forward_backward(loss: Loss, problem: Problem) -> Callable[[], tuple[Tensor,
         return (nll.detach(), *torch.autograd.grad(nll.sum(), leaves))
 
     return run
+
+
+def unavailable(device: torch.device) -> dict[str, str]:
+    """This package's backends that cannot be timed on this device, with the reason."""
+    found = {f"fastvae {k}": v for k, v in available_backends(device).items() if v}
+    if device.type == "cpu":
+        found["fastvae triton"] = "needs a GPU (the interpreter's speed says nothing)"
+    return found

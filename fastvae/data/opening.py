@@ -15,9 +15,8 @@ import numpy as np
 
 from ..errors import InputError, file_path
 from .file_names import common_tail
-from .frames import KnownFrames, LiveFrames
+from .frames import KnownFrames, LiveFrames, joined_obs
 from .joint import FILE, counts_bytes, load, match_genes, open_files, stream
-from .obs import joined_obs
 from .request import Source, Wanted
 from .sources.countfile import CountFile, constant
 from .sources.hdf5 import is_zarr

@@ -13,8 +13,8 @@ from ...errors import InputError
 from ..checks import Origin
 from .countfile import MemoryFile, assemble
 from .elements import wanted_names
+from .node import Node, check_everything
 from .slots import RAW, Slot, Slots
-from .structure import Node, check_everything
 
 if TYPE_CHECKING:
     from anndata import AnnData

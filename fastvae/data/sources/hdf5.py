@@ -13,7 +13,7 @@ from ..._files import check_regular
 from ..._words import reason
 from ...errors import InputError
 from .hdf5_nodes import Hdf5Node
-from .structure import Node
+from .node import Node
 
 
 def open_hdf5(path: Path) -> Any:

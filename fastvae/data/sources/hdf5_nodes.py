@@ -12,7 +12,7 @@ import numpy as np
 
 from ..._words import reason
 from ...errors import InputError
-from .structure import Node
+from .node import Node
 
 # Filters of HDF5 and of hdf5plugin that pack bytes, by their registered numbers, and how much
 # smaller they can make an array. Others are refused: some run code that the file brings.

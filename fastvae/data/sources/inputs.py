@@ -14,11 +14,11 @@ from .anndata_object import from_object, read_old
 from .countfile import CountFile, MemoryFile, assemble
 from .elements import wanted_names
 from .folder_layout import is_mtx, matrix_with_prefix
+from .frame_structure import is_old_layout
 from .hdf5 import hdf5_root, is_zarr, kind_of, open_hdf5, reporting_damage
 from .mtx_folder import read_mtx_folder
 from .slots import Slot
 from .stored_file import open_h5ad, open_zarr
-from .structure import is_old_layout
 from .tenx import read_tenx_h5
 
 ACCEPTED = (

@@ -13,7 +13,8 @@ import numpy as np
 from ..._words import those_there
 from ...errors import InputError, shown, text, true_or_false
 from .matrix import sample
-from .structure import CheckedMatrices, Node
+from .matrix_structure import CheckedMatrices
+from .node import Node
 
 X = "X"
 """What `layer` is called to mean ``X`` itself."""

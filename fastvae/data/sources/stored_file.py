@@ -18,11 +18,12 @@ from .anndata_object import read_old
 from .arrays import StoredArray, Watch, fast_zarr, hdf5_array, zarr_array
 from .countfile import CountFile, LateNames
 from .elements import read_element, read_frame, wanted_names
+from .frame_structure import check_anndata, check_frame, is_old_layout
 from .hdf5 import hdf5_root, opened, reporting_damage
 from .matrix import open_arrays, read_transposed, stored_layout
+from .node import Node
 from .row_ranges import CompressedRows, DenseRows, MemoryRows, Rows
 from .slots import RAW, Slot, Slots, stored_slots
-from .structure import Node, check_anndata, check_frame, is_old_layout
 from .zarr_nodes import ZarrNode
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from .folder_layout import choose_genome, filtered_twin
 from .hdf5 import genomes_v2, hdf5_root, reporting_damage
 from .matrix import open_arrays, read_compressed
 from .slots import Slot
-from .structure import check_tenx_v2, check_tenx_v3
+from .tenx_structure import check_tenx_v2, check_tenx_v3
 
 if TYPE_CHECKING:
     import pandas as pd

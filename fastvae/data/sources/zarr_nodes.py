@@ -15,7 +15,7 @@ import numpy as np
 
 from ..._files import check_regular
 from ...errors import InputError
-from .structure import Node
+from .node import Node
 
 # What may stand between the bytes of a chunk and its entries, and how much smaller it can make
 # them. Others are refused, whatever zarr makes of them: pickle runs code that the store brings.
