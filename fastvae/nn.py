@@ -221,12 +221,18 @@ def _sparse_linear(layer: nn.Linear, x: Tensor, indicators: list[Tensor]) -> Ten
     return out + nn.functional.linear(rows, weight[:, first:])
 
 
-def _batch_norm(layer: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    if layer.training and x.shape[-2] == 1:
+def refuse_one_cell(n_cells: int) -> None:
+    """Refuse a training minibatch that has no variance."""
+    if n_cells == 1:
         raise InputError(
             "a training minibatch of one cell cannot be batch-normalised; use at least two cells "
             "per minibatch (drop or merge the last one), or call model.eval()."
         )
+
+
+def _batch_norm(layer: nn.BatchNorm1d, x: Tensor) -> Tensor:
+    if layer.training:
+        refuse_one_cell(x.shape[-2])
     if x.dim() == 2:
         return cast(Tensor, layer(x))
     if layer.training:  # each sample is a minibatch of its own and moves the running statistics

@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from .counts import Counts
+from .linear.products import Products
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Backend:
@@ -33,8 +36,14 @@ class Backend:
         Elementwise likelihood from mean and inverse dispersion.
     sample_and_kl_forward, sample_and_kl_backward, kl_forward, kl_backward
         Reparameterised sample with its KL divergence, and the divergence alone.
+    hidden_forward, hidden_backward
+        A hidden layer after its product: batch normalisation, ReLU, dropout.
     linear_forward, linear_weight_grad, dense_linear, row_sums
         First layer on CSR counts, any layer on dense input, total of each cell.
+    products
+        The three products of a dense layer, for steps without autograd.
+    ordered
+        The same counts, looked at once for all other operations.
     gather_dense, gather_csr
         Rows of counts that are kept on the device.
     csr_pays
@@ -53,16 +62,20 @@ class Backend:
     sample_and_kl_backward: Callable[..., Any]
     kl_forward: Callable[..., Any]
     kl_backward: Callable[..., Any]
+    hidden_forward: Callable[..., Any]
+    hidden_backward: Callable[..., Any]
     linear_forward: Callable[..., Any]
     linear_weight_grad: Callable[..., Any]
     dense_linear: Callable[..., Any]
     row_sums: Callable[..., Any]
+    products: Products
+    ordered: Callable[[Counts], Counts]
     gather_dense: Callable[..., Any]
     gather_csr: Callable[..., Any]
     nll_with_gradients: Callable[..., Any] | None = None
     finish: Callable[..., Any] | None = None
     csr_pays: Callable[..., bool] | None = None
 
-    def but(self, name: str, title: str, **operations: Callable[..., Any]) -> Backend:
+    def but(self, name: str, title: str, **operations: Any) -> Backend:
         """Return a backend with these operations, and this one's where none is named."""
         return dataclasses.replace(self, name=name, title=title, **operations)

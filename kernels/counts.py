@@ -150,6 +150,12 @@ class Counts(NamedTuple):
         return out.index_put_(self.stored(), self.values.to(dtype), accumulate=True)
 
 
+class OrderedCounts(Counts):
+    """Counts whose columns are known to lie within the genes and to increase in each row."""
+
+    __slots__ = ()
+
+
 class DenseBuffers(NamedTuple):
     """Memory of a fixed size for a dense minibatch of B rows and G genes; see `gather_dense`.
 

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .counts import Counts
+from .counts import Counts, OrderedCounts
 
-ABI = 3
+ABI = 5
 GRAIN = 16_384  # entries that are worth a thread
 NAME = {"darwin": "libfastvae_cpu.dylib"}.get(sys.platform, "libfastvae_cpu.so")
 
@@ -100,6 +100,7 @@ class LinearCall(Structure):
         ("weight", c_void_p),
         ("weight_stride", c_int64),
         *((name, c_void_p) for name in ("bias", "out", "grad", "d_weight")),
+        ("d_weight_stride", c_int64),
     )
 
 
@@ -117,6 +118,20 @@ class ProductCall(Structure):
     )
 
 
+class HiddenCall(Structure):
+    """``FastvaeHidden``."""
+
+    _fields_ = (
+        ("n", c_int64),
+        ("h", c_int64),
+        ("threads", c_int32),
+        *((name, c_float) for name in ("momentum", "eps", "scale")),
+        *((name, c_void_p) for name in ("z", "weight", "bias", "running_mean", "running_var")),
+        *((name, c_void_p) for name in ("keep", "out", "mean", "inverse_std", "grad")),
+        *((name, c_void_p) for name in ("d_z", "d_weight", "d_bias")),
+    )
+
+
 _FUNCTIONS = {
     "fastvae_abi": (c_int32, []),
     "fastvae_isa": (c_char_p, []),
@@ -127,6 +142,8 @@ _FUNCTIONS = {
     "fastvae_all_equal": (c_int32, [c_void_p, c_int64, c_float]),
     "fastvae_sample_and_kl": (None, [POINTER(LatentCall)]),
     "fastvae_sample_and_kl_backward": (None, [POINTER(LatentCall)]),
+    "fastvae_hidden": (None, [POINTER(HiddenCall)]),
+    "fastvae_hidden_backward": (None, [POINTER(HiddenCall)]),
     "fastvae_row_sums": (None, [POINTER(CountsArgument), c_int64, c_void_p]),
     "fastvae_gather": (
         None,
@@ -211,6 +228,20 @@ class Held(NamedTuple):
     tensors: tuple[Tensor, ...]
 
 
+def ordered(x: Counts) -> Counts:
+    """Look at the columns of `x` once; it comes back dense where they do not increase.
+
+    Raises
+    ------
+    ValueError
+        If it is no CSR matrix of that shape.
+    """
+    held = counts_argument(x)
+    if held.argument.dense is not None:
+        return Counts(x.shape, held.tensors[0])
+    return OrderedCounts(x.shape, None, *held.tensors)
+
+
 def counts_argument(x: Counts) -> Held:
     """Counts as the library takes them, CSR whose columns do not increase laid out densely."""
     crow, col, values = x.crow, x.col, x.values
@@ -218,6 +249,8 @@ def counts_argument(x: Counts) -> Held:
         kept = crow.contiguous(), col.contiguous(), vector(values)
         at = [t.data_ptr() for t in kept]
         argument = CountsArgument(None, 0, *at, crow.dtype == torch.int64)
+        if isinstance(x, OrderedCounts):
+            return Held(argument, kept)
         wrong = library.fastvae_check_csr(argument, *x.shape, values.shape[0])
         if wrong == 0:
             return Held(argument, kept)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..kernels.backends.reference import REFERENCE
+from ..kernels.counts import Counts
 from ..kernels.linear.function import CountLinear
 from . import arguments as _check
 from . import dispatch as _backend
@@ -62,7 +63,10 @@ def log_library_size(x: Tensor, floor: float = 1.0) -> Tensor:
     The floor keeps a cell without counts finite; a total beyond the largest float32 (float64 where
     the counts are) counts as that. `x` is dense or CSR.
     """
-    counts = _check.counts(x)
+    return _log_total(_check.counts(x), floor)
+
+
+def _log_total(counts: Counts, floor: float) -> Tensor:
     plain = counts.values is None or counts.values.dtype != torch.float32
     total = (REFERENCE if plain else _backend.select(counts.values)).row_sums(counts)
     return total.clamp(floor, torch.finfo(total.dtype).max).log()

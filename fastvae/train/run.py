@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .._torch import device_of, evaluating
 from ..data import Minibatch, Minibatches
 from ..errors import InputError
+from ..vae.gradients import StockGradients
 from .callbacks import Callback
 from .checkpoints import Checkpoints, Loaded
 from .cuda_graph import Readback, StaticSteps, StaticWork, make_static_steps
@@ -42,7 +43,13 @@ from .state import (
     unpack_optimizer,
     with_prefix,
 )
-from .step import apply_gradients, compute_gradients, evaluate_sums
+from .step import (
+    apply_gradients,
+    compute_gradients,
+    evaluate_sums,
+    without_autograd,
+    write_gradients,
+)
 from .stopping import EarlyStopping, Interrupt
 from .thread_watch import ThreadWatch
 
@@ -111,6 +118,7 @@ class Run:
         self.callbacks = list(callbacks)
         self._static: StaticSteps | None = None
         self.watch = ThreadWatch(self.device.type == "cpu" and self.group.alone, self.say)
+        self._written: StockGradients | None = None
         on_cuda = self.device.type == "cuda"
         self.optimizer = torch.optim.Adam(
             [p for p in module.parameters() if p.requires_grad],
@@ -317,6 +325,9 @@ class Run:
         """
         done = self.anchor.steps
         self.module.train()
+        # Asked at each epoch: a callback may have changed the module.
+        if self.group.alone and self._static is None:
+            self._written = without_autograd(self.module, self.settings, self.device)
         self.batches.load_state_dict({"epoch": epoch, "position": done})
         if done:
             set_random_states(self.anchor.random, self.device)
@@ -333,6 +344,8 @@ class Run:
     def _gradients(self, batch: Minibatch, sums: Tensor) -> None:
         """Leave the gradients of a minibatch in the parameters; add its losses to `sums`."""
         precision, share = self.settings.precision, self._share
+        if self._written is not None:
+            return write_gradients(self._written, batch, self.kl_weight, sums, share)
         compute_gradients(
             self.network, self.optimizer, batch, self.kl_weight, sums, precision, share
         )

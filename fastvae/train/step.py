@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ..data import Minibatch
+from ..vae.gradients import StockGradients
+from ..vae.stock import stock_throughout
+from ..vae.vae import VAE
+from .settings import TrainSettings
 
 
 def loss_terms(
@@ -56,6 +61,28 @@ def compute_gradients(
     loss = (reconstruction + kl_weight * kl).mean()
     (loss if share == 1.0 else loss * share).backward()
     _add(sums, reconstruction, kl)
+
+
+def write_gradients(
+    gradients: StockGradients,
+    batch: Minibatch,
+    kl_weight: Tensor,
+    sums: Tensor,
+    share: float = 1.0,
+) -> None:
+    """Do what `compute_gradients` does, without autograd."""
+    given = batch.x, batch.local_l_mean, batch.local_l_var, batch.batch_index, batch.y
+    _add(sums, *gradients(*given, kl_weight, share))
+
+
+def without_autograd(
+    module: nn.Module, settings: TrainSettings, device: torch.device
+) -> StockGradients | None:
+    """Return what computes the gradients of `module` without autograd; None where that must."""
+    plainly = settings.precision != "bf16" and not settings.compile
+    if device.type != "cpu" or not plainly or not stock_throughout(module):
+        return None
+    return StockGradients(cast(VAE, module))
 
 
 def apply_gradients(

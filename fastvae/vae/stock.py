@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 _ENCODE = Encoder.forward
 _DECODE = (DecoderSCVI.forward, LinearDecoderSCVI.forward)
 _LAYERS = FCLayers.forward
+_CODE = {
+    kind: {name: getattr(kind, name) for name in names}
+    for kind, names in {
+        Encoder: ("forward", "moments"),
+        DecoderSCVI: ("forward", "logits"),
+        FCLayers: ("forward", "dense_layers", "_indicators"),
+        nn.Linear: ("forward",),
+        nn.BatchNorm1d: ("forward",),
+        nn.ReLU: ("forward",),
+        nn.Dropout: ("forward",),
+        nn.Softmax: ("forward",),
+        nn.Sequential: ("forward",),
+    }.items()
+}
 _METHODS: dict[str, Any] = dict.fromkeys(("forward", "inference", "get_reconstruction_loss"))
 
 
@@ -142,3 +156,71 @@ def fused_forward_is_faithful(model: VAE) -> bool:
         and _plain_encoder(model.l_encoder)
         and _plain_decoder(model.decoder, model.reconstruction_loss == "zinb")
     )
+
+
+def stock_throughout(model: nn.Module) -> bool:
+    """Whether `model` is a VAE in training of which nothing at all is replaced, hooked or frozen.
+
+    Then its gradients may be computed without calling its modules (`gradients.StockGradients`).
+    """
+    if _METHODS["forward"] is not getattr(type(model), "forward", None):
+        return False
+    vae = cast("VAE", model)
+    if not all(own_method(vae, name) for name in _METHODS):
+        return False
+    if _changed(model) or has_hooks(model):
+        return False
+    parts = [
+        part for child in (vae.z_encoder, vae.l_encoder, vae.decoder) for part in child.modules()
+    ]
+    return (
+        fused_forward_is_faithful(vae)
+        and type(vae.decoder) is DecoderSCVI
+        and all(map(_own_part, parts))
+        and all(part.training for part in (model, *parts))
+        and all(map(_free, model.parameters()))
+        and all(map(_whole, (part for part in parts if type(part) is FCLayers)))
+    )
+
+
+def _own_part(module: nn.Module) -> bool:
+    """Whether `module` is of a known class whose code, and its own, nobody has replaced."""
+    own = _CODE.get(type(module))
+    if own is None or any(getattr(type(module), name) is not code for name, code in own.items()):
+        return False
+    return not (_changed(module) or has_hooks(module))
+
+
+def _changed(module: nn.Module) -> bool:
+    """Whether a method of the class is hidden by an attribute of the instance."""
+    return any(
+        callable(value) and hasattr(type(module), name) for name, value in vars(module).items()
+    )
+
+
+def _free(parameter: nn.Parameter) -> bool:
+    """Whether a parameter is trained as it is, and nobody waits for its gradient."""
+    return bool(
+        type(parameter) is nn.Parameter
+        and parameter.requires_grad
+        and parameter.is_contiguous()
+        and not parameter._backward_hooks
+        and not getattr(parameter, "_post_accumulate_grad_hooks", None)
+    )
+
+
+def _whole(layers: FCLayers) -> bool:
+    """Whether each hidden layer has all its parts, with the options of this package."""
+    for block in layers.fc_layers:
+        parts: list[Any] = list(cast(nn.Sequential, block))
+        if [type(part) for part in parts[:3]] != [nn.Linear, nn.BatchNorm1d, nn.ReLU]:
+            return False
+        linear, norm, _, *dropout = parts
+        if linear.bias is None or not norm.affine or norm.running_mean is None:
+            return False
+        if norm.momentum is None or [type(part) for part in dropout if part] not in (
+            [],
+            [nn.Dropout],
+        ):
+            return False
+    return True

@@ -10,11 +10,12 @@ from __future__ import annotations
 from torch.nn import functional as F
 
 from ..compiling import either, register
+from ..hidden import cpu as hidden
 from ..latent import cpu as latent
 from ..likelihood import cpu as likelihood
 from ..linear import cpu as linear
 from ..linear import dense
-from ..native import library
+from ..native import library, ordered
 from .reference import REFERENCE
 
 _compiled = register("cpu", likelihood.nll_forward, likelihood.nll_backward, statistics=0)
@@ -30,8 +31,12 @@ BACKEND = REFERENCE.but(
     finish=likelihood.finish,
     sample_and_kl_forward=either(REFERENCE.sample_and_kl_forward, latent.sample_and_kl_forward),
     sample_and_kl_backward=either(REFERENCE.sample_and_kl_backward, latent.sample_and_kl_backward),
+    hidden_forward=hidden.hidden_forward,
+    hidden_backward=hidden.hidden_backward,
     linear_forward=either(REFERENCE.linear_forward, linear.linear_forward),
     linear_weight_grad=either(REFERENCE.linear_weight_grad, linear.linear_weight_grad),
     dense_linear=dense.linear if _held_back else F.linear,
+    products=dense.FASTEST,
+    ordered=ordered,
     row_sums=either(REFERENCE.row_sums, linear.row_sums),
 )

@@ -9,9 +9,11 @@ from torch.nn import functional as F
 
 from ..backend import Backend
 from ..gather import reference as gather
+from ..hidden import reference as hidden
 from ..latent import reference as latent
 from ..likelihood import reference as likelihood
 from ..linear import reference as linear
+from ..linear.products import TORCH
 
 REFERENCE = Backend(
     name="torch",
@@ -25,10 +27,14 @@ REFERENCE = Backend(
     sample_and_kl_backward=latent.sample_and_kl_backward,
     kl_forward=latent.kl_forward,
     kl_backward=latent.kl_backward,
+    hidden_forward=hidden.hidden_forward,
+    hidden_backward=hidden.hidden_backward,
     linear_forward=linear.linear_forward,
     linear_weight_grad=linear.linear_weight_grad,
     dense_linear=F.linear,
     row_sums=linear.row_sums,
+    products=TORCH,
+    ordered=lambda x: x,
     gather_dense=gather.gather_dense,
     gather_csr=gather.gather_csr,
 )

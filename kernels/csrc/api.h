@@ -5,7 +5,7 @@
 #include <cstdint>
 
 // Raised with every change of a struct or function here; native.py compares.
-constexpr int32_t FASTVAE_ABI = 3;
+constexpr int32_t FASTVAE_ABI = 5;
 
 #if defined(__GNUC__)
 #pragma GCC visibility push(default)
@@ -78,7 +78,8 @@ struct FastvaeLinear {
     const float* bias;  // (H), or NULL
     float* out;         // (N, H)
     const float* grad;  // (N, H)
-    float* d_weight;    // (H, G) contiguous
+    float* d_weight;    // (H, G)
+    int64_t d_weight_stride;
 };
 
 // The products of a dense layer: out = x W^T + bias, d_x = grad W, d_weight = grad^T x with
@@ -97,6 +98,22 @@ struct FastvaeProduct {
     float* d_bias;        // (G), or NULL
 };
 
+// Batch normalisation, ReLU and dropout of z (N, H); all matrices contiguous.
+struct FastvaeHidden {
+    int64_t n, h;
+    int32_t threads;
+    float momentum, eps;
+    float scale;  // what a kept unit is multiplied by
+    const float* z;
+    const float *weight, *bias;         // (H)
+    float *running_mean, *running_var;  // (H)
+    const float* keep;                  // (N, H) of 0 and 1, or NULL where nothing is dropped
+    float* out;                         // (N, H)
+    float *mean, *inverse_std;          // (H) of the minibatch
+    const float* grad;                  // (N, H)
+    float *d_z, *d_weight, *d_bias;
+};
+
 int32_t fastvae_abi();
 const char* fastvae_isa();
 int32_t fastvae_blas_is_held_back();
@@ -106,6 +123,8 @@ void fastvae_nll(const FastvaeNll* call);
 int32_t fastvae_all_equal(const float* values, int64_t n, float value);
 void fastvae_sample_and_kl(const FastvaeLatent* call);
 void fastvae_sample_and_kl_backward(const FastvaeLatent* call);
+void fastvae_hidden(const FastvaeHidden* call);
+void fastvae_hidden_backward(const FastvaeHidden* call);
 void fastvae_row_sums(const FastvaeCounts* x, int64_t n, float* out);
 void fastvae_gather(const FastvaeCounts* from, const int64_t* rows, int64_t n,
                     const int32_t* crow, int32_t* col, float* values, int32_t threads);

@@ -23,13 +23,16 @@ namespace fastvae {
     void nll(const FastvaeNll&);                                        \
     void sample_and_kl(const FastvaeLatent&);                           \
     void sample_and_kl_backward(const FastvaeLatent&);                  \
+    void hidden(const FastvaeHidden&);                                  \
+    void hidden_backward(const FastvaeHidden&);                         \
     void linear(const FastvaeLinear&);                                  \
     void linear_weight_grad(const FastvaeLinear&);                      \
     void layer(const FastvaeProduct&);                                  \
     void layer_input_grad(const FastvaeProduct&);                       \
     void layer_weight_grad(const FastvaeProduct&);                      \
     static const Kernels kernels = {                                    \
-        FASTVAE_TEXT(isa), nll, sample_and_kl, sample_and_kl_backward, linear, linear_weight_grad, \
+        FASTVAE_TEXT(isa), nll, sample_and_kl, sample_and_kl_backward,  \
+        hidden, hidden_backward, linear, linear_weight_grad,            \
         layer, layer_input_grad, layer_weight_grad};                    \
     }
 
@@ -163,6 +166,12 @@ void fastvae_sample_and_kl(const FastvaeLatent* call) { fastvae::kernels().sampl
 
 void fastvae_sample_and_kl_backward(const FastvaeLatent* call) {
     fastvae::kernels().sample_and_kl_backward(*call);
+}
+
+void fastvae_hidden(const FastvaeHidden* call) { fastvae::kernels().hidden(*call); }
+
+void fastvae_hidden_backward(const FastvaeHidden* call) {
+    fastvae::kernels().hidden_backward(*call);
 }
 
 void fastvae_linear(const FastvaeLinear* call) { fastvae::kernels().linear(*call); }

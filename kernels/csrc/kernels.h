@@ -12,6 +12,8 @@ struct Kernels {
     void (*nll)(const FastvaeNll&);
     void (*sample_and_kl)(const FastvaeLatent&);
     void (*sample_and_kl_backward)(const FastvaeLatent&);
+    void (*hidden)(const FastvaeHidden&);
+    void (*hidden_backward)(const FastvaeHidden&);
     void (*linear)(const FastvaeLinear&);
     void (*linear_weight_grad)(const FastvaeLinear&);
     void (*layer)(const FastvaeProduct&);

@@ -125,7 +125,8 @@ void linear_weight_grad(const FastvaeLinear& call) {
             }
             spread(call.x, from + start[0], from + start[1], g, grad, rows);
         }
-        transpose(rows, UNITS, call.d_weight + h * call.g + g, call.g, genes, width);
+        transpose(rows, UNITS, call.d_weight + h * call.d_weight_stride + g, call.d_weight_stride,
+                  genes, width);
     });
 }
 

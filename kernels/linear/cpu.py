@@ -47,15 +47,20 @@ def linear_forward(x: Counts, weight: Tensor, bias: Tensor | None, log1p: bool) 
     return out.to(dtype)
 
 
-def linear_weight_grad(grad: Tensor, x: Counts, log1p: bool) -> Tensor:
+def linear_weight_grad(grad: Tensor, x: Counts, log1p: bool, out: Tensor | None = None) -> Tensor:
     """Gradient by the weight (H, G), summed over the nonzeros of each gene."""
     hidden = grad.shape[1]
     call, held = _linear_call(x, hidden, log1p)
-    if call.x.dense is not None:
-        return reference.linear_weight_grad(grad, x, log1p)
+    if call.x.dense is not None or not (out is None or _takes(out)):
+        return reference.linear_weight_grad(grad, x, log1p, out)
     dtype, grad = grad.dtype, vector(grad)
-    out = grad.new_empty(hidden, x.shape[1])
-    call.grad, call.d_weight = address(grad), address(out)
+    found = grad.new_empty(hidden, x.shape[1]) if out is None else out
+    call.grad, call.d_weight = address(grad), address(found)
+    call.d_weight_stride = found.stride(0)
     library.fastvae_linear_weight_grad(ctypes.byref(call))
     del held
-    return out.to(dtype)
+    return found.to(dtype)
+
+
+def _takes(out: Tensor) -> bool:
+    return out.dtype == torch.float32 and out.stride(1) == 1

@@ -112,6 +112,6 @@ def linear_forward(x: Counts, weight: Tensor, bias: Tensor | None, log1p: bool) 
     return linear_from_dense(x, weight, bias, log1p)
 
 
-def linear_weight_grad(grad: Tensor, x: Counts, log1p: bool) -> Tensor:
+def linear_weight_grad(grad: Tensor, x: Counts, log1p: bool, out: Tensor | None = None) -> Tensor:
     """Gradient by the weight (H, G): one dense product, in a fixed order of summation."""
-    return grad.t() @ densify(x, log1p).to(grad.dtype)
+    return torch.mm(grad.t(), densify(x, log1p).to(grad.dtype), out=out)

@@ -38,7 +38,10 @@ def linear_forward(x: Counts, weight: Tensor, bias: Tensor | None, log1p: bool) 
     return out if bias is None else out + bias
 
 
-def linear_weight_grad(grad: Tensor, x: Counts, log1p: bool) -> Tensor:
-    """Gradient by the weight (H, G); one dense product beats scattering on the CPUs tried."""
+def linear_weight_grad(grad: Tensor, x: Counts, log1p: bool, out: Tensor | None = None) -> Tensor:
+    """Gradient by the weight (H, G), in `out` where that is given.
+
+    One dense product beats scattering on the CPUs tried.
+    """
     dense = x.to_dense(grad.dtype)
-    return grad.t() @ (dense.log1p_() if log1p else dense)
+    return torch.mm(grad.t(), torch.log1p(dense) if log1p else dense, out=out)

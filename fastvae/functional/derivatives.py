@@ -1,0 +1,345 @@
+"""Layers with their derivatives as plain calls, for a training step that autograd has no part in.
+
+Each layer holds its parameters and memory for their gradients, which every backward pass writes
+anew. What the forward pass leaves for the backward pass is handed over explicitly. Nothing here is
+recorded by autograd, and nothing checks its arguments: a step does that once, where they come in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..kernels.backend import Backend
+from ..kernels.counts import Counts
+from ..kernels.hidden.reference import BatchNorm, Hidden
+from ..kernels.parameters import Parameters as LikelihoodParameters
+from .arguments import counts as _parts
+from .dispatch import select
+from .linear import _log_total
+
+__all__ = [
+    "BatchNorm",
+    "CountLinear",
+    "Counts",
+    "Heads",
+    "Latent",
+    "Layer",
+    "Layers",
+    "Linear",
+    "Parameter",
+    "Passed",
+    "Sample",
+    "log_library_size",
+    "ordered_counts",
+]
+
+
+def ordered_counts(x: Tensor) -> Counts:
+    """Take apart counts (N, G), dense or CSR, and look at their columns once."""
+    counts = _parts(x)
+    if counts.values is None:
+        return counts
+    found: Counts = select(counts.values).ordered(counts)
+    return found
+
+
+class Parameter(NamedTuple):
+    """A parameter, and the memory of its gradient."""
+
+    value: Tensor
+    gradient: Tensor
+
+    @classmethod
+    def of(cls, value: Tensor) -> Parameter:
+        """Take the gradient that is there as memory, or new memory."""
+        there = value.grad is not None and value.grad.layout == torch.strided
+        return cls(value, value.grad if there else torch.empty_like(value))  # type: ignore[arg-type]
+
+
+class Linear:
+    """``x @ weight.T + bias`` of dense x (N, H).
+
+    Parameters
+    ----------
+    weight, bias
+        (G, H) and (G,).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.parameters = [Parameter.of(weight), Parameter.of(bias)]
+        self._products = select(weight).products
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, G)."""
+        weight, bias = (p.value for p in self.parameters)
+        out = x.new_empty(x.shape[0], weight.shape[0])
+        self._products.layer(x, weight, bias, out)
+        return out
+
+    def backward(self, grad: Tensor, x: Tensor, into: Tensor | None, add: bool = False) -> None:
+        """Write the gradients of the parameters, and that by x to `into` or add it there."""
+        weight, bias = self.parameters
+        self._products.weight_gradient(grad, x, weight.gradient, bias.gradient, False)
+        if into is not None:
+            self._products.input_gradient(grad, weight.value, into, add)
+
+
+class CountLinear:
+    """A first layer on counts, whose last columns are those of indicators.
+
+    Parameters
+    ----------
+    weight, bias
+        (H, G + K) and (H,).
+    n_genes
+        G.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, n_genes: int) -> None:
+        self.parameters = [Parameter.of(weight), Parameter.of(bias)]
+        self._n_genes = n_genes
+        self._backend = select(weight)
+
+    def forward(self, x: Counts, indicators: Tensor | None) -> Tensor:
+        """Return (N, H) for counts and indicators (N, K)."""
+        weight, bias = (p.value for p in self.parameters)
+        by_gene = weight[:, : self._n_genes]
+        if x.dense is None:
+            out: Tensor = self._backend.linear_forward(x, by_gene, bias, False)
+        else:
+            out = torch.addmm(bias, x.dense, by_gene.t())
+        return out if indicators is None else out.addmm_(indicators, weight[:, self._n_genes :].t())
+
+    def backward(self, grad: Tensor, x: Counts, indicators: Tensor | None) -> None:
+        """Write the gradients of the parameters."""
+        weight, bias = (p.gradient for p in self.parameters)
+        by_gene = weight[:, : self._n_genes]
+        if x.dense is None:
+            self._backend.linear_weight_grad(grad, x, False, by_gene)
+        else:
+            torch.mm(grad.t(), x.dense, out=by_gene)
+        if indicators is not None:
+            torch.mm(grad.t(), indicators, out=weight[:, self._n_genes :])
+        torch.sum(grad, 0, out=bias)
+
+
+class Layer(NamedTuple):
+    """One hidden layer: its product, its normalisation, and how often a unit is dropped."""
+
+    linear: Linear | CountLinear
+    norm: BatchNorm
+    by_norm: tuple[Parameter, Parameter]
+    rate: float
+
+
+class Passed(NamedTuple):
+    """What a hidden layer leaves for its backward pass."""
+
+    x: Any  # with its indicators beside it, where the layer is given those
+    z: Tensor
+    hidden: Hidden
+    scale: float
+
+
+class Layers:
+    """Hidden layers of linear layer, batch normalisation, ReLU and dropout, in training.
+
+    Indicators of the categories are appended to the input of every layer.
+
+    Parameters
+    ----------
+    layers
+        From the input on; only the first may be a `CountLinear`.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._layers = list(layers)
+        self._backend: Backend = select(layers[0].norm.weight)
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """All parameters."""
+        return [p for one in self._layers for p in (*one.linear.parameters, *one.by_norm)]
+
+    def forward(self, x: Any, indicators: Tensor | None) -> tuple[Tensor, list[Passed]]:
+        """Return the last layer's output (N, H), and what `backward` needs.
+
+        `x` is `Counts` where the first layer takes those, else (N, H).
+        """
+        passed = []
+        for layer in self._layers:
+            if isinstance(layer.linear, CountLinear):
+                z = layer.linear.forward(x, indicators)
+            else:
+                x = x if indicators is None else torch.cat([x, indicators], dim=1)
+                z = layer.linear.forward(x)
+            keep, scale = _dropped(z, layer.rate)
+            hidden: Hidden = self._backend.hidden_forward(z, layer.norm, keep, scale)
+            passed.append(Passed(x, z, hidden, scale))
+            x = hidden.out
+        return x, passed
+
+    def backward(
+        self, grad: Tensor, passed: list[Passed], indicators: Tensor | None, by_input: bool
+    ) -> Tensor | None:
+        """Write the gradients of all parameters; return that by the input (N, H) where wanted."""
+        for number in reversed(range(len(self._layers))):
+            layer, (x, z, hidden, scale) = self._layers[number], passed[number]
+            d_z, d_weight, d_bias = self._backend.hidden_backward(
+                grad, z, layer.norm, hidden, scale
+            )
+            layer.by_norm[0].gradient.copy_(d_weight)
+            layer.by_norm[1].gradient.copy_(d_bias)
+            if isinstance(layer.linear, CountLinear):
+                layer.linear.backward(d_z, x, indicators)
+                return None
+            into = torch.empty_like(x) if number or by_input else None
+            layer.linear.backward(d_z, x, into)
+            if into is None:
+                return None
+            grad = into if indicators is None else into[:, : -indicators.shape[1]].contiguous()
+        return grad
+
+
+def _dropped(z: Tensor, rate: float) -> tuple[Tensor | None, float]:
+    """Which units are kept, drawn as ``torch.nn.Dropout`` draws them, and what they count."""
+    if rate == 0.0:
+        return None, 1.0
+    if rate == 1.0:
+        return torch.zeros_like(z), 1.0  # nothing is drawn
+    return torch.empty_like(z).bernoulli_(1.0 - rate), 1.0 / (1.0 - rate)
+
+
+class Sample(NamedTuple):
+    """A latent sample, and what its backward pass needs.
+
+    Attributes
+    ----------
+    z, kl
+        (N, L), and the divergence of each cell from the prior (N,).
+    """
+
+    z: Tensor
+    kl: Tensor
+    given: tuple[Tensor, ...]
+
+
+class Latent:
+    """The two heads of an encoder, a sample of the posterior, and its divergence from the prior.
+
+    Parameters
+    ----------
+    mean, log_var
+        The heads.
+    softmax
+        Whether the sample is mapped to the simplex.
+    var_eps
+        Added to the variance.
+    """
+
+    def __init__(self, mean: Linear, log_var: Linear, softmax: bool, var_eps: float) -> None:
+        self._heads = mean, log_var
+        self._softmax, self._var_eps = softmax, var_eps
+        self._backend = select(mean.parameters[0].value)
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """All parameters."""
+        return [p for head in self._heads for p in head.parameters]
+
+    def forward(self, hidden: Tensor, prior: tuple[Tensor, Tensor] | None) -> Sample:
+        """Draw from the posterior of `hidden` (N, H); a standard normal prior where None."""
+        mean, log_var = (head.forward(hidden) for head in self._heads)
+        if prior is None:
+            prior = mean.new_zeros(()).expand_as(mean), mean.new_ones(()).expand_as(mean)
+        given = mean, log_var, *prior
+        z, _, kl, noise = self._backend.sample_and_kl_forward(*given, self._var_eps, self._softmax)
+        return Sample(z, kl, (*given, noise))
+
+    def backward(self, by_z: Tensor, by_kl: Tensor, hidden: Tensor, sample: Sample) -> Tensor:
+        """Write the gradients of the heads; return that by `hidden`."""
+        upstream = by_z, torch.zeros_like(by_z), by_kl
+        by_heads = self._backend.sample_and_kl_backward(
+            *upstream, *sample.given, self._var_eps, self._softmax
+        )[:2]
+        into = torch.empty_like(hidden)
+        for number, (head, grad) in enumerate(zip(self._heads, by_heads, strict=True)):
+            head.backward(grad, hidden, into, add=number > 0)
+        return into
+
+
+class Heads:
+    """The decoder's heads, and the likelihood of the counts under what they give.
+
+    Parameters
+    ----------
+    scale, zero_inflation, dispersion
+        The heads of the scale logits, of the zero-inflation logits and of the log dispersion of
+        each cell; None where there is none.
+    """
+
+    def __init__(
+        self, scale: Linear, zero_inflation: Linear | None, dispersion: Linear | None
+    ) -> None:
+        self._scale, self._zi, self._r = scale, zero_inflation, dispersion
+        self._backend = select(scale.parameters[0].value)
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """All parameters."""
+        heads = [head for head in (self._scale, self._zi, self._r) if head is not None]
+        return [p for head in heads for p in head.parameters]
+
+    def nll_and_gradients(
+        self,
+        x: Counts,
+        hidden: Tensor,
+        log_library: Tensor,
+        log_theta: Tensor | None,
+        theta_index: Tensor | None,
+        upstream: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Write the gradients of the heads for the upstream gradient (N,).
+
+        Returns
+        -------
+        tuple of Tensor
+            -log p of each cell (N,), and the gradients by `hidden` (N, H), by `log_library` (N, 1)
+            and by `log_theta`, None where that is None or a head's.
+        """
+        scale = self._scale.forward(hidden)
+        zi = None if self._zi is None else self._zi.forward(hidden)
+        of_cell = self._r is not None
+        log_theta = log_theta if self._r is None else self._r.forward(hidden)
+        p = LikelihoodParameters(scale, log_library, log_theta, zi, theta_index)
+        nll, (d_scale, d_library, d_theta, d_zi) = self._likelihood(x, p, upstream)
+        into = torch.empty_like(hidden)
+        self._scale.backward(d_scale, hidden, into)
+        if self._zi is not None:
+            self._zi.backward(d_zi, hidden, into, add=True)
+        if self._r is not None:
+            self._r.backward(d_theta, hidden, into, add=True)
+        return nll, into, d_library, None if of_cell else d_theta
+
+    def _likelihood(
+        self, x: Counts, p: LikelihoodParameters, upstream: Tensor
+    ) -> tuple[Tensor, Any]:
+        needs = True, True, p.log_theta is not None, p.zi_logits is not None
+        backend, statistics = self._backend, None
+        if backend.nll_with_gradients is not None and backend.finish is not None:
+            nll, early = backend.nll_with_gradients(x, p, needs)
+            grads = backend.finish(early, upstream)
+            if grads is not None:
+                return nll, grads
+        else:
+            nll, statistics = backend.nll_forward(x, p)
+        return nll, backend.nll_backward(upstream, x, p, statistics, needs)
+
+
+def log_library_size(x: Counts) -> Tensor:
+    """Natural log of the total of each cell (N, 1); see `functional.log_library_size`."""
+    return _log_total(x, 1.0)
