@@ -91,7 +91,7 @@ def run_worker(args: argparse.Namespace, system: str, seed: int, python: str) ->
 
 
 def measure(space: np.ndarray, batch: np.ndarray, label: np.ndarray, k: int) -> dict[str, float]:
-    from fastvae.cli.neighbours import neighbours, same_share, vote_accuracy
+    from fastvae.report.neighbours import neighbours, same_share, vote_accuracy
 
     known = np.flatnonzero(label >= 0)
     return {
@@ -108,8 +108,8 @@ def main() -> None:
     import torch
 
     import fastvae
-    from fastvae.cli.neighbours import chance_share, principal_components
     from fastvae.data import read
+    from fastvae.report.neighbours import chance_share, principal_components
 
     torch.set_num_threads(args.threads)
     adata = read(args.data)

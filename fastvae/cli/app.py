@@ -33,6 +33,8 @@ from .options import (
     Quiet,
     UseRaw,
 )
+from .plot import plot
+from .report import report
 from .train import train
 from .user_errors import know_options, user_errors
 
@@ -115,6 +117,8 @@ def embed(
 
 
 app.command(epilog="Example:  fastvae de run atlas.h5ad --groupby cell_type -o markers.csv")(de)
+app.command(epilog="Example:  fastvae plot run atlas.h5ad --color cell_type --color CD3D")(plot)
+app.command(epilog="Example:  fastvae report run atlas.h5ad --labels-key cell_type")(report)
 reference_commands.register(app)
 
 
@@ -218,8 +222,9 @@ def demo(
     """Train on the blood cells that come with fastvae, and draw what was learned."""
     with user_errors():
         from ..model.model import Model
+        from ..report.pictures import Wanted
         from ..train.settings import TrainSettings
-        from .demo import DEMO_FIT, demo_data, draw_latent, mixing_lines
+        from .demo import DEMO_FIT, MARKERS, demo_data, mixing_lines
         from .run_folder import fit_and_write, print_run, run_folder
 
         with run_folder(output, overwrite=overwrite) as folder:
@@ -233,8 +238,8 @@ def demo(
                 seed=0,
                 device=device,
                 progress=not quiet,
+                pictures=Wanted(("cell_type", *MARKERS)),
             )
-            draw_latent(adata, latent, folder / "latent.png")
             print_run(model, folder)
             for line in mixing_lines(adata, latent):
                 typer.echo(line)

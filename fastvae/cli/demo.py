@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .neighbours import (
-    chance_share,
-    neighbours,
-    principal_components,
-    same_share,
-    scaled,
-    vote_accuracy,
-)
+from ..plots.colours import category_codes, is_no_category
+from ..report.mixing import mixing_scores, score_lines
+from ..report.neighbours import principal_components
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -30,9 +24,6 @@ DEMO_FIT: dict[str, Any] = {
 }
 """Few epochs, so they learn at twice the usual rate and warm the KL term up early."""
 
-UNKNOWN = "unknown"
-N_NEIGHBOURS = 15
-
 
 def demo_data() -> AnnData:
     """Return the embedded blood cells."""
@@ -41,37 +32,10 @@ def demo_data() -> AnnData:
     return pbmc()
 
 
-def draw_latent(adata: AnnData, latent: np.ndarray, path: Path) -> None:
-    """Draw the latent space, coloured by batch, by label where there is one, and by markers."""
-    from ..plots.figures import plot_latent
-
-    columns = [name for name in ("batch", "cell_type") if name in adata.obs]
-    categories = {name: np.asarray(adata.obs[name].astype(str)) for name in columns}
-    names = [gene for gene in MARKERS if gene in adata.var_names]
-    expression = scaled(adata.X)
-    markers = {
-        gene: expression[:, adata.var_names.get_loc(gene)].toarray().ravel() for gene in names
-    }
-    plot_latent(latent, path, categories=categories, markers=markers)
-
-
 def mixing_lines(adata: AnnData, latent: np.ndarray) -> list[str]:
     """Say how batches mix and labels keep together, before (principal components) and after."""
-    batch = adata.obs["batch"].astype("category").cat.codes.to_numpy()
     spaces = {"before": principal_components(adata.X), "after": latent}
-    nearest = {name: neighbours(space, N_NEIGHBOURS) for name, space in spaces.items()}
-    shares = [f"{name} {same_share(found, batch):.2f}" for name, found in nearest.items()]
-    lines = [
-        f"of {N_NEIGHBOURS} nearest neighbours, share from the same batch: {', '.join(shares)}, "
-        f"by chance {chance_share(batch):.2f}"
-    ]
-    if "cell_type" in adata.obs:
-        label = adata.obs["cell_type"].astype(str).to_numpy()
-        known = np.flatnonzero(label != UNKNOWN)
-        codes = np.unique(label[known], return_inverse=True)[1]
-        accuracy = [
-            f"{name} {vote_accuracy(neighbours(space[known], N_NEIGHBOURS), codes):.2f}"
-            for name, space in spaces.items()
-        ]
-        lines.append(f"cell type as most neighbours say, right in: {', '.join(accuracy)}")
-    return lines
+    batch, label = (category_codes(adata.obs[name]) for name in ("batch", "cell_type"))
+    known = np.array([not is_no_category(name) for name in label[1]])
+    codes = np.where(known[label[0]], label[0], -1)
+    return score_lines(mixing_scores(spaces, batch[0], codes))

@@ -106,3 +106,11 @@ TensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard too.")
 ]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same run.")]
+Color = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Column of obs or gene to colour the latent space by; several times for several.",
+    ),
+]
+NoPlots = Annotated[bool, typer.Option("--no-plots", help="Draw no pictures.")]

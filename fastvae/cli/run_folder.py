@@ -19,16 +19,17 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..model.model import Model
+    from ..report.pictures import Wanted
     from ..train.settings import CheckpointOptions, TrainSettings
 
 
 CHECKPOINTS = "checkpoints"
 
 _PARTIAL = re.compile(
-    r"\.(model|config|history|loss|latent)-\w+\.(safetensors|json|csv|png|h5ad)"
+    r"\.(model|config|history|loss|latent|report)-\w+\.(safetensors|json|csv|png|h5ad|html)"
     r"|\.\.(model\.safetensors|history\.csv)-\w+\.new"
 )
-_DERIVED = ("latent.h5ad", "latent.png", "loss.png")
+_DERIVED = ("latent.h5ad", "latent.png", "loss.png", "report.html")
 """Of the weights that were there when they were written."""
 
 
@@ -97,21 +98,29 @@ def resume_command() -> str:
     return shlex.join(["fastvae", *words, "--resume"])
 
 
+def this_command() -> str:
+    """Return the command that is running, as it was typed."""
+    return shlex.join(["fastvae", *sys.argv[1:]])
+
+
 def fit_and_write(
     model: Model,
     folder: Path,
     settings: TrainSettings,
     checkpoints: CheckpointOptions | None = None,
+    *,
+    pictures: Wanted | None = None,
     **others: Any,
 ) -> Any:
     """Train, and write the run also where training was cut short; return the latent space.
 
-    Checkpoints, where they are asked for, go into the folder of the run. `others` are the other
-    arguments of `Model.fit`.
+    Checkpoints, where they are asked for, go into the folder of the run. `pictures` says what they
+    show; `others` are the other arguments of `Model.fit`.
 
     Of several processes, the first alone writes. Once the run is complete its checkpoints go,
     unless they were asked for by number of epochs.
     """
+    from ..report.report import COMMAND
     from ..train import NonFiniteError
     from ..train.checkpoints import CheckpointFiles
     from ..train.processes import leads
@@ -120,9 +129,10 @@ def fit_and_write(
         others |= checkpoints.as_dict() | {"checkpoint_dir": folder / CHECKPOINTS}
     try:
         model.fit(**settings.as_dict(), **others)
+        model.training[COMMAND] = this_command()
     except NonFiniteError:
         if model.is_trained and leads():
-            write_run(model, folder)
+            write_run(model, folder, pictures)
             typer.echo(f"the last good weights are in {folder}", err=True)
         raise
     if not leads():
@@ -137,7 +147,7 @@ def fit_and_write(
             err=True,
         )
     try:
-        latent = write_run(model, folder)
+        latent = write_run(model, folder, pictures)
     except WriteError as error:
         if not CheckpointFiles(folder / CHECKPOINTS).numbers():
             raise
@@ -152,18 +162,23 @@ def fit_and_write(
     return latent
 
 
-def write_run(model: Model, folder: Path) -> np.ndarray:
-    """Write the model, its loss curve and the latent space; return the latent space (N, L)."""
+def write_run(model: Model, folder: Path, pictures: Wanted | None = None) -> np.ndarray:
+    """Write the model, its latent space and pictures; return the latent space (N, L)."""
+    from ..report.pictures import Wanted, draw_run
+
+    pictures = pictures or Wanted()
     model.save(folder, overwrite=True)
     for name in _DERIVED:
         (folder / name).unlink(missing_ok=True)  # of the model that was there before
     try:
-        # The picture comes last: whatever goes wrong with it, the rest is there.
-        latent = model.write_latent(folder / "latent.h5ad", overwrite=True)
-        if len(model.history):
-            from ..plots.figures import plot_history
+        # Pictures come last: whatever goes wrong with them, the rest is there.
+        latent = model.write_latent(folder / "latent.h5ad", overwrite=True, umap=pictures.plots)
+        if pictures.plots:
+            if len(model.history):
+                from ..plots.figures import plot_history
 
-            plot_history(model.history, folder / "loss.png")
+                plot_history(model.history, folder / "loss.png")
+            draw_run(model, folder, pictures)
     except WriteError as error:
         raise WriteError(
             f"{error}. The model is saved in {folder}, and fastvae embed {folder} writes its "
@@ -187,8 +202,9 @@ def list_files(folder: Path) -> list[str]:
         "config.json": "options, genes, batches, training summary",
         "history.csv": "losses of every epoch",
         "loss.png": "loss curve",
-        "latent.h5ad": 'latent space in obsm["X_fastvae"], obs and var',
-        "latent.png": "latent space in two dimensions",
+        "latent.h5ad": 'latent space in obsm["X_fastvae"], its UMAP in obsm["X_umap"], obs and var',
+        "report.html": "all about the run on one page",
+        "latent.png": "the UMAP, by batch and by what else was asked for",
         "tensorboard": "the curves, for tensorboard --logdir",
         CHECKPOINTS: "to go on from with --resume",
     }

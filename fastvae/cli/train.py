@@ -15,6 +15,7 @@ from .options import (
     BatchKey,
     BatchKeyOf,
     BatchPerFile,
+    Color,
     Device,
     GeneNames,
     Genes,
@@ -23,6 +24,7 @@ from .options import (
     Layer,
     LearnedLibrary,
     MemoryLimit,
+    NoPlots,
     NTopGenes,
     Overwrite,
     Quiet,
@@ -81,14 +83,17 @@ def train(
     encode_covariates: Annotated[
         bool, typer.Option("--encode-covariates", help="Tell the encoder the batch too.")
     ] = False,
+    color: Color = None,
+    no_plots: NoPlots = False,
     tensorboard: TensorBoard = False,
     checkpoints: CheckpointOptions,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train on DATA and write model, history, loss curve and latent space to a folder."""
+    """Train on DATA and write model, history, latent space and pictures of both to a folder."""
     with user_errors():
         from ..model.model import Model
+        from ..report.pictures import Wanted, colours_of
         from ..train.processes import launched
         from .inputs import assignments, gene_list
         from .run_folder import fit_and_write, print_run, run_folder
@@ -124,11 +129,16 @@ def train(
                 use_observed_lib_size=not learned_library,
                 encode_covariates=encode_covariates,
             )
+            wanted = Wanted(color or (), plots=not no_plots)
+            if wanted.color:  # refused before training, not after
+                assert model._frames is not None
+                colours_of(model._frames.obs, model, wanted)
             latent = fit_and_write(
                 model,
                 folder,
                 settings,
                 checkpoints,
+                pictures=wanted,
                 seed=seed,
                 device=device,
                 progress=not quiet,
@@ -138,5 +148,5 @@ def train(
                 return
             print_run(model, folder)
             typer.echo("next:")
-            typer.echo(f"  fastvae info {folder}")
+            typer.echo(f"  fastvae report {folder} {' '.join(map(str, data))}")
             typer.echo(f"  fastvae embed {folder} {' '.join(map(str, data))} -o embedded.h5ad")

@@ -20,6 +20,7 @@ from ..errors import (
     true_or_false,
     whole_number,
 )
+from ..plots.projection import umap_of
 from .base import EVALUATION_BATCH, State
 from .new_data import READING, Reading
 from .posterior import encode
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 KEY = "X_fastvae"
 """Where latent positions are in ``obsm``."""
+
+UMAP_KEY = "X_umap"
 
 
 class LatentAnswers(State):
@@ -122,6 +125,8 @@ class LatentAnswers(State):
         path: str | os.PathLike[str],
         data: Any = None,
         overwrite: bool = False,
+        *,
+        umap: bool = False,
         **reading: Unpack[Reading],
     ) -> np.ndarray:
         """Write a light .h5ad: the latent space in ``obsm["X_fastvae"]``, obs and var, no counts.
@@ -134,6 +139,9 @@ class LatentAnswers(State):
             As in `get_latent_representation`.
         overwrite
             Replace a file that is there.
+        umap
+            Also write its UMAP, (N, 2) float32, to ``obsm["X_umap"]``, where scanpy looks for it;
+            `fastvae.plots.plot_latent` says when there is none.
 
         Returns
         -------
@@ -141,17 +149,21 @@ class LatentAnswers(State):
             The latent space, (N, n_latent) float32.
         """
         overwrite = true_or_false("overwrite", overwrite)
+        umap = true_or_false("umap", umap)
         target = check_new_file(file_path("path", path), overwrite=overwrite)
         store, frames = self._opened_to_encode(data, reading)
         rows = cell_rows(None, store)
         batches = self._minibatches(store, rows, EVALUATION_BATCH)
         latent = encode.latent(self.module, batches, len(rows), give_mean=True, seed=0)
-        write_latent_file(target, latent, frames.obs, frames.var)
+        obsm = {KEY: latent}
+        if umap and (found := umap_of(latent)) is not None:
+            obsm[UMAP_KEY] = found.astype(np.float32)
+        write_latent_file(target, obsm, frames.obs, frames.var)
         return latent
 
 
-def write_latent_file(path: Path, latent: np.ndarray, obs: Any, var: Any) -> None:
-    """Write `latent` as ``obsm["X_fastvae"]`` beside `obs` and `var`; there is no ``X``.
+def write_latent_file(path: Path, obsm: dict[str, np.ndarray], obs: Any, var: Any) -> None:
+    """Write `obsm`, such as the latent space, beside `obs` and `var`; there is no ``X``.
 
     Columns of obs and var that these files cannot hold are written as text. If they still cannot
     be written, the file has the latent space and the names without them.
@@ -159,7 +171,7 @@ def write_latent_file(path: Path, latent: np.ndarray, obs: Any, var: Any) -> Non
     from anndata import AnnData
 
     obs, var = storable(obs, "obs"), storable(var, "var")
-    extra = {"obsm": {KEY: latent}, "uns": {"fastvae_version": __version__}}
+    extra = {"obsm": obsm, "uns": {"fastvae_version": __version__}}
     reason = ""
     try:
         content = _h5ad(AnnData(obs=obs, var=var, **extra))

@@ -1,8 +1,10 @@
 """Pictures: training curves, latent space, differential expression."""
 
 from .figures import (
+    dot_figure,
     history_figure,
     latent_figure,
+    plot_dots,
     plot_history,
     plot_latent,
     plot_volcano,
@@ -10,8 +12,10 @@ from .figures import (
 )
 
 __all__ = [
+    "dot_figure",
     "history_figure",
     "latent_figure",
+    "plot_dots",
     "plot_history",
     "plot_latent",
     "plot_volcano",

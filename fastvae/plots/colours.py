@@ -18,6 +18,22 @@ MANY = [
     "#771155", "#AA88FF", "#11FF99", "#BB2200", "#009955", "#77CC55", "#9955FF", "#446644",
     "#7711BB", "#DD99CC", "#886688", "#EE33BB",
 ]
+# Eighty more by the same measure, one after the other: of all colours in steps of 17 that are
+# neither pale nor grey, always the one farthest from those before it; the two colour-blind views
+# count half.
+MOST = [
+    *MANY,
+    "#330055", "#332200", "#000088", "#CC9900", "#004433", "#77EEFF", "#FFAA88", "#AA22CC",
+    "#BB0066", "#FF0066", "#BB7788", "#440022", "#7777DD", "#6655AA", "#4400AA", "#00BBBB",
+    "#00DDAA", "#77AAEE", "#FF7788", "#88FFCC", "#0000DD", "#00BB33", "#0066DD", "#006600",
+    "#FFDD88", "#555577", "#778811", "#FFCCEE", "#EE77DD", "#551166", "#222244", "#993399",
+    "#AAFF00", "#AA66AA", "#996644", "#00DD00", "#994433", "#664433", "#DDAAFF", "#99EE66",
+    "#880088", "#7733FF", "#BB66FF", "#990055", "#227777", "#442233", "#88CCDD", "#BB9966",
+    "#448866", "#FF66AA", "#332277", "#DD2288", "#553377", "#6699CC", "#334400", "#225544",
+    "#552211", "#66EEAA", "#99CC88", "#8855BB", "#775566", "#BB00AA", "#003344", "#663399",
+    "#BB7744", "#2233CC", "#CC44CC", "#5588FF", "#221199", "#001166", "#DDCC77", "#BBCCFF",
+    "#DDBB00", "#CC77CC", "#88BB66", "#225566", "#1100BB", "#557799", "#99BBEE", "#44AA99",
+]
 # fmt: on
 GREY = "#CCCCCC"
 NO_CATEGORY = frozenset({"", "na", "nan", "none", "unknown", "unassigned"})
@@ -40,9 +56,10 @@ def category_codes(values: Iterable[Any]) -> tuple[np.ndarray, list[str]]:
 def category_colours(names: list[str]) -> list[str] | None:
     """Return a colour for each name, grey for those of no category; None if they are too many."""
     real = [name for name in names if not is_no_category(name)]
-    if len(real) > len(MANY):
+    palette = next((p for p in (FEW, MANY, MOST) if len(real) <= len(p)), None)
+    if palette is None:
         return None
-    colours = iter(FEW if len(real) <= len(FEW) else MANY)
+    colours = iter(palette)
     return [GREY if is_no_category(name) else next(colours) for name in names]
 
 

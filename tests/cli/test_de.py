@@ -13,8 +13,7 @@ from small_models import small_data
 
 from fastvae import Model
 from fastvae.errors import InputError
-from fastvae.plots import plot_volcano
-from fastvae.plots.figures import volcano_figure
+from fastvae.plots import dot_figure, plot_dots, plot_volcano, volcano_figure
 
 
 def run_de(*arguments: Any, code: int = 0) -> Any:
@@ -143,9 +142,9 @@ def test_volcano_shows_every_gene_where_it_belongs() -> None:
     expected = np.abs(drawn[:, 0])
     expected[[0, -1]] = 4.0  # certain: drawn at 1e-4
     np.testing.assert_allclose(drawn[:, 1], expected, atol=1e-9)
-    colours = {tuple(colour) for colour in np.round(points.get_facecolors(), 3)}
+    colours = {tuple(colour) for colour in np.round(points.get_facecolors(), 3)[:, :3]}
     assert len(colours) == 3
-    assert axis.get_title() == "0 vs Rest: 20 genes"
+    assert axis.get_title() == "0 vs Rest\n10 up, 10 down"
     assert sorted(line.get_xdata()[0] for line in axis.lines) == [-0.5, 0.5]
     names = {text.get_text() for text in axis.texts}
     assert {"g0", "g60"} <= names <= {f"g{k}" for k in [*range(10), *range(51, 61)]}
@@ -153,10 +152,11 @@ def test_volcano_shows_every_gene_where_it_belongs() -> None:
 
 
 def test_volcano_of_many_comparisons_and_of_vanilla(tmp_path: Path) -> None:
-    figure = volcano_figure(table(15))
+    figure = volcano_figure(table(61))
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
-    assert len(titles) == 12
-    assert figure.get_suptitle() == "The first 12 of 15 comparisons"
+    assert len(titles) == 60
+    assert figure.get_suptitle() == "The first 60 of 61 comparisons; the table has them all"
+    assert volcano_figure(table(15)).get_suptitle() == ""
     scales = np.array([1e-3, 4e-3, 0.0])
     plain = pd.DataFrame(
         {"scale1": scales, "scale2": 1e-3, "bayes_factor": [0.1, -2.0, 3.0]}, index=list("abc")
@@ -167,6 +167,46 @@ def test_volcano_of_many_comparisons_and_of_vanilla(tmp_path: Path) -> None:
     )
     plot_volcano(plain, tmp_path / "v.svg")
     assert "<svg" in (tmp_path / "v.svg").read_text()
+
+
+def seen_table() -> pd.DataFrame:
+    """Two comparisons of `table`; g60 is seen in few cells, g59 in many of the second group."""
+    result = table(2)
+    result["non_zeros_proportion1"] = np.where(result.index.isin(["g60", "g59"]), 0.04, 0.5)
+    result["non_zeros_proportion2"] = np.where(result.index == "g59", 0.6, 0.02)
+    result["raw_normalized_mean1"] = np.arange(len(result)) / 10.0
+    return result.assign(proba_de=1.0 - result["proba_not_de"])
+
+
+def test_genes_of_few_cells_make_no_headline() -> None:
+    for least, named, title in ((0.1, False, "9 up, 10 down"), (0.04, True, "10 up, 10 down")):
+        axis = volcano_figure(seen_table(), names=4, min_pct=least).axes[0]
+        assert ("g60" in {text.get_text() for text in axis.texts}) is named
+        assert axis.get_title().endswith(title)
+        assert len(axis.collections[0].get_offsets()) == 61  # drawn all the same
+
+
+def test_dots_show_the_share_of_cells_and_the_level() -> None:
+    figure = dot_figure(seen_table(), genes=2)
+    axis = figure.axes[0]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["g59", "g58"]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["0", "1"]
+    (dots,) = axis.collections
+    np.testing.assert_allclose(dots.get_sizes(), 140 * np.array([0.04, 0.5, 0.04, 0.5]))
+    np.testing.assert_allclose(dots.get_array(), [0, 0, 1, 1])  # from the lowest to the highest
+    pair = seen_table().assign(comparison="B vs T")
+    figure = dot_figure(pair.iloc[:61], genes=3)
+    (dots,) = figure.axes[0].collections
+    np.testing.assert_allclose(dots.get_array(), np.linspace(-3, 3, 61)[[59, 58, 57]])
+
+
+def test_dots_that_cannot_be_drawn(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="needs the column non_zeros_proportion1"):
+        dot_figure(table(1))
+    nothing = seen_table().assign(**{"is_de_fdr_0.05": False})
+    with pytest.raises(InputError, match="no genes are marked as higher"):
+        plot_dots(nothing, tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_volcano_of_something_else() -> None:

@@ -26,6 +26,7 @@ PUBLIC = [
     "fastvae.integrations.legacy",
     "fastvae.nn",
     "fastvae.plots",
+    "fastvae.report",
     "fastvae.train",
 ]
 

@@ -81,7 +81,9 @@ NAMES: dict[str, tuple[str, ...]] = {
     "latent": ("latent", "UMAP"),
     "folder": ("folder", "nowhere", "tensorboard"),
     "categories": ("categor",),
+    "values": ("value",),
     "markers": ("marker",),
+    "highlights": ("highlight",),
     "path": ("path", "folder"),
     "n_cells": ("n_cells", "n_batches", "n_types"),
     "weight_decay": ("weight_decay", "not finite"),
@@ -100,7 +102,7 @@ class Tried:
         self.saved = folder / "saved"
         self.model.save(self.saved)
         self.latent = np.random.default_rng(0).normal(size=(60, 2))
-        self.table = self.model.differential_expression(**GROUPS)
+        self.table = self.model.differential_expression(**GROUPS, fdr_target=0.9)
         self._number = itertools.count()
         methods = {
             name: member

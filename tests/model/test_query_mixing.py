@@ -3,8 +3,8 @@
 import numpy as np
 
 from fastvae import Model
-from fastvae.cli.neighbours import neighbours, same_share
 from fastvae.datasets import pbmc
+from fastvae.report.neighbours import neighbours, same_share
 
 
 def test_mixing_of_a_batch_that_the_reference_has_not_seen():

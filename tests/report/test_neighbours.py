@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from fastvae.cli.neighbours import (
+from fastvae.errors import InputError
+from fastvae.report.neighbours import (
     chance_share,
     neighbours,
     principal_components,
     same_share,
     vote_accuracy,
 )
-from fastvae.errors import InputError
 
 
 def test_neighbours_are_the_nearest_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastvae.cli.neighbours._CHUNK", 7)
+    monkeypatch.setattr("fastvae.report.neighbours._CHUNK", 7)
     points = np.random.default_rng(0).normal(size=(40, 3))
     distance = ((points[:, None] - points[None]) ** 2).sum(-1)
     np.fill_diagonal(distance, np.inf)

@@ -1,0 +1,130 @@
+"""``fastvae report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .inputs import assignments
+from .options import (
+    AllowLinks,
+    BatchKeyOf,
+    Color,
+    Device,
+    Genome,
+    LabelsKey,
+    MemoryLimit,
+    NewAllowFractional,
+    NewGeneNames,
+    NewLayer,
+    NewUseRaw,
+    Overwrite,
+    Residence,
+)
+from .user_errors import user_errors
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder that fastvae train wrote.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(help="The cells it was trained on; without them, half of the page."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The .html to write.", show_default="report.html in RUN"
+        ),
+    ] = None,
+    labels_key: LabelsKey = None,
+    color: Color = None,
+    seed: Annotated[int, typer.Option(help="Of the cells and counts that are drawn.")] = 0,
+    device: Device = "auto",
+    residence: Residence = "auto",
+    memory_limit: MemoryLimit = None,
+    layer: NewLayer = None,
+    use_raw: NewUseRaw = False,
+    genome: Genome = None,
+    allow_fractional: NewAllowFractional = None,
+    allow_links: AllowLinks = False,
+    gene_names: NewGeneNames = None,
+    batch_key_of: BatchKeyOf = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write one page about a run: curves, UMAP, mixing scores, fit to the counts, settings."""
+    with user_errors():
+        typer.echo(
+            run_report(
+                run,
+                data or [],
+                output or run / "report.html",
+                labels_key=labels_key or None,
+                color=color or [],
+                seed=seed,
+                overwrite=overwrite,
+                device=device,
+                reading={
+                    "residence": residence,
+                    "memory_limit": memory_limit,
+                    "layer": layer,
+                    "use_raw": use_raw,
+                    "genome": genome,
+                    "allow_fractional": allow_fractional,
+                    "allow_links": allow_links,
+                    "gene_names": gene_names,
+                    "batch_key_of": assignments(batch_key_of, "--batch-key-of"),
+                },
+            )
+        )
+
+
+def run_report(
+    run: Path,
+    data: list[Path],
+    output: Path,
+    *,
+    labels_key: list[str] | None,
+    color: list[str],
+    seed: int,
+    overwrite: bool,
+    device: str,
+    reading: dict[str, Any],
+) -> str:
+    """Write the page, and return what to tell the user.
+
+    Raises
+    ------
+    InputError
+        The page is there already; a column, a gene or a file is not.
+    """
+    import numpy as np
+
+    from ..data.keys import checked_key
+    from ..model.model import Model
+    from ..report.pictures import LATENT, SavedLatent, read_latent
+    from ..report.report import Subject, check_report, write_page
+    from .run_folder import this_command
+
+    target = check_report(output, overwrite=overwrite)
+    model = Model.load(run, data, device=device, **reading) if data else Model.load(run)
+    model._check_trained()
+    known = read_latent(run) if not data or (run / LATENT).is_file() else None
+    latent = known
+    if data:
+        assert model._frames is not None
+        obs = model._frames.obs
+        # The UMAP that is there, with the columns of the data.
+        same = known is not None and known.obs.index.equals(obs.index)
+        latent = (
+            SavedLatent(obs, known.latent, known.umap)
+            if known is not None and same
+            else SavedLatent(obs, np.asarray(model.get_latent_representation()), None)
+        )
+    assert latent is not None
+    key = checked_key(labels_key, "labels_key")
+    subject = Subject(model, latent, key, color, seed, bool(data))
+    write_page(subject, target, f"fastvae run {run.resolve().name}", this_command())
+    missing = "" if data else " (without the counts; name the data too for the whole page)"
+    return f"{target}: {len(latent.latent):,} cells{missing}"

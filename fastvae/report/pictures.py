@@ -1,0 +1,196 @@
+"""Pictures of a run's latent space, and what their cells are coloured by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._words import those_there
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..model.model import Model
+    from ..plots.projection import Projection
+
+
+LATENT, PICTURE = "latent.h5ad", "latent.png"
+MOST_CATEGORIES = 1000
+"""A text column with more values than this is one of names, not of groups."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a latent picture is to show beside the model's own batches and labels.
+
+    Attributes
+    ----------
+    color
+        Columns of obs, and genes.
+    highlight
+        Columns of obs; a small panel for each of their categories.
+    plots
+        Whether any picture is drawn.
+    method, seed, dpi
+        As `fastvae.plots.plot_latent` takes them.
+    """
+
+    color: Sequence[str] = ()
+    highlight: Sequence[str] = ()
+    plots: bool = True
+    method: str = "auto"
+    seed: int = 0
+    dpi: int = 150
+
+
+@dataclass(eq=False)
+class Colours:
+    """Values of the cells, sorted by how they are drawn."""
+
+    categories: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+    genes: list[str] = field(default_factory=list)
+    highlights: dict[str, Any] = field(default_factory=dict)
+
+
+def colours_of(obs: pd.DataFrame, model: Model, wanted: Wanted) -> Colours:
+    """Return what the picture is coloured by: the model's batches and labels, and what is asked.
+
+    Raises
+    ------
+    InputError
+        What is asked for is neither a column nor a gene.
+    """
+    from ..data.keys import columns_of, key_column
+
+    found = Colours()
+    setup = model._setup
+    for key, option in ((setup.batch_key, "batch_key"), (setup.labels_key, "labels_key")):
+        if key is None or not set(columns_of(key)) <= {str(name) for name in obs.columns}:
+            continue
+        name = key if isinstance(key, str) else " | ".join(key)
+        found.categories[name] = key_column(obs, key, option)
+        if option == "batch_key" and len(setup.batch_categories) > 1:
+            found.highlights[name] = found.categories[name]
+    columns = [str(name) for name in obs.columns]
+    for name in wanted.highlight:
+        if name not in columns:
+            raise InputError(
+                f"highlight={name!r} is not a column of obs; {those_there(columns, name)}"
+            )
+        found.highlights[name] = key_column(obs, name, "highlight")
+    for name in dict.fromkeys(wanted.color):
+        if name in columns:
+            _sort_in(found, name, key_column(obs, name, "color"))
+        elif name in set(model.gene_names):
+            found.genes.append(name)
+        else:
+            raise InputError(
+                f"color={name!r} is neither a column of obs nor a gene of the model "
+                f"({len(model.gene_names):,} genes); of columns {those_there(columns, name)}"
+            )
+    return found
+
+
+def _sort_in(found: Colours, name: str, column: pd.Series) -> None:
+    """Take a column as categories or as numbers."""
+    import pandas as pd
+
+    numbers = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    if numbers and (pd.api.types.is_float_dtype(column) or column.nunique() > MOST_CATEGORIES):
+        found.values[name] = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        return
+    if column.nunique() > MOST_CATEGORIES:
+        raise InputError(
+            f"color={name!r}: the column has {column.nunique():,} different values; colour by a "
+            "column of groups or of numbers"
+        )
+    found.categories[name] = column
+
+
+def draw_latent(
+    path: Path, projection: Projection, colours: Colours, markers: dict[str, Any], wanted: Wanted
+) -> None:
+    """Write the picture."""
+    from ..plots.figures import latent_figure, latent_title, save_figure
+
+    figure = latent_figure(
+        projection.coordinates,
+        projection.axis_names,
+        categories=colours.categories,
+        values=colours.values,
+        markers=markers,
+        highlights=colours.highlights,
+        title=latent_title(len(projection.coordinates), projection.note),
+        seed=wanted.seed,
+    )
+    save_figure(figure, path, wanted.dpi)
+
+
+@dataclass(frozen=True, eq=False)
+class SavedLatent:
+    """What the latent.h5ad of a run holds."""
+
+    obs: pd.DataFrame
+    latent: np.ndarray
+    umap: np.ndarray | None
+
+    def projection(self, wanted: Wanted) -> Projection:
+        """Return the UMAP that is in the file, unless something else is asked for."""
+        from ..plots.projection import project, umap_projection
+
+        if self.umap is not None and wanted.method in ("auto", "umap") and wanted.seed == 0:
+            return umap_projection(self.umap)
+        return project(self.latent, method=wanted.method, seed=wanted.seed)
+
+
+def read_latent(folder: Path) -> SavedLatent:
+    """Read the latent.h5ad of a run.
+
+    Raises
+    ------
+    InputError
+        It is missing, damaged, or not what fastvae wrote.
+    """
+    from ..data.sources.hdf5 import opened, reporting_damage
+    from ..data.sources.slots import Slot
+    from ..data.sources.stored_file import read_outline
+    from ..model.latent import KEY, UMAP_KEY
+
+    path = folder / LATENT
+    if not path.is_file():
+        raise InputError(
+            f"{path} is missing; write it with fastvae embed, or name the data too: "
+            f"fastvae plot {folder} DATA"
+        )
+    obs = read_outline(path, Slot()).obs
+    found: dict[str, np.ndarray] = {}
+    with opened(path) as file, reporting_damage(path):
+        for name in (KEY, UMAP_KEY):
+            stored = file["obsm"].get(name)
+            if stored is None:
+                continue
+            if stored.ndim != 2 or len(stored) != len(obs) or stored.dtype.kind != "f":
+                raise InputError(f'{path}: obsm["{name}"] does not fit its {len(obs):,} cells')
+            found[name] = stored[:].astype(np.float64)
+    if KEY not in found:
+        raise InputError(f'{path} has no obsm["{KEY}"]; give the folder that fastvae train wrote')
+    return SavedLatent(obs, found[KEY], found.get(UMAP_KEY))
+
+
+def draw_run(model: Model, folder: Path, wanted: Wanted) -> None:
+    """Draw the latent space that was just written to the folder of a run.
+
+    `model` has the data of the run, from which genes are taken.
+    """
+    from ..report.observed import scaled_expression
+
+    saved = read_latent(folder)
+    colours = colours_of(saved.obs, model, wanted)
+    markers = scaled_expression(model, colours.genes)
+    draw_latent(folder / PICTURE, saved.projection(wanted), colours, markers, wanted)
