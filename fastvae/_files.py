@@ -1,4 +1,4 @@
-"""Files: none is left half-written by a crash or a full disk, and no pipe is waited for."""
+"""Write files so that a crash or a full disk leaves none half-written, and refuse pipes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cannot_write(target: Path, error: BaseException, kept: str) -> WriteError:
     error
         What the system, HDF5 or another library raised.
     kept
-        What has become of what was there before.
+        What happened to the file that was there before.
     """
     text = " ".join(str(error).split())
     code = getattr(error, "errno", None)
@@ -91,7 +91,7 @@ def atomic_path(target: str | os.PathLike[str], *, name: Path | None = None) -> 
 
 
 def finish(temporary: Path, target: Path) -> None:
-    """Put a file that is written onto `target`, in one step that lasts."""
+    """Rename a written file to `target`, in one step that survives a power cut."""
     with temporary.open("rb") as written:
         os.fsync(written.fileno())
     umask = os.umask(0)
@@ -102,7 +102,7 @@ def finish(temporary: Path, target: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` last through a power cut, where the system can."""
+    """Make renames in `folder` survive a power cut, where the system can."""
     with suppress(OSError):  # Windows opens no folders; what is renamed is in place all the same
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -127,7 +127,7 @@ def replace_folder(new: Path, target: Path) -> None:
         if not target.exists():
             new.rename(target)
         elif _exchanged(new, target):
-            aside = new  # that is where the old one is now
+            aside = new  # the old one is there now
         else:
             shutil.rmtree(aside, ignore_errors=True)
             target.rename(aside)
@@ -174,7 +174,7 @@ def _temporary(target: Path) -> Path:
 
 
 def _of_the_system(error: BaseException) -> bool:
-    """Whether the system refused; libraries in between raise errors of their own for it."""
+    """Whether the system refused; libraries in between wrap its errors in their own."""
     chain: BaseException | None = error
     while chain is not None:
         said = str(chain)

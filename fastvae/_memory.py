@@ -1,4 +1,4 @@
-"""How much memory is free, and refusing a read that cannot fit."""
+"""Find out how much memory is free, and refuse a read that cannot fit."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Texts:
     Attributes
     ----------
     help
-        What it does, for the command line and for tables.
+        What the option does, for the command line and for tables.
     doc
         The same for docstrings, where there is more to say in Python.
     bounds
@@ -162,7 +162,7 @@ def parameters_text(cls: type) -> str:
 
 
 def documented(*declaring: type) -> Callable[[Documented], Documented]:
-    """Fill in a docstring: the options of each class stand where its name does in braces.
+    """Fill in a docstring: the options of a class replace its name in braces.
 
     Without a class, what is decorated declares the options itself.
     """

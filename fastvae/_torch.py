@@ -1,4 +1,4 @@
-"""What every part asks of torch: the device, seeded generators, evaluation, hooks."""
+"""Helpers around torch: devices, seeded generators, evaluation mode, hooks."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def readable(values: torch.Tensor, force: bool | None) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether someone listens to the calls of `module` itself."""
+    """Whether hooks are registered on `module` itself."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -124,7 +124,7 @@ def csr_of(
 
 @functools.cache
 def _silence_beta_warning() -> None:
-    """Spend torch's once-per-process notices about CSR tensors where nobody sees them.
+    """Silence torch's once-per-process notices about CSR tensors.
 
     Cheaper than a filter around every minibatch, and no other warning is touched.
     """

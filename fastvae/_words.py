@@ -37,7 +37,7 @@ def those_there(names: Sequence[str], wanted: str | None = None, none: str = "no
 
 
 def closest(names: Sequence[str], wanted: str) -> str | None:
-    """Return the name that was probably meant by `wanted`, None if none is like it."""
+    """Return the name that `wanted` probably means, None if no name is similar."""
     by_case = {name.lower(): name for name in names}
     wanted = wanted.lower()
     found = difflib.get_close_matches(wanted, by_case, 1)

@@ -1,4 +1,4 @@
-"""The one exception type for input that a user can mend, and the checks that raise it."""
+"""The one exception type for input that a user can fix, and the checks that raise it."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def shown(value: Any) -> str:
 
 
 def shortened(message: str, most: int = 300) -> str:
-    """Return another library's message on one line, cut where it goes on and on."""
+    """Return another library's message on one line of bounded length."""
     line = " ".join(message.split())
     return line if len(line) <= most else f"{line[:most]} ..."
 
 
 def size_text(n_bytes: int) -> str:
-    """Return a size as people say it."""
+    """Return a size in words, such as "1.5 GB"."""
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
 
 
@@ -77,7 +77,7 @@ def one_of(name: str, value: Option, options: Iterable[str]) -> Option:
 
 
 def whole_number(name: str, value: Any, *, minimum: int, maximum: int = LARGEST) -> int:
-    """Return `value` as int; refuse anything that is no whole number of that range.
+    """Return `value` as int; refuse anything but a whole number in the range.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def seed_number(value: Any) -> int | None:
     Raises
     ------
     InputError
-        It is no whole number from 0 to 2**63 - 1.
+        It is not a whole number from 0 to 2**63 - 1.
     """
     return None if value is None else whole_number("seed", value, minimum=0)
 
@@ -169,12 +169,12 @@ def true_or_false(name: str, value: Any) -> bool:
 
 
 def text(name: str, value: Any, what: str = "a text") -> str:
-    """Return `value` if it is a text that names something.
+    """Return `value` if it is a string that is not empty.
 
     Raises
     ------
     InputError
-        It is empty or no text; `what` says what it should be.
+        It is empty or not a string; `what` says what it should be.
     """
     if not isinstance(value, str) or not value:
         raise InputError(f"{name} must be {what}, not {shown(value)}")
@@ -187,7 +187,7 @@ def file_path(name: str, value: Any) -> Path:
     Raises
     ------
     InputError
-        It is no path, or one that the system refuses.
+        It is not a path, or the system refuses it.
     """
     try:
         path = os.fspath(value)

@@ -1,4 +1,4 @@
-"""The building blocks of the model: fully connected layers, encoder and decoders.
+"""Layers, encoder and decoders, the building blocks of the model.
 
 Names of submodules and parameters are those of ``scvi.models.modules`` in scvi 0.5-0.6.8, so a
 state dict saved there loads here. Two things are added: the first layer takes sparse counts, and

@@ -26,7 +26,7 @@ def category_name(value: Any) -> str:
         return str(int(value))
     try:
         return str(value)
-    except Exception:  # whatever the object's own method raises: it names no category
+    except Exception:  # the object's own method may raise anything: it names no category
         return shown(value)
 
 
@@ -41,7 +41,7 @@ class CategoryNames:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._codes = {name: code for code, name in enumerate(names)}
-        # Models saved before may have "1.0" where the rule says "1".
+        # Models saved by older versions may have "1.0" where the rule says "1".
         counts = Counter(map(_as_whole, self._codes))
         self._as_whole = {
             _as_whole(name): code
@@ -57,7 +57,7 @@ class CategoryNames:
 
 
 def as_known(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Return `names`, each written as in `known` where it is one of these; no two become one."""
+    """Return `names`, each in the spelling of `known` where it has one; no two become equal."""
     lookup = CategoryNames(known)
     taken = set(names)
     spelled = []

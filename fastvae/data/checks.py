@@ -1,4 +1,4 @@
-"""Counts are checked once, when they are read: what is wrong, where it is, what to do."""
+"""Checks of counts, made once, when they are read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _no_candidates() -> list[str]:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where counts come from: what every message about them names.
+    """Where counts come from, for messages.
 
     Attributes
     ----------
@@ -140,7 +140,7 @@ def check_counts(
 
 
 class CountCheck:
-    """The checks of `check_counts` on a matrix that comes in pieces, rows in order.
+    """The checks of `check_counts`, on a matrix that is read in blocks of rows.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ class CountCheck:
             self._sum_of_totals += float(totals.sum())
 
     def finish(self, *, warn: bool = True, allow_fractional: bool = False) -> None:
-        """Judge the whole: raise InputError if these are not counts, warn if a few are not."""
+        """Judge the whole matrix: raise InputError if these are no counts, warn of odd ones."""
         origin = self._origin
         if self._stored == 0:
             raise InputError(f"{origin.where} holds nothing but zeros. {origin.advice()}")

@@ -1,4 +1,4 @@
-"""Many files into one AnnData zarr made for streaming: shuffled, sharded, compressed, verified."""
+"""Convert files to one AnnData zarr for streaming: shuffled, sharded, compressed, verified."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to be written, decided by the inputs and the options alone."""
+    """What will be written; the inputs and the options alone decide it."""
 
     store: DiskStore
     pools: list[tuple[int, int]]
@@ -78,7 +78,7 @@ def convert(
     Returns
     -------
     bool
-        Whether work that an earlier call had begun was gone on with.
+        Whether the call continued the work of an earlier one.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def convert(
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that exists unless `overwrite`, and anything that is no zarr store always.
+    """Refuse a folder that exists unless `overwrite`, and always anything but a zarr store.
 
     Raises
     ------
@@ -228,7 +228,7 @@ def _crc(values: np.ndarray) -> int:
 def _verify(
     partial: Path, arrays: Sequence[Any], sums: list[list[int]], fingerprint: str, report: Report
 ) -> None:
-    """Read back every shard and compare checksums; a bad one will be written again next time."""
+    """Read back every shard and compare checksums; the next call writes a bad one again."""
     for shard, wanted in enumerate(sums):
         span = slice(shard * SHARD, (shard + 1) * SHARD)
         try:
@@ -255,7 +255,7 @@ def _write_frames(partial: Path, frames: FileFrames, store: DiskStore, order: np
     var = storable(frames.var.loc[list(store.gene_names)], "var")
     root = _open(partial)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # notices about defaults of versions to come
+        warnings.simplefilter("ignore")  # notices about defaults of future versions
         write_elem(root, "obs", obs)
         write_elem(root, "var", var)
         for name in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
@@ -265,7 +265,7 @@ def _write_frames(partial: Path, frames: FileFrames, store: DiskStore, order: np
 
 
 def _sort_metadata(path: Path) -> None:
-    """Put what belongs together side by side: zarr loses nodes when it reads another order."""
+    """Sort the metadata by path: zarr loses nodes when it reads another order."""
     text = json.loads(path.read_text())
     nodes = text["consolidated_metadata"]["metadata"]
     text["consolidated_metadata"]["metadata"] = dict(sorted(nodes.items()))
@@ -282,7 +282,7 @@ def put_back(target: Path) -> None:
 
 @contextmanager
 def _keeping(partial: Path) -> Iterator[None]:
-    """Say what has become of the work when writing fails."""
+    """Say where the finished work is when writing fails."""
     try:
         yield
     except InputError:

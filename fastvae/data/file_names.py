@@ -1,4 +1,4 @@
-"""Names of files that are one data set: distinct ones, and the options that are by file."""
+"""Distinct names for the files of one data set, and options that are given by file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .._words import a_few
 from ..errors import InputError, shown
 from .keys import Key, checked_key
 
-# What pipelines call the counts of every sample: these say nothing about which sample it is.
+# Names that pipelines give to the counts of every sample: they do not tell samples apart.
 _SAME_FOR_ALL = re.compile(
     r"outs|(sample_)?(filtered|raw)_(feature|gene)_bc_matri(x|ces)(\.h5)?|matrix\.mtx(\.gz)?"
     r"|(.*_?)Solo\.out|Gene|GeneFull|filtered|raw|counts_(un)?filtered"
@@ -40,7 +40,7 @@ class FileBatches:
     strict: bool = False
 
     def names(self, paths: Sequence[Path]) -> list[str]:
-        """Name the batch of each file: as the model does, else by what tells it apart."""
+        """Name the batch of each file: as the model does, else by what distinguishes it."""
         known = set(self.known)
         found = list(distinct_names(paths, self.tail))
         for number, path in enumerate(paths):
@@ -86,7 +86,7 @@ def key_of_files(data: Any, batch_key: Any, batch_per_file: str | None) -> Key |
 
 
 def common_tail(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Return the parts that all of several paths end with; of one, those that pipelines write."""
+    """Return the parts that all paths end with; for a single path, those that pipelines write."""
     if len(paths) == 1:
         parts = _parts(paths[0])
         named = [i for i, part in enumerate(parts) if not _SAME_FOR_ALL.fullmatch(part)]
@@ -104,7 +104,7 @@ def common_tail(paths: Sequence[Path]) -> tuple[str, ...]:
 
 
 def distinct_names(paths: Sequence[Path], tail: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Name each path by as much of its end as tells it from the others.
+    """Name each path by as much of its end as distinguishes it from the others.
 
     What all end with tells nothing and is left out: ``a/counts`` and ``b/counts`` are "a" and "b",
     ``a/x.h5ad``, ``b/x.h5ad`` and ``b/y.h5ad`` are "a/x.h5ad", "b/x.h5ad" and "y.h5ad". `tail` is
@@ -129,7 +129,7 @@ def distinct_names(paths: Sequence[Path], tail: tuple[str, ...] = ()) -> tuple[s
 def by_file(
     given: Mapping[str, str], paths: Sequence[Path], names: Sequence[str]
 ) -> list[str | None]:
-    """Return for each file what was given for it, or None.
+    """Return the value given for each file, or None.
 
     A file is meant by its path, by its name among these files (`distinct_names`), or by its own
     name where no other has it.

@@ -1,4 +1,4 @@
-"""Bringing the genes of data into the order of a model: by stable ids, else by name."""
+"""Match the genes of data to those of a model, by stable ids, else by name."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _NUMBERED = re.compile(r"(.+)-\d+")
 
 @dataclass(frozen=True)
 class MayLack:
-    """Which of the genes wanted data may lack: these are then taken to have no counts.
+    """Which of the requested genes data may lack; these get zero counts.
 
     Attributes
     ----------
     genes
         Their names.
     least
-        So many of the genes wanted must be there all the same.
+        How many of the requested genes must be there all the same.
     """
 
     genes: Collection[str] = field(default_factory=frozenset)
@@ -51,7 +51,7 @@ class MayLack:
         return n_wanted - len(missing) >= self.least and all(name in allowed for name in missing)
 
     def too_few(self, missing: Sequence[str], n_wanted: int) -> bool:
-        """Whether they may not because fewer than `least` are there."""
+        """Whether they may not, because fewer than `least` are there."""
         return bool(self.genes) and n_wanted - len(missing) < self.least
 
 
@@ -177,7 +177,7 @@ def ids_of(var: pd.DataFrame, names: Iterable[Any]) -> tuple[str, ...]:
 
 
 def columns_of(wanted: Genes, have: Genes, source: str = "", *, warn: bool = False) -> np.ndarray:
-    """Return which of the genes that a source has is each of the genes wanted.
+    """Return the position in `have` of each of the genes `wanted`.
 
     Genes are the same that have the same id, whatever their names; where that is not known of
     both, or no gene has the id, those of one name. A symbol of several genes is no name for one of
@@ -251,7 +251,7 @@ def select_genes(
     *,
     warn: bool = False,
 ) -> sp.csr_matrix:
-    """Return the columns of `wanted`, in that order; those that may be lacking are empty.
+    """Return the columns of the genes `wanted`, in their order; genes that may be missing are zero.
 
     Raises
     ------
@@ -387,7 +387,7 @@ def _are_ids(names: Sequence[str]) -> bool:
 
 
 def _species(ids: Sequence[str]) -> str:
-    """Letters that the Ensembl ids begin with; "" where they are none, or of several species."""
+    """Prefix of the Ensembl ids; "" where they are no Ensembl ids, or of several species."""
     found = {re.sub(r"\d.*", "", name) for name in ids if _ENSEMBL.fullmatch(name)}
     return found.pop() if len(found) == 1 else ""
 

@@ -39,7 +39,7 @@ _BLOCKS_PER_POOL = 64
 
 
 def open_files(paths: Sequence[Path], wanted: Wanted, memory: int | None) -> list[CountFile]:
-    """Open every file; counts are read of those alone that cannot be streamed.
+    """Open every file; counts are read only of files that cannot be streamed.
 
     Each gets its name among the others, and where its batches are. `memory` is as `open_input` has
     it.

@@ -121,7 +121,7 @@ class Minibatches:
         return {"epoch": self.epoch, "position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next iteration go on in that epoch after that many minibatches.
+        """Continue in that epoch after that many minibatches.
 
         Raises
         ------
@@ -168,7 +168,7 @@ class Minibatches:
         return max(1, self.store.pool_cells // self.batch_size)
 
     def _load(self, key: tuple[int, int]) -> Part:
-        """Make ready a part of an epoch."""
+        """Prepare a part of an epoch."""
         epoch, number = key
         starts, step = self._starts(), self._step()
         edges = [*starts, self._n_used()]

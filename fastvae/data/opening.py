@@ -1,4 +1,4 @@
-"""From what a user gives to a store: in memory or on disk, whichever suits."""
+"""Open what a user gives as a store, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Frames(Protocol):
-    """What has obs and var: an AnnData, or files."""
+    """obs and var, of an AnnData or of files."""
 
     @property
     def obs(self) -> pd.DataFrame:
@@ -205,7 +205,7 @@ def _streamable(path: Path) -> bool:
 
 
 def _whole(opened: CountFile, wanted: Wanted) -> tuple[CountStore, Frames]:
-    """Read one input by itself into memory."""
+    """Read a single input into memory."""
     file = read_whole(opened, wanted.slot)
     obs, var = file.obs(), file.var()
     store = CountStore.of_checked(

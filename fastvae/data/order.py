@@ -1,4 +1,4 @@
-"""The order of the cells in an epoch: a function of the seed and the epoch's number alone."""
+"""The order of the cells in an epoch, which depends on the seed and the epoch alone."""
 
 from __future__ import annotations
 

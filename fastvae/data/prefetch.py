@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 
 class Ahead(Generic[K, R]):
-    """Results of ``work(key)``, those of the keys that follow begun before they are asked for.
+    """Results of ``work(key)``; work on the keys that follow begins before they are needed.
 
     A result is not kept here once it has been handed over. What `work` raises is raised where its
     result is taken, or not at all if nobody takes it.
@@ -29,7 +29,7 @@ class Ahead(Generic[K, R]):
         self._pool: ThreadPoolExecutor | None = None
 
     def take(self, key: K, work: Callable[[K], R], follow: Callable[[K], K | None]) -> R:
-        """Return ``work(key)``, and begin with what follows it.
+        """Return ``work(key)``, and begin the work on the key that follows.
 
         Parameters
         ----------
@@ -55,7 +55,7 @@ class Ahead(Generic[K, R]):
         return self._begun.popleft()[1].result()
 
     def drop(self) -> None:
-        """Forget what was begun, and wait until no thread is at work."""
+        """Drop work that was begun, and wait until no thread is busy."""
         self._begun.clear()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What is wanted of the data: genes, columns, slots, and where the counts may stay."""
+"""What to take from the data - genes, columns, slots - and where the counts may stay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .stores.residence import RESIDENCES
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be taken from the files.
+    """What to take from the files.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ class Source:
         return min(int(free * _STREAMING_SHARE), _MOST_STREAMING)
 
     def counts_memory(self) -> int | None:
-        """Bytes that counts in memory may take; None where nobody knows."""
+        """Bytes that counts in memory may take; None where that is unknown."""
         if self.memory_limit is not None:
             return parse_size(self.memory_limit, "memory_limit")
         free = available_memory()

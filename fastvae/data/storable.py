@@ -118,7 +118,7 @@ def _with_plain_categories(column: pd.Series) -> Any:
 
     categories = column.cat.categories
     if isinstance(categories.dtype, pd.StringDtype) and _are_texts(categories):
-        return column.cat.rename_categories(categories.astype(object))  # as all versions write
+        return column.cat.rename_categories(categories.astype(object))  # as all versions write it
     if _plain(categories.dtype) or _are_texts(categories):
         return column
     names = [_text(value) for value in categories]
@@ -156,5 +156,5 @@ def _text(value: Any) -> str:
         if "\0" in text or not text.isascii():
             text = text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
         return text
-    except Exception:  # whatever an object in a table raises
+    except Exception:  # an object in a table may raise anything
         return f"<{type(value).__name__}>"

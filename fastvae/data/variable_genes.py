@@ -123,7 +123,7 @@ def _slabs(store: Store) -> Iterator[tuple[int, int]]:
 def _fitted_spread(
     loess: Any, mean: np.ndarray, variance: np.ndarray
 ) -> tuple[np.ndarray, str | None]:
-    """Standard deviation that the mean of each gene lets expect, 1 for a gene that is constant.
+    """Standard deviation expected from the mean of each gene, 1 for a constant gene.
 
     The second value describes the fit, if it is not the usual one.
     """

@@ -1,4 +1,4 @@
-"""Rows gathered from counts in memory or on a device: the door of the data and of training."""
+"""Rows gathered from counts in memory or on a device, for minibatches."""
 
 from __future__ import annotations
 

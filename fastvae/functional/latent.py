@@ -69,7 +69,7 @@ def reparameterize(q_m: Tensor, q_v: Tensor) -> Tensor:
     """
     shape = torch.broadcast_shapes(q_m.shape, q_v.shape)
     noise = torch.randn(shape, dtype=q_m.dtype, device=q_m.device)
-    smallest = torch.finfo(q_m.dtype).tiny  # its root can be divided by
+    smallest = torch.finfo(q_m.dtype).tiny  # its square root is not 0
     return q_m + torch.where(q_v.abs() < smallest, smallest, q_v).sqrt() * noise
 
 

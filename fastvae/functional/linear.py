@@ -19,7 +19,7 @@ def count_linear(
     """Apply a linear layer to counts: ``[log1p](x) @ weight.T + bias``.
 
     With CSR `x` this is a weighted sum of columns of `weight`, or on a GPU a dense product of `x`
-    where that is reckoned to be faster; `x` gets no gradient.
+    where an estimate says that it is faster; `x` gets no gradient.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Checks of what a caller hands to a model, with messages that say what to do."""
+"""Checks of the arguments of a model's methods, with messages that say what to do."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def log_dispersion(
         if head is None:
             raise InputError(
                 "dispersion='gene-cell' needs a decoder with a dispersion head, which "
-                f"{type(model.decoder).__name__} has not; choose another dispersion."
+                f"{type(model.decoder).__name__} does not have; choose another dispersion."
             )
         return head, None
     table = getattr(model, "px_r", None)

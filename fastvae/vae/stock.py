@@ -1,6 +1,6 @@
 """What of a model has been replaced: a subclass, an instance attribute, another module, a hook.
 
-Replacements are always honoured. These questions decide whether a short cut computes the same.
+A replacement is always used. These functions say whether a short cut computes the same.
 """
 
 from __future__ import annotations

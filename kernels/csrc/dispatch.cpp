@@ -136,7 +136,7 @@ int32_t fastvae_blas_is_held_back() {
 #endif
 }
 
-// Use another one; 0 where this processor has it not, or it is not known.
+// Use another one; 0 where this processor lacks it, or it is not known.
 int32_t fastvae_use_isa(const char* name) {
     using namespace fastvae;
 #ifdef FASTVAE_X86_LEVELS

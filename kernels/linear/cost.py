@@ -45,7 +45,7 @@ def csr_pays(
     return 8 * n * genes * laid_out + per_entry * stored < dense
 
 
-# The machine that `nonzeros_pay` reckons with: estimates for an H100, nothing measured.
+# The machine that `nonzeros_pay` assumes: estimates for an H100, nothing measured.
 MEMORY = 2.5e12  # bytes/s to and from device memory
 CACHE = 4e12  # bytes/s of rows of the weight from the second-level cache
 TF32, FLOAT32 = 2.5e14, 4e13  # operations/s in a matrix product
@@ -54,7 +54,7 @@ STEP_ENTRIES = 16
 
 
 def nonzeros_pay(n: int, genes: int, hidden: int, nnz: int, *, tf32: bool = True) -> bool:
-    """Whether the first layer is reckoned to be faster from its nonzeros than densified.
+    """Estimate whether the first layer is faster from its nonzeros than densified.
 
     From nonzeros: ``4 nnz H`` bytes of the weight from the cache and ``8 G H`` to transpose it, but
     never less than the passes of a row of mean length take. Densified: ``8 N G`` bytes written and

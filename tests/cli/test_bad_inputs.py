@@ -405,7 +405,7 @@ def table(messages: list[str]) -> str:
     return (
         "# Bad inputs\n\n"
         "Each raises `fastvae.InputError`, a `ValueError`; the command line prints it after\n"
-        "`error:` and ends with status 2. `DIR` is the folder at hand, `REASON` what the library\n"
+        "`error:` and ends with status 2. `DIR` is the working folder, `REASON` what the library\n"
         "below said. Written by\n"
         "`python tests/cli/test_bad_inputs.py --write`, which the tests compare with this file.\n\n"
         + "\n".join(rows)

@@ -81,7 +81,7 @@ def test_the_form_that_pays_is_taken(monkeypatch, pays):
 
 @pytest.mark.parametrize(
     ("size", "tf32", "limit"),
-    # density up to which the nonzeros are reckoned to pay; 0: never in the sizes of a minibatch
+    # density up to which the nonzeros are estimated to pay; 0: never in the sizes of a minibatch
     [
         ((128, 2000, 128), True, 0.0),
         ((128, 30000, 128), True, 0.0),

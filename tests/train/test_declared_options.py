@@ -56,7 +56,7 @@ def missing_in_fit(fit: Callable[..., Any], *classes: type) -> list[str]:
                 found.append(f"{one.name} has another type in fit")
         text = " ".join(parameters_text(cls).split())
         if text not in " ".join((fit.__doc__ or "").split()):
-            found.append(f"the docstring of fit has not the options of {cls.__name__}")
+            found.append(f"the docstring of fit lacks the options of {cls.__name__}")
     return found
 
 

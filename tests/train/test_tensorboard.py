@@ -77,7 +77,7 @@ def test_resumed_run_goes_on_with_the_curves(tmp_path: Path) -> None:
 
 
 def test_epochs_that_were_lost_and_trained_again_show_once(tmp_path: Path) -> None:
-    """As after a kill -9: the curves have an epoch that the newest checkpoint has not."""
+    """As after a kill -9: the curves have an epoch more than the newest checkpoint."""
     points, tensorboard = tmp_path / "points", tmp_path / "tb"
     fit(tensorboard, 2, checkpoint_dir=points)
     fit(tensorboard, 3, checkpoint_dir=tmp_path / "other")

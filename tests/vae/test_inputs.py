@@ -225,7 +225,7 @@ BAD_CALLS = {
     "prior variance": (lambda: forward(model(), prior=(1.0, torch.zeros(N, 1))), "must be > 0"),
     "gene-cell": (
         lambda: forward(LDVAE(G, 3, dispersion="gene-cell").eval()),
-        "LinearDecoderSCVI has not",
+        "LinearDecoderSCVI does not have",
     ),
     "one cell": (
         lambda: forward(model().train(), X[:1], (2.5, 0.7), CODES[:1], LABELS[:1]),

@@ -1,7 +1,7 @@
 """Parity with scvi 0.6.8 on recorded cases: the same seed gives the same numbers.
 
 The recorded float32 gradients of scvi are themselves up to 1.03e-5 of their layer's scale away
-from a float64 run with the same noise; ours are within 0.8e-5. Hence 2e-5 between the two, and a
+from a float64 run with the same noise; ours are within 0.8e-5. So 2e-5 between the two, and a
 second comparison in float64, where only scvi's eps of 1e-8 inside the logarithms is left.
 """
 

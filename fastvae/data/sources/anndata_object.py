@@ -33,7 +33,7 @@ def read_old(root: Node, path: Path) -> AnnData:
     check_everything(root)
     try:
         return anndata.read_h5ad(path)
-    except Exception as error:  # it makes no promise of which
+    except Exception as error:  # it documents none
         raise InputError(
             f"{path} cannot be read: it is damaged or incomplete ({reason(error)}); "
             "copy or download it again"

@@ -1,4 +1,4 @@
-"""One-dimensional arrays in HDF5 files and zarr stores, read by slices, with faults named."""
+"""Arrays in HDF5 files and zarr stores, read by slices; errors name the array."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fast_zarr() -> Iterator[None]:
 
 
 class StoredArray:
-    """A slice at a time of an array on disk.
+    """An array on disk, read a slice at a time.
 
     Parameters
     ----------

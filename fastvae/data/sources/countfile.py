@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class CountFile:
-    """What every input is once it has been opened.
+    """An opened input: names, obs, var and counts.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class CountFile:
     clean
         Whether every row is sorted and without repeated or zero entries; the check sets it.
     name
-        What tells it from the other files of a data set.
+        Its name among the files of a data set.
     batch_key
         Its own column of obs with the batch, or None.
     batch
@@ -94,7 +94,7 @@ class CountFile:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of the file; its counts cannot be read any more."""
+        """Close the file; its counts cannot be read any more."""
 
     def batches(self, key: Key | None) -> pd.DataFrame:
         """Return a frame with the batch of each cell in its column `key`, as in `column`."""

@@ -76,7 +76,7 @@ def matrix_with_prefix(path: Path) -> Path | None:
 
 
 def find_mtx(path: Path, genome: str | None) -> MtxFiles:
-    """Find the matrix that is meant by a folder or named by its path, and the files beside it.
+    """Find the matrix in a folder or at a path, and the files that belong to it.
 
     Parameters
     ----------

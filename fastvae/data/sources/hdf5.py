@@ -1,4 +1,4 @@
-"""Opening HDF5 files: tell the kinds apart, and say what is wrong with a file."""
+"""Open HDF5 files, tell their kinds apart, and say what is wrong with one."""
 
 from __future__ import annotations
 

@@ -226,10 +226,10 @@ def _whole_numbers(block: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray] | 
 
 
 def _any_numbers(block: bytes, whole: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Parse three numbers per line, however they are written and set apart."""
+    """Parse three numbers per line, in any notation and with any blanks between."""
     import pandas as pd
 
-    # Without other characters there is nothing that the parser could take for something else.
+    # No other characters are there, so the parser cannot read them as something else.
     if block.translate(None, _NUMBERS):
         return None
     try:
@@ -251,7 +251,7 @@ def _any_numbers(block: bytes, whole: bool) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def _first_bad_line(path: Path, block: bytes, n_before: int, header: Header) -> str:
-    """Find the line that `_parse` refused, slowly, and say what is wrong with it."""
+    """Find the line that `_parse` refused and say what is wrong with it; this is slow."""
     kind = "integer" if header.whole else "number"
     shape = f"{header.n_rows} x {header.n_columns}"
     lines = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")

@@ -61,7 +61,7 @@ def read_mtx_folder(path: Path, genome: str | None, allow_fractional: bool) -> M
 def _oriented(
     files: MtxFiles, header: Header, cells: NameTable, genes: NameTable
 ) -> tuple[bool, NameTable, NameTable]:
-    """Find out from the numbers of names whether rows are cells; what the tool does where equal."""
+    """Find out from the numbers of names whether rows are cells; if equal, as the tool writes."""
     usual = files.cells_in_rows
     fits = {}
     for in_rows in (usual, not usual):

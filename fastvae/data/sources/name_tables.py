@@ -61,7 +61,7 @@ class NameTable:
     header: list[str] | None
 
     def fitted(self, size: int) -> NameTable:
-        """Return it without its first line if that makes it fit and could be a header."""
+        """Drop the first line if it is one too many and could be a header."""
         rows = self.rows
         if self.header is None and len(rows) == size + 1 and rows[0][0].lower() in _WEAK_HEADERS:
             rows, _ = _without_row_numbers(rows[1:], rows[0])

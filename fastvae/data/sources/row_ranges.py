@@ -26,7 +26,7 @@ class Rows(Protocol):
 
     @property
     def natural_rows(self) -> int:
-        """About how many rows should be read at once, so that no chunk is decoded for little."""
+        """About how many rows to read at once, so that no chunk is decoded for a few rows."""
 
     def bytes_before(self, row: int | np.ndarray) -> Any:
         """Return about how much memory reading the first `row` rows takes."""

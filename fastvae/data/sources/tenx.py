@@ -183,12 +183,12 @@ def _kept_features(var: Any, source: str, genome: str | None) -> np.ndarray:
 def check_lengths(
     where: str, n_columns: int, n_barcodes: int, n_rows: int, n_features: int
 ) -> None:
-    """Check that a matrix of genes x cells has as many of both as there are names.
+    """Check that a matrix of genes x cells has as many genes and cells as there are names.
 
     Raises
     ------
     InputError
-        It has not.
+        The numbers differ.
     """
     if n_columns != n_barcodes:
         raise InputError(

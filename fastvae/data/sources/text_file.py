@@ -51,7 +51,7 @@ def line_blocks(handle: IO[bytes], path: Path) -> Iterator[bytes]:
     Raises
     ------
     InputError
-        A compressed file expands beyond all measure, or the content is not lines of text.
+        A compressed file expands to more than is accepted, or the content is not lines of text.
     """
     most, n_bytes, rest = most_bytes(path), handle.tell(), b""
     while chunk := handle.read(_BLOCK):

@@ -193,7 +193,7 @@ class ZarrNode:
         return found
 
     def _agrees(self) -> bool:
-        """Whether the copy of its metadata at the root of the store, if there is one, is one."""
+        """Whether the metadata agree with the copy at the root of the store, if there is one."""
         root = ZarrNode(self._root, (), self._format, self._allow_links)
         if self._format == 3:
             copies, key = root._metadata.get("consolidated_metadata"), self.path

@@ -81,7 +81,7 @@ class DeviceStore(Store):
         return self.columns[0].device
 
     def minibatch_into(self, rows: torch.Tensor, into: CsrBuffers | DenseBuffers) -> Minibatch:
-        """Lay a minibatch out in lent memory, without waiting for the device.
+        """Write a minibatch into given memory, without waiting for the device.
 
         Parameters
         ----------
@@ -93,7 +93,7 @@ class DeviceStore(Store):
         Returns
         -------
         Minibatch
-            Its `cells` are empty: which they are, the device alone knows.
+            Its `cells` are empty: the row numbers are on the device.
         """
         gather_into(self.source, rows, into)
         if isinstance(into, DenseBuffers):

@@ -18,7 +18,7 @@ from .host import HostPart
 from .minibatch import Part, SpareMemory
 from .store import Store
 
-_THROUGH_ROWS = 32  # so many unwanted rows between two wanted ones are read through
+_THROUGH_ROWS = 32  # up to so many rows between two wanted ones are read too
 _RUN_BYTES = 32 << 20
 _GROUP_BYTES = 32 << 20  # of runs that are read at once, where that is faster
 _MOSTLY = 0.75  # where more than this share of the rows read is wanted, all of them are kept

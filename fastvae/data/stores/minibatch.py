@@ -41,11 +41,11 @@ class Part(Protocol):
         """Return the minibatch of the cells at positions `start` to `stop` of the sequence."""
 
     def done(self) -> None:
-        """Give its memory back; no minibatch is cut from it any more."""
+        """Release its memory; no minibatch is cut from it afterwards."""
 
 
 class SpareMemory:
-    """Arrays of parts that are done with, for those that are read next.
+    """Memory of parts that are no longer needed, for the parts that are read next.
 
     Fresh memory of this size comes from the system page by page, which can take longer than
     reading what goes into it.

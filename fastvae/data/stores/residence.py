@@ -15,7 +15,7 @@ _RESERVE_SHARE = 0.3
 
 
 def place(store: Store, residence: str, device: torch.device) -> tuple[Store, str]:
-    """Bring counts that have been read to where training is to find them.
+    """Move counts to where training reads them from.
 
     Parameters
     ----------

@@ -88,7 +88,7 @@ class Store:
 
     @property
     def block_edges(self) -> np.ndarray | None:
-        """Rows at which the blocks begin that are read in one piece; None: any row is as quick."""
+        """First rows of the blocks that are read in one piece; None if any row is as quick."""
         return None
 
     @property
@@ -108,7 +108,7 @@ class Store:
     def part(
         self, cells: np.ndarray, device: torch.device, memory: SpareMemory | None = None
     ) -> Part:
-        """Make ready to cut minibatches from a sequence of cells, on `device`.
+        """Prepare to cut minibatches from a sequence of cells, on `device`.
 
         Counts that have to be read go to `memory`, where that is given.
         """
