@@ -137,7 +137,7 @@ def convert(
     batch_key_of: BatchKeyOf = None,
     batch_per_file: BatchPerFile = None,
     memory_limit: MemoryLimit = None,
-    seed: Annotated[int, typer.Option(help="Of the order of the cells.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the order of the cells.")] = 0,
     keep_order: Annotated[
         bool, typer.Option("--keep-order", help="Do not shuffle the cells.")
     ] = False,
@@ -192,7 +192,7 @@ def info(
     allow_links: AllowLinks = False,
     gene_names: GeneNames = None,
 ) -> None:
-    """Say what is in a data set or a trained model, and in several data sets together."""
+    """Describe a data set or a trained model, or several data sets together."""
     with user_errors():
         from ..data.sources.slots import Slot
         from .info import describe
@@ -219,7 +219,7 @@ def demo(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train on the blood cells that come with fastvae, and draw what was learned."""
+    """Train on the blood cells that come with fastvae, and draw the latent space."""
     with user_errors():
         from ..model.model import Model
         from ..report.pictures import Wanted

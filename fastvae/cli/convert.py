@@ -27,7 +27,7 @@ def run_convert(
     overwrite: bool,
     quiet: bool,
 ) -> str:
-    """Convert, with progress on standard error; return what to tell the user.
+    """Convert, with progress on standard error; return the text for the user.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def run_convert(
     if any(path.resolve() == target.resolve() for path in data):
         raise InputError(f"{target} is one of the inputs; choose another name")
     memory = Source("disk", memory_limit).streaming_memory()
-    # A file stored by gene has to be turned as a whole, limit or not: that is what this is for.
+    # A file stored by gene has to be transposed as a whole, whatever the limit.
     files = open_files(data, wanted, int(0.7 * (available_memory() or memory)))
     if not quiet:
         print("checking every count", file=sys.stderr, flush=True)

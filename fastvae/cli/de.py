@@ -64,7 +64,8 @@ def de(
         int, typer.Option("--n-samples", help="Posterior draws per group.")
     ] = 5000,
     weights: Annotated[
-        str, typer.Option(help="Of the draws: uniform, or importance (minutes, not seconds).")
+        str,
+        typer.Option(help="Weights of the draws: uniform, or importance (minutes, not seconds)."),
     ] = "uniform",
     filter_outlier_cells: Annotated[
         bool,
@@ -73,8 +74,10 @@ def de(
             help="Leave out a tenth of each group, the farthest out (needs scikit-learn).",
         ),
     ] = False,
-    min_cells: Annotated[int, typer.Option(help="Fewest cells in a group.")] = 2,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    min_cells: Annotated[
+        int, typer.Option(help="Size of the smallest group to test, in cells.")
+    ] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     device: Device = "auto",
     residence: Residence = "auto",
     memory_limit: MemoryLimit = None,
@@ -128,7 +131,7 @@ def check_outputs(output: Path, *, overwrite: bool) -> tuple[Path, Path]:
     Raises
     ------
     InputError
-        One of them is there already, cannot be written, or the table is not named .csv.
+        One of them exists already or cannot be written, or the table is not named .csv.
     """
     if output.suffix != ".csv":
         raise InputError(f"{output}: the table is written as CSV; name it .csv")
@@ -148,7 +151,7 @@ def run_de(
     reading: dict[str, Any],
     **question: Any,
 ) -> str:
-    """Test, write the table and the picture, and return what to tell the user.
+    """Test, write the table and the picture, and return the text for the user.
 
     Raises
     ------

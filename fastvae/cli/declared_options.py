@@ -21,7 +21,7 @@ def with_declared_options(command: str, **fixed: Any) -> Callable[[Command], Com
     """Give a command the options that dataclasses declare for it.
 
     A parameter that is annotated with such a class stands for all its options: the command line has
-    them in its place, and the function is handed one value of the class.
+    them in its place, and the function receives one value of the class.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def options_of(cls: type, command: str) -> list[inspect.Parameter]:
 
 
 def _annotation(one: Declared) -> Any:
-    """Return the type of an option, with what typer shows of it."""
+    """Return the type of an option, with the texts that typer shows."""
     texts = one.texts
     kind = next(kind for kind in one.kinds if kind in (bool, int, float, str))
     more: dict[str, Any] = {"help": texts.help, "metavar": texts.metavar}

@@ -1,4 +1,4 @@
-"""What ``fastvae info`` says about a data set or a trained model."""
+"""The report of ``fastvae info`` on a data set or a trained model."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 MOST_BATCHES = 200
-"""A column with more categories than this is hardly a batch."""
+"""A column with more categories than this is not suggested as a batch."""
 
 
 def describe(path: Path, slot: Slot) -> str:
-    """Return the report on `path`, whichever of the two it is; on data, with the counts in `slot`.
+    """Return the report on `path`, data or a model; data have their counts in `slot`.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def describe(path: Path, slot: Slot) -> str:
 
 
 def table(rows: list[tuple[str, str]]) -> str:
-    """Return one line per row, the values below each other."""
+    """Return one line per row, with the values in one column."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
 
@@ -76,7 +76,7 @@ def _other_parts(
     try:
         outline = read_outline(path, slot)
     except InputError as error:
-        # What `read` said of such a file comes first.
+        # The error of `read` about the same file comes first.
         raise (problem or error) from None
     n_raw = outline.n_raw_genes
     extra = [("layers", ", ".join(outline.layers) or "none")]
@@ -105,7 +105,7 @@ def _describe_counts(counts: Any, slot: str) -> list[tuple[str, str]]:
 
 
 def describe_column(column: pd.Series) -> str:
-    """Say what a column of obs holds, and whether it can be one of batches."""
+    """Describe a column of obs, and say whether it can be a batch key."""
     kind = str(column.dtype).lower()
     values = column.dropna().unique()
     n_values = len(values)

@@ -11,7 +11,7 @@ from ..errors import InputError
 
 
 def gene_list(path: Path | None) -> list[str] | None:
-    """Read a list of genes, one per line; lines that are empty or begin with # are left out.
+    """Read a list of genes, one per line; empty lines and lines that begin with # are skipped.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What ``fastvae info`` says about several files as one data set."""
+"""The report of ``fastvae info`` on several files as one data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .info import describe_column, table
 
 
 def describe_joint(paths: Sequence[Path], slot: Slot) -> str:
-    """Return the report on all files together; no counts are read where their kind allows that.
+    """Return the report on all files together; counts are read only where the format needs it.
 
     Raises
     ------

@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
     """Add both commands to `app`."""
 
     @app.command("map", epilog="Example:  fastvae map run query.h5ad --batch-key donor -o mapped")
-    # No warm-up: the latent space is there already.
+    # No warm-up: the latent space exists already.
     @with_declared_options("map", checkpoint_dir=CHECKPOINTS, n_epochs_kl_warmup=None)
     def map_command(
         run: Annotated[Path, typer.Argument(help="Reference: a folder that fastvae train wrote.")],
@@ -152,18 +152,19 @@ def register(app: typer.Typer) -> None:
         allow_links: AllowLinks = False,
         gene_names: GeneNames = None,
         dispersion: Annotated[
-            str | None, typer.Option(help="Of a scvi 0.6 model whose weights leave it open.")
+            str | None,
+            typer.Option(help="Dispersion of a scvi 0.6 model, where its weights do not show it."),
         ] = None,
         reconstruction_loss: Annotated[
-            str, typer.Option(help="Of a scvi 0.6 model: zinb, nb or poisson.")
+            str, typer.Option(help="Likelihood of a scvi 0.6 model: zinb, nb or poisson.")
         ] = "zinb",
         latent_distribution: Annotated[
-            str, typer.Option(help="Of a scvi 0.6 model: normal or ln.")
+            str, typer.Option(help="Latent distribution of a scvi 0.6 model: normal or ln.")
         ] = "normal",
         device: Device = "auto",
         overwrite: Overwrite = False,
     ) -> None:
-        """Make a run of a model that scvi-tools or scvi 0.5-0.6.8 trained."""
+        """Write a model that scvi-tools or scvi 0.5-0.6.8 trained as a run of fastvae."""
         with user_errors():
             from ..integrations.convert import from_scvi_tools
             from ..integrations.legacy import from_legacy_checkpoint

@@ -1,4 +1,4 @@
-"""The folder that ``fastvae train`` and ``fastvae map`` leave: all about one trained model."""
+"""The folder that ``fastvae train`` and ``fastvae map`` write for one trained model."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ _PARTIAL = re.compile(
     r"|\.\.(model\.safetensors|history\.csv)-\w+\.new"
 )
 _DERIVED = ("latent.h5ad", "latent.png", "loss.png", "report.html")
-"""Of the weights that were there when they were written."""
+"""Files that are made from the weights, and outdated once these change."""
 
 
 @contextmanager
 def run_folder(path: Path, *, overwrite: bool, resume: bool = False) -> Iterator[Path]:
     """Make the folder before any work is done; leave no empty one behind if the work fails.
 
-    Of several processes the first does so, and the others wait for it.
+    With several processes, the first does so and the others wait.
 
-    With `resume` it may be the folder of a run that was cut short, or not be there yet;
-    otherwise the checkpoints of an earlier run are removed from it.
+    With `resume` it may be the folder of an interrupted run, or not exist yet; otherwise the
+    checkpoints of an earlier run are removed from it.
 
     Raises
     ------
     InputError
-        It cannot be written, or has something in it and neither is asked for.
+        It cannot be written, or is not empty and neither `overwrite` nor `resume` is set.
     """
     if resume and overwrite:
         raise InputError("--resume goes on and --overwrite starts again; leave one of them out")
@@ -62,7 +62,7 @@ def run_folder(path: Path, *, overwrite: bool, resume: bool = False) -> Iterator
 
 @contextmanager
 def _first_alone() -> Iterator[bool]:
-    """Whether this is the first process; at the end of the block the others wait for it."""
+    """Yield whether this is the first process; the others wait for it at the end of the block."""
     import torch.distributed as dist
 
     several = dist.is_available() and dist.is_initialized()
@@ -91,7 +91,7 @@ def _prepared(path: Path, overwrite: bool, resume: bool) -> Path:
 
 
 def resume_command() -> str:
-    """Return what to type to go on with the command that is running."""
+    """Return the command line that resumes the running command."""
     words = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
     if words[:1] not in (["train"], ["map"]):
         return "the same command with --resume"
@@ -112,13 +112,13 @@ def fit_and_write(
     pictures: Wanted | None = None,
     **others: Any,
 ) -> Any:
-    """Train, and write the run also where training was cut short; return the latent space.
+    """Train and write the run, also an interrupted one; return the latent space.
 
-    Checkpoints, where they are asked for, go into the folder of the run. `pictures` says what they
-    show; `others` are the other arguments of `Model.fit`.
+    Checkpoints, if any, go into the folder of the run. `pictures` says what they show; `others` are
+    the other arguments of `Model.fit`.
 
-    Of several processes, the first alone writes. Once the run is complete its checkpoints go,
-    unless they were asked for by number of epochs.
+    With several processes, only the first writes. A complete run removes its checkpoints, unless
+    they were written after a number of epochs (`checkpoint_every`).
     """
     from ..report.report import COMMAND
     from ..train import NonFiniteError

@@ -21,7 +21,7 @@ _OPTIONS: dict[str, str] = {}
 
 
 def know_options(app: typer.Typer) -> None:
-    """Take down the options of the commands of `app`, for messages to name them."""
+    """Record the options of the commands of `app`, so that messages can name them."""
     group: Any = typer.main.get_command(app)
     for command in group.commands.values():
         for parameter in command.params:
@@ -32,9 +32,9 @@ def know_options(app: typer.Typer) -> None:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Say what the user can mend in one line and exit with 2; a defect keeps its traceback.
+    """Print an error that the user can correct as one line, and exit with status 2.
 
-    Arguments that a message names are called by their options.
+    Messages name options in the place of arguments. A defect keeps its traceback.
     """
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -63,7 +63,8 @@ def as_options(text: str) -> str:
         optional = "?" if "_" in name else ""
         pattern = rf"(?<![\w'\"./-]){name}(?:{value}){optional}(?![\w'\"\[])"
         text = re.sub(pattern, lambda found, option=option: _given(option, found), text)  # type: ignore[misc]
-    return re.sub(r"(--[\w-]+) \(\1\)", r"\1", text)  # what named both doors
+    # a message that names both the option and the argument now has the option twice
+    return re.sub(r"(--[\w-]+) \(\1\)", r"\1", text)
 
 
 def _given(option: str, found: re.Match[str]) -> str:

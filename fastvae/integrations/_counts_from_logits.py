@@ -1,7 +1,7 @@
-"""Count distributions that stay decoder logits until somebody looks at their parameters.
+"""Count distributions that keep decoder logits until one of their parameters is read.
 
 ``from_logits`` makes one without computing anything. `nll` goes from the logits to one number per
-cell; the cells by genes matrices of rate and dispersion are made when they are first touched.
+cell; the cells by genes matrices of rate and dispersion are computed when they are first read.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ LOWEST_SOFTPLUS_LOGIT = -80.0  # below, softplus would be denormal and its logar
 
 
 class Logits(NamedTuple):
-    """What a decoder says of N cells, or of S samples of each.
+    """Output of a decoder for N cells, or for S samples of each cell.
 
     Attributes
     ----------
     scale : Tensor, (N, G) or (S, N, G)
-        Before the activation over genes.
+        Logits of the normalised expression, before the activation over genes.
     log_library : Tensor, (N, 1) or (S, N, 1)
-        Log of what the normalised expression is multiplied with.
+        Log of the factor from normalised expression to the rate.
     log_theta : Tensor or None
         (G,), (K, G) with `theta_index`, or of the shape of `scale`.
     zi : Tensor or None
@@ -50,7 +50,7 @@ class Logits(NamedTuple):
 
 
 class LazyParameter:
-    """A parameter of `LazyCounts`: made from the logits when it is first read, and may be set."""
+    """A parameter of `LazyCounts`: computed from the logits when first read; it can be set."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -68,11 +68,11 @@ class LazyParameter:
 
 
 class LazyCounts(_Base):
-    """Put in front of a count distribution's class, this makes its parameters from logits.
+    """Mixin for a count distribution: computes its parameters from logits.
 
-    The class behind takes its parameters by the names in `parameters`, as
-    :mod:`fastvae.distributions` and ``scvi.distributions`` do. Objects made by the constructor are
-    ordinary ones.
+    It stands before that class in the list of bases. That class takes its parameters by the names
+    in `parameters`, as :mod:`fastvae.distributions` and ``scvi.distributions`` do. Objects made by
+    the constructor are ordinary ones.
     """
 
     parameters: tuple[str, ...]
@@ -84,7 +84,7 @@ class LazyCounts(_Base):
 
     @classmethod
     def from_logits(cls, logits: Logits) -> LazyCounts:
-        """Make the distribution; nothing is computed."""
+        """Make the distribution; this computes nothing."""
         px = cls.__new__(cls)
         px.__dict__["_logits"] = logits
         if logits.zi is not None and "zi_logits" in cls.parameters:
@@ -102,7 +102,7 @@ class LazyCounts(_Base):
         Returns
         -------
         Tensor, (N,) or (S, N)
-            In nats. Without an N x G intermediate, unless a parameter has been set since.
+            In nats; computed without an N x G intermediate unless a parameter has been set.
         """
         logits = self.__dict__.get("_logits")
         if logits is None:
@@ -125,13 +125,13 @@ class LazyCounts(_Base):
         return log_prob_of(_family(names), value, mean, theta, zi_logits)
 
     def touch(self) -> None:
-        """Make every parameter, if that has not been done."""
+        """Compute every parameter, if that has not been done."""
         logits = self.__dict__.get("_logits")
         if logits is not None and "_made" not in self.__dict__:
             self._make_all(logits)
 
     def make(self, name: str) -> None:
-        """Make the parameter `name`, and with any but `scale` all others.
+        """Compute the parameter `name`, and with any but `scale` all others.
 
         Raises
         ------
@@ -147,7 +147,7 @@ class LazyCounts(_Base):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def leave_logits(self) -> None:
-        """Make every parameter and forget the logits: an ordinary distribution from now on."""
+        """Compute every parameter and drop the logits: an ordinary distribution from now on."""
         self.touch()
         self.__dict__.pop("_logits", None)
 
@@ -160,7 +160,7 @@ class LazyCounts(_Base):
         raise ValueError(f"normalized key {key} not recognized; use 'mu' or 'scale'")
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the constructor of the class behind sets beside the parameters."""
+        """Return what the constructor of the class behind the mixin sets beside the parameters."""
         if not name.startswith("__"):
             self.touch()
         if name not in self.__dict__:
@@ -174,7 +174,7 @@ class LazyCounts(_Base):
         return f"{type(self).__name__}(from logits: {tuple(logits.scale.shape)})"
 
     def _make_all(self, logits: Logits) -> None:
-        """Compute every parameter and run the constructor of the class behind."""
+        """Compute every parameter and run the constructor of the class behind the mixin."""
         scale = self.scale
         rate = torch.exp(logits.log_library) * scale
         values = {"rate": rate, "mu": rate, "zi_logits": logits.zi}
@@ -217,7 +217,7 @@ def _nll(parameters: tuple[str, ...], x: Tensor, logits: Logits) -> Tensor:
 
 
 def _family(parameters: tuple[str, ...]) -> str:
-    """The likelihood whose distribution has these parameters."""
+    """Return the likelihood whose distribution has these parameters."""
     if "rate" in parameters:
         return "poisson"
     return "zinb" if "zi_logits" in parameters else "nb"

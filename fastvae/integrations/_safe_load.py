@@ -1,4 +1,4 @@
-"""Reading checkpoints of other programs without running anything that is in them."""
+"""`load_without_code`: reads checkpoints of other programs without running code from them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _DAMAGE = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, Att
 
 
 class Skipped:
-    """Stands for an object that is not read: whatever it was made from is dropped."""
+    """Placeholder for an object that is not read; its arguments and state are dropped."""
 
     def __new__(cls, *_: Any, **__: Any) -> Skipped:
-        """Take any arguments."""
+        """Accept any arguments."""
         return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
-        """Take any state."""
+        """Accept any state."""
 
 
 def _plain_dict(*_: Any) -> dict[Any, Any]:
-    """Stand for a dictionary with a default: its entries follow."""
+    """Replace a dictionary with a default; its entries are added afterwards."""
     return {}
 
 
 def _harmless() -> list[Any]:
-    """What arrays and dictionaries are made of, arrays under the names of numpy 1 and 2."""
+    """Return what arrays and dictionaries are made of, by the names of numpy 1 and 2."""
     multiarray: Any = importlib.import_module(np.array([]).__reduce__()[0].__module__)
     named: list[tuple[str, Any]] = []
     for code in "?bhilqBHILQefdOSU":
@@ -53,7 +53,7 @@ def load_without_code(path: Path) -> Any:
     """Read a file of ``torch.save`` with ``weights_only=True``.
 
     Numbers, texts, containers, tensors and numpy arrays are read. Anything else would have to
-    import and call code named by the file: in its place stands a `Skipped`.
+    import and call code that the file names; a `Skipped` takes its place.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def _allowed(path: Path) -> list[Any]:
 
 
 def _reason(error: BaseException) -> str:
-    """The line of torch's explanation that says what was met."""
+    """Return the line of torch's message that names the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     for number, line in enumerate(lines):
         before, mark, after = line.partition("WeightsUnpickler error:")

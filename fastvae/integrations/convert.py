@@ -132,12 +132,12 @@ def from_scvi_tools(
         not be installed. Objects in it that are neither numbers, texts nor arrays are skipped.
     data
         Cells for the model to answer for, of any kind that `Model` takes. None: those of the
-        scvi-tools model if it has their counts; else every question has to bring its own.
+        scvi-tools model if it has their counts; otherwise each call must be given its own.
     device
         Where the network goes.
     **reading
-        How `data` are read: ``layer``, ``use_raw``, ``genome`` and ``allow_fractional``, as in
-        the methods of `Model` that answer for new data.
+        How `data` are read: ``layer``, ``use_raw``, ``genome``, ``allow_fractional``,
+        ``allow_links`` and ``gene_names``, as in the methods of `Model` that take new data.
 
     Returns
     -------
@@ -195,7 +195,7 @@ def _setup_of(described: Described) -> tuple[Setup, dict[str, Tensor]]:
 
 
 def _with_genes(adata: Any, setup: Setup) -> Any:
-    """`adata` itself if it has the genes of the model in their order, else a copy that has."""
+    """Return `adata` itself if it has the model's genes in order, else a copy that has."""
     if not hasattr(adata, "obs") or not hasattr(adata, "var_names"):
         raise InputError(
             f"to_scvi_tools needs an AnnData, not {type(adata).__name__}; read the file with "
@@ -229,7 +229,7 @@ def _one_column(adata: Any, key: Key | None, option: str) -> str | None:
 
 
 def _original_values(obs: Any, key: str, categories: tuple[str, ...], what: str) -> np.ndarray:
-    """The model's categories as the values that `obs` has for them.
+    """Return the model's categories as the values that `obs` has for them.
 
     scvi-tools compares values, fastvae their texts. A category without cells gets the type of
     the others.

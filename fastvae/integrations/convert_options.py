@@ -1,7 +1,7 @@
-"""Which options of scvi-tools' SCVI have a counterpart in `fastvae.Model`, and which have none.
+"""The options of scvi-tools' SCVI as options of `fastvae.Model`, and back.
 
 With its defaults the network of ``scvi.model.SCVI`` is that of `fastvae.VAE`, parameter for
-parameter under the same names. Refused is what changes the network or the likelihood.
+parameter under the same names. Options that change the network or the likelihood are refused.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
     "extra_encoder_kwargs": (None, {}),
     "extra_decoder_kwargs": (None, {}),
 }
-"""Options with one value that fastvae has, first; the others mean the same."""
+"""Options for which fastvae has one value, the first; the others mean the same."""
 
 _WITHOUT_EFFECT = ("extra_payload_autotune", "batch_embedding_kwargs")
 _SETUP_KEYS = ("size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
 
 
 def options_from(init: Mapping[str, Any], setup: Mapping[str, Any], n_batch: int) -> Options:
-    """Return our options for those that a scvi-tools model was made with.
+    """Return fastvae's options for those that a scvi-tools model was made with.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def options_from(init: Mapping[str, Any], setup: Mapping[str, Any], n_batch: int
 
 
 def options_to(options: Options) -> dict[str, Any]:
-    """Return the arguments of ``scvi.model.SCVI`` for our options."""
+    """Return the arguments of ``scvi.model.SCVI`` for fastvae's options."""
     arguments = {name: getattr(options, name) for name in _SAME}
     arguments["gene_likelihood"] = options.reconstruction_loss
     arguments["use_observed_lib_size"] = options.use_observed_lib_size
@@ -96,7 +96,7 @@ def options_to(options: Options) -> dict[str, Any]:
 
 
 def _check_injection(init: dict[str, Any], n_batch: int) -> bool:
-    """Return whether the encoders are told the batch."""
+    """Return whether the encoders receive the batch."""
     encode = bool(init.pop("encode_covariates", False))
     deep = init.pop("deeply_inject_covariates", True)
     if n_batch < 2:  # there is nothing to inject

@@ -1,4 +1,4 @@
-"""What a scvi-tools model is made of, taken from the model or from the folder it was saved to."""
+"""`Described`: the parts of a scvi-tools model, read from the model or from its saved folder."""
 
 from __future__ import annotations
 

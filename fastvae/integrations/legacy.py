@@ -1,8 +1,8 @@
 """Checkpoints of scvi 0.5-0.6.8: state dicts of ``scvi.models.VAE`` and ``LDVAE``.
 
 The network of such a checkpoint is that of `fastvae.VAE` with the same names, so its shape can be
-read off the weights. What leaves no trace there - likelihood, latent distribution, dropout rate -
-has to be said where it was not the default.
+read off the weights. What the weights do not show - likelihood, latent distribution, dropout rate -
+must be given where it was not the default.
 """
 
 from __future__ import annotations

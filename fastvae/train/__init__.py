@@ -1,10 +1,10 @@
 """Training: one loop for every device.
 
-``train_vae`` (``loop``) is the whole of it; the other modules hold its parts: ``settings`` (what
-may be chosen), ``split``, ``schedules``, ``run`` (the epochs), ``step`` (what one minibatch does),
-``cuda_graph`` (the same in memory of fixed size), ``guard`` (non-finite values), ``stopping``
-(early stopping, signals), ``callbacks``, ``state`` and ``checkpoints`` (going on after a break),
-``processes`` (several of them), ``history`` and ``progress``.
+``train_vae`` (``loop``) trains a model. The other modules hold its parts: ``settings`` (the
+options), ``split``, ``schedules``, ``run`` (the epochs), ``step`` (one minibatch), ``cuda_graph``
+(the same in memory of fixed size), ``compiled`` (torch.compile), ``guard`` (non-finite values),
+``stopping`` (early stopping, signals), ``callbacks``, ``state`` and ``checkpoints`` (to resume),
+``processes`` and ``synced_batch_norm`` (several processes), ``history`` and ``progress``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Being told of the epochs of a training run, and ending it."""
+"""`Callback`: called when training begins, after each epoch, and when it ends."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Told of what happens in training; override what is of interest.
+    """Base class of callbacks; override the methods you need.
 
     Random numbers drawn here do not disturb the training: each epoch begins with its own.
     """
 
     def on_train_begin(self, module: nn.Module, settings: TrainSettings) -> None:
-        """Before the first epoch."""
+        """Run before the first epoch."""
 
     def on_epoch_end(self, epoch: int, row: dict[str, float], module: nn.Module) -> bool | None:
-        """After the validation of epoch number `epoch` (from 1); return True to end the training.
+        """Run after the validation of epoch number `epoch` (from 1); True ends the training.
 
         `row` has the columns of the history.
         """
 
     def on_train_end(self, module: nn.Module) -> None:
-        """When training is over, however it ended."""
+        """Run when training is over, however it ended."""
 
 
 class TensorBoard(Callback):
@@ -46,7 +46,7 @@ class TensorBoard(Callback):
     Raises
     ------
     InputError
-        The tensorboard package is not there; when training begins: the folder cannot be written.
+        The tensorboard package is missing; when training begins: the folder cannot be written.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -62,7 +62,7 @@ class TensorBoard(Callback):
         self._writer: SummaryWriter | None = None
 
     def on_train_begin(self, module: nn.Module, settings: TrainSettings) -> None:
-        """Make the folder, and see whether it takes a file."""
+        """Make the folder, and check that a file can be written there."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._folder):
@@ -76,7 +76,7 @@ class TensorBoard(Callback):
     def on_epoch_end(self, epoch: int, row: dict[str, float], module: nn.Module) -> None:
         """Write a point of each curve."""
         if self._writer is None:
-            # Hides what a run that broke off wrote about this epoch and later ones.
+            # Hides what an interrupted run wrote for this epoch and later ones.
             self._writer = self._make(str(self._folder), purge_step=epoch)
         for name, value in row.items():
             if name != "epoch" and not math.isnan(value):

@@ -1,4 +1,4 @@
-"""Checkpoints: when they are written, what they hold, what they are checked against on resuming."""
+"""Checkpoints: when they are written, what they hold, and what is checked when training resumes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .settings import CheckpointOptions
 
 
 def open_checkpoints(options: CheckpointOptions, group: Group) -> Checkpoints | None:
-    """Look at the folder, and read the newest checkpoint if training is to go on from it.
+    """Check the folder, and read the newest checkpoint if training resumes from it.
 
-    Of several processes the first looks, and tells the others.
+    With several processes, the first does so and shares the result.
 
     Raises
     ------
@@ -60,10 +60,10 @@ class Checkpoints:
     Attributes
     ----------
     found
-        What training goes on from, or None.
+        The checkpoint that training resumes from, or None.
     about
-        What the data, the network and the order of the cells are; a checkpoint of a run in which
-        any of it was different is refused.
+        Describes the data, the network and the order of the cells. A checkpoint of a run in which
+        any of these was different is refused.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Checkpoints:
         Raises
         ------
         InputError
-            The checkpoint found is of a run with something else; names it.
+            The checkpoint found was written with another value; the message names it.
         """
         self.about = about
         if self.found is None:
@@ -102,15 +102,15 @@ class Checkpoints:
                 )
 
     def due(self) -> bool:
-        """Whether it is time for one, by the clock."""
+        """Whether a checkpoint is due by the clock."""
         return time.perf_counter() - self._written >= self._seconds
 
     def due_after(self, epochs: int) -> bool:
-        """Whether it is time for one when so many epochs of this run are over."""
+        """Whether a checkpoint is due after `epochs` epochs of this run."""
         return (self._every is not None and epochs % self._every == 0) or self.due()
 
     def write(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Write one; where the disk refuses, say so and let the training go on."""
+        """Write a checkpoint; if the disk refuses, warn and let training go on."""
         try:
             self.files.write(tensors, {**state, "about": self.about})
         except WriteError as error:
@@ -144,7 +144,7 @@ class CheckpointFiles:
     folder
         Made when the first is written.
     keep
-        So many of the newest are kept; one more while the next is being written.
+        How many of the newest are kept; one more while the next is being written.
     """
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = 2) -> None:
@@ -157,7 +157,7 @@ class CheckpointFiles:
         return sorted(int(found[1]) for name in names if (found := _NAME.fullmatch(name)))
 
     def write(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:
-        """Write a checkpoint and forget those that are too many.
+        """Write a checkpoint and remove the oldest ones beyond `keep`.
 
         Raises
         ------
@@ -186,12 +186,12 @@ class CheckpointFiles:
         return self._state(number)
 
     def newest(self) -> Loaded | None:
-        """Read the newest checkpoint that is whole; None where there is none at all.
+        """Read the newest checkpoint that is intact; None if there is no checkpoint.
 
         Warns
         -----
         UserWarning
-            A newer one is damaged, and why.
+            A newer one is damaged; the message says how.
 
         Raises
         ------
@@ -264,5 +264,5 @@ class CheckpointFiles:
 
 
 def _body(state: dict[str, Any]) -> str:
-    """The form of the state that is digested: the same before writing and after reading."""
+    """Return the state as the text that is hashed: the same before writing and after reading."""
     return json.dumps(state, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -30,7 +30,7 @@ def require_compiler(device: torch.device) -> None:
     Raises
     ------
     InputError
-        It cannot be done; says why.
+        torch cannot compile here; the message says why.
     """
 
     def probe(x: torch.Tensor) -> torch.Tensor:
@@ -49,12 +49,11 @@ def require_compiler(device: torch.device) -> None:
 
 @contextmanager
 def compiled_layers(module: nn.Module, wanted: bool, device: torch.device) -> Iterator[None]:
-    """Compile the hidden layers of `module` inside the block, and leave no trace after it.
+    """Compile the hidden layers of `module` inside the block; afterwards nothing is left of it.
 
-    What is compiled is everything dense that `FCLayers` does: linear layers beyond a first one on
-    sparse counts, batch normalisation, ReLU, dropout. Modules, parameters and their names stay as
-    they are. The operations on counts and the decoder's heads, single matrix products, do not take
-    part.
+    torch compiles all dense operations of `FCLayers`: linear layers beyond a first one on sparse
+    counts, batch normalisation, ReLU, dropout. Modules, parameters and their names stay as they
+    are. The operations on counts and the decoder's heads, single matrix products, are not compiled.
 
     Raises
     ------

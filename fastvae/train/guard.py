@@ -1,7 +1,7 @@
-"""Non-finite values: notice them once per epoch, find where they began, undo the damage.
+"""Non-finite values: detect them once per epoch, find where they began, undo the damage.
 
 Checking every step would make the host wait for the device every step. Instead the sums of an
-epoch are looked at when they are read anyway; if they are not finite, the epoch is run again
+epoch are checked when they are read anyway; if they are not finite, the epoch is run again
 from its first weights, now with every step checked. Order and random numbers of an epoch depend
 only on the seed and the epoch's number, so the second run meets the same failure.
 """
@@ -82,14 +82,14 @@ def find_failure(
     apply: Callable[[], None],
     together: Callable[[bool], list[bool]],
 ) -> Failure | None:
-    """Train on `batches` with every step checked, up to the first that goes wrong.
+    """Train on `batches` with every step checked, up to the first that fails.
 
     Parameters
     ----------
     gradients, apply
         The two halves of a step.
     together
-        Whether it went wrong in any process.
+        Whether the step failed in any process.
 
     Returns
     -------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from .run import Ending, Run
 from .schedules import resolved
 from .settings import TrainSettings
 from .step import matrix_precision
-from .stopping import interruptible
+from .stopping import Interrupt, interruptible
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def train_vae(
     callbacks: Sequence[Callback] = (),
     validate_every: int = 1,
 ) -> TrainResult:
-    """Train `module` where it stands, on its device.
+    """Train `module` in place, on its device.
 
     The loss of a minibatch is ``mean(reconstruction + kl_weight * kl)``, as in scvi. A short last
     minibatch is a step like the others.
@@ -76,9 +77,9 @@ def train_vae(
     settings
         ``max_epochs`` must be set.
     history
-        One row per whole epoch is appended; the numbers of the epochs go on from its last.
+        Gets one more row for each whole epoch; epochs are numbered on from its last.
     seed
-        Decides the random numbers; torch's own generators are left as they were.
+        Seed of the random numbers; torch's own generators stay as they were.
     n_train, n_validation
         How many cells there are to train on and to validate on.
     completed_steps
@@ -86,10 +87,10 @@ def train_vae(
     progress
         Show progress on standard error.
     checkpoints
-        Where to write checkpoints and what to go on from; a last one is written at the end. What
-        has come before the checkpoint that training goes on from counts as part of this run.
+        Where to write checkpoints and which to resume from; a last one is written at the end.
+        Epochs before the checkpoint that training resumes from count as part of this run.
     callbacks
-        Told of the beginning, each epoch and the end, in this order.
+        Called when training begins, after each epoch and at the end, in this order.
     validate_every
         Validate after every so many epochs of this run; the others have NaN for it.
 
@@ -106,22 +107,11 @@ def train_vae(
         Early stopping without validation cells, or early stopping or a falling rate without
         validation after every epoch.
     """
-    if settings.max_epochs is None:
-        raise InputError("max_epochs must be set before training")
-    if settings.early_stopping and validation_batches is None:
-        raise InputError(
-            "early_stopping needs validation cells; choose a train_size below 1 (it was "
-            f"{settings.train_size:g}) or give more cells"
-        )
-    if validate_every > 1 and (settings.early_stopping or settings.reduce_lr_on_plateau):
-        raise InputError(
-            "early_stopping and reduce_lr_on_plateau look at every epoch; leave out one of them "
-            f"or validate_every={validate_every}"
-        )
+    _check(settings, validate_every, validates=validation_batches is not None)
     settings = resolved(settings, n_train + n_validation, n_train, device_of(module))
-    step, epochs = completed_steps, settings.epochs
+    step = completed_steps
     run = Run(module, train_batches, settings, history, seed, step, n_train, checkpoints, callbacks)
-    interrupted = False
+    validation = Validation(validation_batches, n_validation, validate_every)
     try:
         with (
             interruptible() as interrupt,
@@ -130,30 +120,14 @@ def train_vae(
             torch.enable_grad(),
             matrix_precision(settings.precision, run.device),
             run.group.working(module, settings.sync_batch_norm),
-            run.watch,
             compiled_layers(module, settings.compile, run.device),
         ):
             if checkpoints and checkpoints.found:
                 run.unpack(checkpoints.found)
-            last = run.first_epoch + epochs
-            shown = progress and run.group.leads
-            run.show(make_progress(shown, len(history["epoch"]) + 1, last, n_train))
-            eager = run.prepare(validation_batches)
-            if shown and run.device.type == "cuda":
-                text = "captured as a CUDA graph" if eager is None else f"not captured: {eager}"
-                print(f"training step {text}", file=sys.stderr, flush=True)
+            _prepare(run, settings, validation, progress)
             for callback in callbacks:
                 callback.on_train_begin(module, settings)
-            while run.ended is None and len(history["epoch"]) < last:
-                row = run.train_epoch(len(history["epoch"]), interrupt)
-                whole = row is not None
-                due = (len(history["epoch"]) + 1 - run.first_epoch) % validate_every == 0
-                if row is not None and validation_batches is not None and due:
-                    whole = run.validate(validation_batches, n_validation, row, interrupt)
-                if row is None or not whole:
-                    interrupted = True
-                    break
-                run.finish_epoch(row, last)
+            interrupted = not _train_epochs(run, settings, validation, interrupt)
         if run.stopper:
             run.stopper.restore(module)
     finally:
@@ -168,3 +142,69 @@ def train_vae(
         steps=run.steps_done - run.first_step,
         best_epoch=run.stopper.best_epoch if run.stopper else None,
     )
+
+
+class Validation(NamedTuple):
+    """What a run validates on, and when.
+
+    Parameters
+    ----------
+    batches
+        Minibatches on the device of the module; None for no validation.
+    n_cells
+        Number of cells in them.
+    every
+        Number of epochs from one validation to the next.
+    """
+
+    batches: Minibatches | None
+    n_cells: int
+    every: int
+
+
+def _check(settings: TrainSettings, validate_every: int, *, validates: bool) -> None:
+    """Refuse settings that cannot be met."""
+    if settings.max_epochs is None:
+        raise InputError("max_epochs must be set before training")
+    if settings.early_stopping and not validates:
+        raise InputError(
+            "early_stopping needs validation cells; choose a train_size below 1 (it was "
+            f"{settings.train_size:g}) or give more cells"
+        )
+    if validate_every > 1 and (settings.early_stopping or settings.reduce_lr_on_plateau):
+        raise InputError(
+            "early_stopping and reduce_lr_on_plateau look at every epoch; leave out one of them "
+            f"or validate_every={validate_every}"
+        )
+
+
+def _prepare(run: Run, settings: TrainSettings, validation: Validation, progress: bool) -> None:
+    """Show the progress from here on, and capture the steps where that is possible."""
+    shown = progress and run.group.leads
+    first, last = len(run.history["epoch"]) + 1, run.first_epoch + settings.epochs
+    run.show(make_progress(shown, first, last, run.n_train))
+    not_captured = run.prepare(validation.batches)
+    if shown and run.device.type == "cuda":
+        text = f"not captured: {not_captured}" if not_captured else "captured as a CUDA graph"
+        print(f"training step {text}", file=sys.stderr, flush=True)
+
+
+def _train_epochs(
+    run: Run, settings: TrainSettings, validation: Validation, interrupt: Interrupt
+) -> bool:
+    """Train and validate to the last epoch or an earlier end; False if interrupted."""
+    last = run.first_epoch + settings.epochs
+    while run.ended is None and len(run.history["epoch"]) < last:
+        epoch = len(run.history["epoch"])
+        row = run.train_epoch(epoch, interrupt)
+        if row is None:
+            return False
+        due = (epoch + 1 - run.first_epoch) % validation.every == 0
+        if (
+            validation.batches is not None
+            and due
+            and not run.validate(validation.batches, validation.n_cells, row, interrupt)
+        ):
+            return False
+        run.finish_epoch(row, last)
+    return True

@@ -1,4 +1,4 @@
-"""The processes that train one model together, each on its share of the cells."""
+"""`Group`: the processes that train one model together, each on its share of the cells."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..errors import InputError
 from .synced_batch_norm import synced_batch_norm
 
 TIMEOUT = timedelta(minutes=10)
-"""How long a process waits for the others before it gives up."""
+"""How long a process waits for the others before it fails."""
 
 AGREE_EVERY = 20
-"""After so many steps the processes of a group tell each other whether to stop."""
+"""Number of steps after which the processes tell each other whether to stop."""
 
 
 class LostProcessError(InputError):
-    """Another process of the group has died, or does not answer."""
+    """Another process of the group died or does not answer."""
 
 
 def leads() -> bool:
@@ -34,12 +34,12 @@ def leads() -> bool:
 
 
 class Group:
-    """All processes of ``torch.distributed``, or this one alone where that is not in use.
+    """All processes of ``torch.distributed``, or this process alone without it.
 
     Parameters
     ----------
     device
-        What this process trains on.
+        The device of this process.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -61,7 +61,7 @@ class Group:
     def wrap(self, module: nn.Module) -> nn.Module:
         """Return `module` such that its gradients are averaged over the processes.
 
-        All begin with the weights of the first. Buffers are left to `average_buffers`.
+        All start with the weights of the first. `average_buffers` handles the buffers.
         """
         if self.alone:
             return module
@@ -72,7 +72,7 @@ class Group:
         options: dict[str, Any] = {"find_unused_parameters": True, buffers: False}
         if self.device.type != "cuda":
             return parallel(module, **options)
-        # On the default stream it would keep nodes of autograd that no CUDA graph can take in.
+        # On the default stream it would keep autograd nodes that a CUDA graph cannot capture.
         current, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
         side.wait_stream(current)
         with torch.cuda.stream(side):
@@ -92,7 +92,7 @@ class Group:
         dist.all_reduce(values.div_(self.size))
 
     def any(self, *flags: bool) -> list[bool]:
-        """Return whether each flag is up in any process."""
+        """Return whether each flag is set in any process."""
         if self.alone:
             return list(flags)
         raised = torch.tensor(flags, dtype=torch.int32, device=self.device)
@@ -100,7 +100,7 @@ class Group:
         return [bool(flag) for flag in raised.tolist()]
 
     def agrees_after(self, step: int) -> bool:
-        """Whether the processes ask each other for flags after so many steps."""
+        """Whether the processes exchange flags after step number `step`."""
         return self.alone or step % AGREE_EVERY == 0
 
     def share(self, value: Any) -> Any:
@@ -133,7 +133,7 @@ class Group:
         Raises
         ------
         LostProcessError
-            Instead of what torch says when another process is gone.
+            Another process is gone; replaces torch's own error.
         """
         if self.alone:
             yield
@@ -156,8 +156,7 @@ class Group:
 def launched(device: str) -> Iterator[str]:
     """Join the processes that torchrun started; yield the device of this one.
 
-    Outside of torchrun, or with one process, there is nothing to join. NCCL connects GPUs, gloo
-    CPUs.
+    Without torchrun, or with one process, there is nothing to join. NCCL connects GPUs, gloo CPUs.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
         yield device

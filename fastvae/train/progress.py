@@ -1,4 +1,4 @@
-"""Telling the user how training goes: a bar on a terminal, a few lines elsewhere, or nothing."""
+"""`Progress`: shows how training goes, by a bar on a terminal and by lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 LINE_EVERY_SECONDS = 30.0
-"""A log gets ten lines at even steps, and one more whenever so much time passed without."""
+"""A log gets ten lines at even steps, and one more after this time without a line."""
 
 
 def _duration(seconds: float) -> str:
@@ -21,7 +21,7 @@ def _duration(seconds: float) -> str:
 
 
 class Progress:
-    """Says nothing; the others extend it.
+    """Shows nothing; the base class of the others.
 
     Parameters
     ----------
@@ -45,10 +45,10 @@ class Progress:
         """Note that `epoch` is done."""
 
     def say(self, text: str) -> None:
-        """Tell something once, without disturbing what is shown."""
+        """Show a text once, without disturbing the bar."""
 
     def close(self) -> None:
-        """Put the terminal back."""
+        """Restore the terminal."""
 
     def status(self, epoch: int, cells: int, elbo: float) -> str:
         """Return ``-ELBO ... cells/s ... ETA ...``; the ELBO is that of a mean cell."""
@@ -72,12 +72,12 @@ class Lines(Progress):
         self._last_line = self._started
 
     def within_epoch(self, epoch: int, cells: int, elbo: float) -> None:
-        """Write a line if there has been none for long."""
+        """Write a line if the last one is `LINE_EVERY_SECONDS` old."""
         if time.perf_counter() - self._last_line >= LINE_EVERY_SECONDS:
             self._write(epoch, cells, elbo)
 
     def after_epoch(self, epoch: int, elbo: float, validation: float) -> None:
-        """Write a line for the first, the last, each tenth part, and after a long silence."""
+        """Write a line for the first epoch, the last, each tenth part, and after a long pause."""
         self.validation = validation
         number = epoch - self.first_epoch + 1
         silent = time.perf_counter() - self._last_line >= LINE_EVERY_SECONDS
@@ -95,7 +95,7 @@ class Lines(Progress):
 
 
 class Bar(Progress):
-    """A bar that moves with every second of training."""
+    """A bar that moves about once a second."""
 
     def __init__(self, first_epoch: int, last_epoch: int, n_cells: int) -> None:
         from rich.console import Console
@@ -132,7 +132,7 @@ class Bar(Progress):
         self._rich.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
-        """Leave the bar as it stands and give the cursor back."""
+        """Leave the bar as it is and restore the cursor."""
         self._rich.stop()
 
     def _label(self, epoch: int) -> str:

@@ -57,13 +57,13 @@ VALIDATION_SEED = 0
 """Validation draws the same noise after every epoch, so that its curve shows the model alone."""
 
 LOOK_EVERY_SECONDS = 1.0
-"""How often the host reads a number from the device within an epoch."""
+"""Seconds between two readings of the loss from the device within an epoch."""
 
 Ending = Literal["finished", "early stopping", "callback", "interrupted"]
 
 
 class Run:
-    """What the epochs of one run share.
+    """One run of training: what its epochs share.
 
     Attributes
     ----------
@@ -72,11 +72,11 @@ class Run:
     step
         Minibatches completed when the current epoch began, over all runs.
     within
-        How far that epoch has come.
+        The part of that epoch that is done.
     rate
         Learning rate of the next step; the optimiser's own is on the device.
     ended
-        How the run has ended before its last epoch, or None.
+        How the run ended before its last epoch, or None.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class Run:
         return True
 
     def finish_epoch(self, row: dict[str, float], last: int) -> None:
-        """Take note of a whole epoch; write a checkpoint if it is time, or there are no more."""
+        """Record a finished epoch; write a checkpoint if one is due or this is the last."""
         for name in COLUMNS:
             self.history[name].append(row[name])
         self.step += self.within.steps
@@ -243,7 +243,7 @@ class Run:
             self.checkpoints.write(tensors, state)
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return everything that decides how the run goes on; all processes call it at once."""
+        """Return everything that decides how the run continues; all processes call it together."""
         within, group = self.within, self.group
         sums, cells = self._over_processes()
         tensors = {
@@ -273,7 +273,7 @@ class Run:
         return tensors, state
 
     def unpack(self, found: Loaded) -> None:
-        """Go back to the moment at which `pack` was called."""
+        """Restore the state that `pack` returned."""
         tensors, state = found.tensors, found.state
         self.module.load_state_dict(below("model", tensors))
         unpack_optimizer(self.optimizer, below("optimizer", tensors))
@@ -301,11 +301,11 @@ class Run:
         self.progress.say(text)
 
     def show(self, progress: Progress) -> None:
-        """Tell `progress` what happens from here on."""
+        """Report to `progress` from here on."""
         self.progress = progress
 
     def prepare(self, validation: Minibatches | None = None) -> str | None:
-        """Make the steps of fixed memory, and capture them; return why that is not done, or None.
+        """Make and capture the steps in fixed memory; return why that is not possible, or None.
 
         `validation` are the minibatches that `validate` will be given.
         """
@@ -351,7 +351,7 @@ class Run:
         )
 
     def _own_gradients(self, batch: Minibatch, sums: Tensor) -> None:
-        """The same for the cells of this process, which are as many as those of the others."""
+        """Do as `_gradients` where every process has as many cells."""
         given = batch, self.kl_weight, sums, self.settings.precision
         compute_gradients(self.module, self.optimizer, *given)
 
@@ -385,9 +385,9 @@ class Run:
         return finite
 
     def _shares(self) -> tuple[list[float], list[bool]]:
-        """What the mean over each minibatch counts in the mean over those of all processes.
+        """Return the weight of each minibatch, and whether all processes have the same size.
 
-        And whether the minibatches of all processes have the same size.
+        The weight is that of its mean in the mean over the minibatches of all processes.
         """
         all_sizes = self.group.gather(self._sizes)
         if len({len(sizes) for sizes in all_sizes}) > 1:

@@ -1,4 +1,4 @@
-"""How many epochs, how large the minibatches, and what changes over them."""
+"""Number of epochs, size of minibatches, and what changes over the epochs."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def scaled_learning_rate(batch_size: int) -> float:
 def resolved(
     settings: TrainSettings, n_cells: int, n_train: int, device: torch.device
 ) -> TrainSettings:
-    """Return `settings` with a number for everything that was left to choose."""
+    """Return `settings` with a number for every option that was left open."""
     epochs, size, rate = settings.max_epochs, settings.batch_size, settings.learning_rate
     if not isinstance(size, int):
         size = auto_batch_size(n_train, device)
@@ -91,7 +91,7 @@ class Plateau:
     Parameters
     ----------
     patience
-        So many epochs in a row without a new best are borne.
+        Epochs in a row without a new best after which the rate is kept; one more lowers it.
     """
 
     def __init__(self, patience: int) -> None:
@@ -101,13 +101,13 @@ class Plateau:
 
     @classmethod
     def of(cls, settings: TrainSettings) -> Plateau | None:
-        """Make what `settings` ask for, or None."""
+        """Return the one that `settings` ask for, or None."""
         return cls(settings.lr_patience) if settings.reduce_lr_on_plateau else None
 
     def update(self, train: float, validation: float) -> bool:
-        """Take note of an epoch's losses; return whether the rate is to be lowered now.
+        """Record the losses of an epoch; return whether to lower the rate now.
 
-        Without validation, which is NaN then, the training loss counts.
+        Without validation (NaN), the training loss counts.
         """
         value = train if math.isnan(validation) else validation
         if self.best is None or value < self.best:
@@ -124,11 +124,11 @@ class Plateau:
         return {"best": self.best, "waited": self._waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
         self.best, self._waited = state["best"], state["waited"]
 
 
 def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
-    """Mix all, so that neighbouring seeds, epochs and processes share no random numbers."""
+    """Return a seed such that near seeds, epochs and processes share no random numbers."""
     words = (seed, epoch, rank) if rank else (seed, epoch)
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1

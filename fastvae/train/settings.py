@@ -1,4 +1,4 @@
-"""What a user may choose about training: each option is declared here, and nowhere else."""
+"""The options of training: each is declared here, and nowhere else."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ BASE_LEARNING_RATE = 1e-3
 """scvi's; larger minibatches scale the rate from here."""
 
 MOST_EPOCHS = 1_000_000
-"""Training for longer would not end."""
+"""More epochs than any training needs."""
 
 PRECISIONS = ("float32", "tf32", "bf16")
 
 TRAIN = ("train",)
-"""The command of options that ``fastvae map`` does not have."""
+"""Of options that ``fastvae train`` has and ``fastvae map`` does not."""
 
 
 @documented()

@@ -14,7 +14,7 @@ from .history import COLUMNS, History, new_history
 
 @dataclass
 class Within:
-    """How far an epoch has come.
+    """The part of an epoch that is done.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ def random_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_states(states: dict[str, Tensor], device: torch.device) -> None:
-    """Undo `random_states`; a generator that has no state there stays as it is."""
+    """Restore what `random_states` returned; a generator without a state there stays as it is."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
@@ -78,7 +78,7 @@ class Moment:
         self.random: dict[str, Tensor] = {}
 
     def take(self, steps: int) -> None:
-        """Copy what is there now."""
+        """Copy the current state."""
         live = self._live()
         for name, value in live.items():
             if name not in self._kept:
@@ -126,7 +126,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Undo `pack_optimizer`; options such as the learning rate are left alone."""
+    """Restore what `pack_optimizer` returned; options such as the learning rate stay."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, name = key.split("/")
@@ -140,7 +140,7 @@ def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Undo `with_prefix`, leaving out what has another prefix."""
+    """Remove the prefix that `with_prefix` added; leave out tensors with another prefix."""
     start = f"{prefix}/"
     return {name[len(start) :]: v for name, v in tensors.items() if name.startswith(start)}
 
@@ -159,7 +159,7 @@ def unpack_history(packed: dict[str, list[float | None]], history: History) -> N
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set it where it is kept: a captured step reads it from a tensor on the device."""
+    """Set the rate, in place if it is a tensor: a captured step reads it from the device."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)

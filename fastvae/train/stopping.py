@@ -1,4 +1,4 @@
-"""Reasons to end before the last epoch: no more progress, Ctrl-C, or SIGTERM."""
+"""Reasons to end before the last epoch: early stopping, Ctrl-C, or SIGTERM."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .state import copy_state
 
 
 class EarlyStopping:
-    """Watch the validation ELBO; remember the best weights.
+    """Watch the validation ELBO; keep the best weights.
 
     Parameters
     ----------
     patience
-        Stop after so many epochs in a row without improvement.
+        Number of epochs in a row without improvement after which to stop.
     min_delta
         Only a fall of the loss by more than this is an improvement.
     """
@@ -36,13 +36,13 @@ class EarlyStopping:
 
     @classmethod
     def of(cls, settings: TrainSettings) -> EarlyStopping | None:
-        """Make what `settings` ask for, or None."""
+        """Return the one that `settings` ask for, or None."""
         if not settings.early_stopping:
             return None
         return cls(settings.early_stopping_patience, settings.early_stopping_min_delta)
 
     def update(self, module: nn.Module, epoch: int, value: float) -> bool:
-        """Take note of the loss `value` after `epoch`; return whether to stop."""
+        """Record the loss `value` after `epoch`; return whether to stop."""
         if value < self.best - self.min_delta:
             self.best, self.best_epoch, self._waited = value, epoch, 0
             self.best_state = copy_state(module)
@@ -61,7 +61,7 @@ class EarlyStopping:
         return {"best": best, "best_epoch": self.best_epoch, "waited": self._waited}
 
     def load_state_dict(self, state: dict[str, Any], best_state: dict[str, Tensor]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
         self.best = float("inf") if state["best"] is None else state["best"]
         self.best_epoch, self._waited = state["best_epoch"], state["waited"]
         self.best_state = best_state

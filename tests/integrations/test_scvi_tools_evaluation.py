@@ -374,7 +374,7 @@ def test_draws_from_all_cells_are_refused_by_name(adata: Any) -> None:
     model = made(adata, gene_likelihood="poisson")
     for options, words in (
         ({"n_samples": 3}, "give one of them"),
-        ({"weights": "importance"}, "is not there for gene_likelihood='poisson'"),
+        ({"weights": "importance"}, "does not work with gene_likelihood='poisson'"),
         ({"n_samples_overall": 0}, "n_samples_overall must be a whole number of at least 1, not 0"),
     ):
         with pytest.raises(InputError, match=words):

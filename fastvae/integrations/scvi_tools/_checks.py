@@ -1,7 +1,7 @@
-"""What a model is given is checked where it is handed over: genes, columns of obs, counts.
+"""Checks of the data that a model is given: genes, columns of obs, counts.
 
-scvi-tools compares the number of the genes and nothing else, and meets a NaN among the data as a
-loss that is NaN. Each check looks at everything once, never at a minibatch.
+scvi-tools compares only the number of genes, and a NaN in the data gives a NaN loss there. Each
+check reads all the data once; none runs for each minibatch.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ def check_genes(adata: Any, wanted: Sequence[str] | np.ndarray, loading: bool = 
     adata
         Anything with ``var_names`` and ``var``.
     wanted
-        Of the model, in its order.
+        The genes of the model, in its order.
     loading
-        There is no model yet, and as many genes under other names are let through: scvi-tools
-        warns of them, and they may have been renamed since.
+        There is no model yet. As many genes under other names are accepted: scvi-tools warns of
+        them, and they may have been renamed.
 
     Raises
     ------
     InputError
-        They are not; the message names genes and the line of code that mends it.
+        They are not; the message names genes and the line of code that corrects it.
     """
     genes, wanted = np.asarray(adata.var_names, dtype=object), np.asarray(wanted, dtype=object)
     if np.array_equal(genes, wanted):
@@ -111,7 +111,7 @@ def check_categories(obs: pd.DataFrame, keys: Mapping[str, Any]) -> None:
     for option, given in keys.items():
         for key in [given] if isinstance(given, str) else (given or ()):
             if key not in obs or obs[key].ndim != 1:
-                continue  # scvi-tools says so
+                continue  # scvi-tools reports it
             missing = obs[key].isna().to_numpy()
             if missing.any():
                 example = str(obs.index[int(np.argmax(missing))])
@@ -160,7 +160,7 @@ def check_columns(manager: AnnDataManager) -> None:
 
 def _check_column(values: np.ndarray, name: str, cells: pd.Index, least: float = -np.inf) -> None:
     try:
-        values = np.asarray(values, dtype=np.float32)  # what the network is given
+        values = np.asarray(values, dtype=np.float32)  # what the network receives
     except (TypeError, ValueError):
         raise InputError(f"{name} holds {values.dtype} values; numbers are needed") from None
     wrong = ~np.isfinite(values)
@@ -172,16 +172,16 @@ def _check_column(values: np.ndarray, name: str, cells: pd.Index, least: float =
         at = int(np.argmax(wrong))
         raise InputError(
             f"{name} is {values[at]:g} for cell {str(cells[at])!r} (row {at}) and is wrong for "
-            f"{int(wrong.sum())} of {len(values)} cells; {expected}: mend it or drop these cells, "
-            "then call setup_anndata again"
+            f"{int(wrong.sum())} of {len(values)} cells; {expected}: correct it or drop these "
+            "cells, then call setup_anndata again"
         )
 
 
 def check_counts(manager: AnnDataManager, likelihood: str) -> None:
     """Check that the counts are finite and, under a likelihood of counts, not negative.
 
-    Counts in a file or in another kind of array are left alone: to read them all for this would
-    cost as much as an epoch.
+    Counts in a file or in another kind of array are not checked: reading them all would cost as
+    much as an epoch.
 
     Raises
     ------
@@ -204,5 +204,5 @@ def check_counts(manager: AnnDataManager, likelihood: str) -> None:
     counts = to_csr(x, x.shape, origin.where)
     canonicalise(counts)
     if likelihood == "normal":
-        counts.data[np.isfinite(counts.data)] = 1.0  # any number will do
+        counts.data[np.isfinite(counts.data)] = 1.0  # negative values are allowed here
     CountCheck(origin).add(counts)

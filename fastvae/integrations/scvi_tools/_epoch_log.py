@@ -1,4 +1,4 @@
-"""The history of fastvae's loop in the form that scvi-tools gives it."""
+"""`EpochLog`: records the history of fastvae's loop as scvi-tools does."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from ...train import Callback, TrainSettings, kl_weight_at
 
 
 class EpochLog(Callback):
-    """Writes each epoch into the trainer's logger, under the names and at the steps of theirs.
+    """Write each epoch to the trainer's logger, with scvi-tools' names and step numbers.
 
     Parameters
     ----------
     trainer
-        Told of each epoch; its logger is scvi-tools'.
+        Its logger is scvi-tools'; its `note_epoch` is called after each epoch.
     sizes
-        Of the minibatches of an epoch.
+        Numbers of cells in the minibatches of an epoch.
     n_validation
-        Cells to validate on.
+        Number of validation cells.
     """
 
     def __init__(self, trainer: Any, sizes: list[int], n_validation: int) -> None:
@@ -28,7 +28,7 @@ class EpochLog(Callback):
         self._settings = TrainSettings()
 
     def on_train_begin(self, module: Any, settings: TrainSettings) -> None:
-        """Forget what the trial steps before a capture have summed up."""
+        """Clear the sums of the trial steps that precede the capture of a CUDA graph."""
         self._settings = settings
         module.clear()
 
@@ -52,12 +52,12 @@ class EpochLog(Callback):
         return self._trainer.note_epoch(epoch, last, {**metrics, **losses})
 
     def _losses(self, cells: str, row: dict[str, float], module: Any) -> dict[str, float]:
-        """Their names; the KL divergence of a learned library counts as local, as with them."""
+        """Return the losses by scvi-tools' names; the KL divergence of the library is local."""
         training = cells == "train"
         extra = module.read(training)
         kl_library, weighted = (value / self._n_cells[cells] for value in extra)
         loss = row[f"{cells}_loss"]
-        if training and module.warmup_steps is not None:  # the weight was another at each step
+        if training and module.warmup_steps is not None:  # the weight changed at each step
             loss = row["train_reconstruction_loss"] + weighted
         return {
             f"{cells}_loss": loss,

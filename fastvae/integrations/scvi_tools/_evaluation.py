@@ -61,21 +61,21 @@ _STEPS = {
     "_get_generative_input",
     "_regular_inference",
 }
-"""Methods of a module that see the counts, or what has been made of them."""
+"""Methods of a module that receive the counts, or what was computed from them."""
 
 
 class Cells:
     """The registered data of an AnnData, cut and converted minibatch by minibatch.
 
-    Nothing is prepared and nothing kept: a few cells of many cost little, and counts that somebody
-    changed since the last time are read as they are now.
+    Nothing is prepared or cached: a few cells of many cost little, and each call reads the counts
+    as they are at that time.
 
     Parameters
     ----------
     counts
         CSR (N, G) of any dtype.
     columns
-        What goes with them, by registry key: arrays of N rows.
+        Everything else that is registered, by registry key: arrays of N rows.
     """
 
     def __init__(self, counts: sp.csr_matrix, columns: dict[str, np.ndarray]) -> None:

@@ -1,4 +1,4 @@
-"""scvi-tools' modules behind the contract of fastvae's training loop."""
+"""`ByRow`: a scvi-tools module with the signature that fastvae's training loop calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ._networks import load_in_place
 def store_of(source: Source, cell_names: Any) -> CountStore:
     """Return the counts of `source` for fastvae's minibatches; the label of a cell is its row.
 
-    What else is registered, `ByRow` looks up with it. There are no batches for the same reason.
+    `ByRow` looks up everything else that is registered by that row, the batches included.
     """
     n_cells, n_genes = source.counts.shape
     return CountStore(
@@ -38,8 +38,8 @@ def store_of(source: Source, cell_names: Any) -> CountStore:
 class ByRow(nn.Module):
     """``module(x, local_l_mean, local_l_var, batch_index, y)`` from counts and rows alone.
 
-    Everything that is registered beside the counts is kept on the device; all that is done to it
-    there can be captured as a CUDA graph. Parameters and buffers have the names of `module`. Parts
+    Everything that is registered beside the counts is kept on the device, and every operation on it
+    can be captured as a CUDA graph. Parameters and buffers have the names of `module`. Parts
     of it that are in evaluation mode stay so in training, as with Lightning (2.2 or newer).
 
     Parameters
@@ -49,13 +49,13 @@ class ByRow(nn.Module):
     columns
         Tensors of N rows on its device, by registry key.
     warmup_steps
-        Minibatches over which the KL weight grows, if that is how it does; None otherwise.
+        Minibatches over which the KL weight grows; None if it does not grow by minibatches.
 
     Attributes
     ----------
     extra
-        Sums since `clear` that the loop does not keep apart, by whether they are of training: (2,)
-        float64, the KL divergence of the library, and the weighted one of z.
+        Sums since `clear` that the loop does not keep, for training (True) and validation (False):
+        (2,) float64, the KL divergence of the library and the weighted one of z.
     """
 
     def __init__(
@@ -101,18 +101,18 @@ class ByRow(nn.Module):
             self.extra[self.training][which] += values.sum(dtype=torch.float64) * weight
 
     def read(self, training: bool) -> list[float]:
-        """Return the extra sums and begin new ones."""
+        """Return the extra sums and start new ones."""
         sums = self.extra[training].tolist()
         self.extra[training].zero_()
         return sums
 
     def clear(self) -> None:
-        """Forget all sums and steps."""
+        """Set all sums and steps to zero."""
         for sums in (*self.extra.values(), self._steps):
             sums.zero_()
 
     def train(self, mode: bool = True) -> ByRow:
-        """See ``torch.nn.Module``; training brings back the modes that were found."""
+        """See ``torch.nn.Module``; training restores the modes that the parts had at first."""
         super().train(mode)
         for part, training in self._modes:
             part.training = mode and training

@@ -53,11 +53,14 @@ def get_normalized_expression(self: Any, *args: Any, **kwargs: Any) -> Any:
         return _EXPRESSION(self, *args, **kwargs)
     whole_number("n_samples_overall", given["n_samples_overall"], minimum=1)
     if given["n_samples"] != 1:
-        raise InputError("n_samples is of each cell and n_samples_overall of all; give one of them")
+        raise InputError(
+            "n_samples is the number of draws per cell, and n_samples_overall their total number; "
+            "give one of them"
+        )
     likelihood = getattr(self.module, "gene_likelihood", None)
     if given["weights"] == "importance" and likelihood in ("poisson", "normal"):
         raise InputError(
-            f"weights='importance' is not there for gene_likelihood={likelihood!r}; leave it out"
+            f"weights='importance' does not work with gene_likelihood={likelihood!r}; leave it out"
         )
     as_frame = not given["return_numpy"]
     if given["indices"] is not None and (as_frame or given["weights"] == "importance"):
@@ -67,7 +70,7 @@ def get_normalized_expression(self: Any, *args: Any, **kwargs: Any) -> Any:
     drawn = _EXPRESSION(*bound.args, **bound.kwargs)
     if not as_frame:
         return drawn
-    # scvi-tools names the rows by the cells, which are other in number and order
+    # scvi-tools would name the rows after the cells, but the draws are others in number and order
     adata = self.adata if given["adata"] is None else given["adata"]
     genes, wanted = adata.var_names, given["gene_list"]
     genes = genes if wanted is None else genes[genes.isin(wanted)]
@@ -94,7 +97,7 @@ def fast_methods(kind: type) -> dict[str, Callable[..., Any]]:
 
 
 def checking_setup(theirs: Any) -> Any:
-    """Return ``setup_anndata`` of `theirs`, with a look at genes, categories and covariates."""
+    """Return ``setup_anndata`` of `theirs`, which also checks genes, categories and covariates."""
     setup: Callable[..., None] = theirs.setup_anndata.__func__
 
     @functools.wraps(setup)
@@ -112,10 +115,9 @@ def checking_setup(theirs: Any) -> Any:
 
 
 def mapping_loader(theirs: Any) -> Any:
-    """Return ``load_query_data`` of `theirs`, which also lets the embeddings of batches be trained.
+    """Return ``load_query_data`` of `theirs`, which also leaves the batch embeddings trainable.
 
-    As scvi-tools does from 1.5 on: the rows of new batches move, and with them nothing that has no
-    cells in the query.
+    scvi-tools does so from 1.5 on. Only rows of batches with cells in the query are trained.
     """
     load: Callable[..., Any] = theirs.load_query_data.__func__
 

@@ -1,7 +1,7 @@
 """Minibatches for scvi-tools' training loop with the counts as CSR.
 
-The loader is scvi-tools' own with another way of fetching: it draws the same random numbers and
-so hands out the same cells in the same order.
+`CountLoader` is scvi-tools' loader with another way to fetch: it draws the same random numbers, so
+it yields the same cells in the same order.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ._module import Fused
 _log = logging.getLogger("fastvae")
 
 DENSEST = 0.35
-"""Share of nonzero counts above which a dense matrix stays one."""
+"""Share of nonzero counts above which a dense matrix stays dense."""
 
 
 class Source:
@@ -45,7 +45,7 @@ class Source:
     counts
         Canonical CSR float32 (N, G).
     columns
-        What goes with them, by registry key: tensors of N rows.
+        Everything else that is registered, by registry key: tensors of N rows.
     """
 
     def __init__(self, counts: sp.csr_matrix, columns: dict[str, Tensor]) -> None:
@@ -59,12 +59,12 @@ class Source:
         Parameters
         ----------
         densest
-            Largest share of nonzero counts of a dense matrix that is worth to be made CSR.
+            Largest share of nonzero counts at which a dense matrix is converted to CSR.
 
         Raises
         ------
         InputError
-            It cannot be had in this form; the message is the reason.
+            The data cannot be read in this form; the message says why.
         """
         columns = {
             key: _column(key, manager.get_from_registry(key))
@@ -111,7 +111,7 @@ def _column(key: str, values: Any) -> Tensor:
 
 @functools.cache
 def _say(reason: str) -> None:
-    """Tell the user, once for each reason."""
+    """Log each reason once."""
     _log.warning("fastvae trains from scvi-tools' own dense minibatches: %s", reason)
 
 
@@ -142,9 +142,9 @@ class CountLoader(AnnDataLoader):
 
 
 class JoinedBatchSampler(BatchSampler):
-    """``torch.utils.data.BatchSampler``, with a last index that would be alone in the batch before.
+    """``torch.utils.data.BatchSampler`` that adds a single last index to the batch before it.
 
-    It is for training with batch normalisation, which cannot take one cell.
+    Batch normalisation cannot train on a batch of one cell.
     """
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -165,20 +165,20 @@ class JoinedBatchSampler(BatchSampler):
 
 
 def is_alone(n_cells: int, batch_size: int, drop_last: Any) -> bool:
-    """Whether one cell alone is left for the last of several minibatches."""
+    """Whether the last of several minibatches would have one cell."""
     return not drop_last and n_cells > batch_size > 1 and n_cells % batch_size == 1
 
 
 def _only(batch: list[Any]) -> Any:
-    """Return the one minibatch of a list, as tensors: the sampler has put it together already."""
+    """Return the single minibatch of a list as tensors; the sampler has assembled it already."""
     return default_convert(batch[0])
 
 
 class DataSplitter(TheirDataSplitter):
-    """``scvi.dataloaders.DataSplitter`` that hands out CSR counts to modules that take them.
+    """``scvi.dataloaders.DataSplitter`` with CSR counts for modules that take them.
 
-    Where the counts, the options or the module do not allow it, it is theirs, and the reason is
-    said. Its name is theirs too: scvi-tools asks for it.
+    Where the counts, the options or the module do not allow it, it works as scvi-tools' class does
+    and logs why. It has the same name because scvi-tools compares the name.
     """
 
     data_loader_cls = CountLoader
@@ -190,11 +190,11 @@ class DataSplitter(TheirDataSplitter):
         self._asked = False
 
     def use(self, module: Any) -> None:
-        """Hand out CSR if `module` takes it."""
+        """Yield CSR counts if `module` takes them."""
         self.module = module
 
     def setup(self, stage: str | None = None) -> None:
-        """Split the cells and get the counts ready."""
+        """Split the cells and read the counts."""
         super().setup(stage)
         if self._asked:
             return
@@ -207,12 +207,12 @@ class DataSplitter(TheirDataSplitter):
                 reason = str(error)
         if reason is None:
             self.data_loader_kwargs["source"] = self.source
-            self.load_sparse_tensor = False  # theirs, which ends in dense counts
+            self.load_sparse_tensor = False  # scvi-tools' way, which ends in dense counts
         else:
             _say(reason)
 
     def train_dataloader(self) -> Any:
-        """Return the training minibatches; a last one of one cell joins the one before."""
+        """Return the training minibatches; a single last cell joins the minibatch before."""
         if not self._joins():
             return super().train_dataloader()
         options = {**self.data_loader_kwargs, "collate_fn": _only}
@@ -228,7 +228,7 @@ class DataSplitter(TheirDataSplitter):
         )
 
     def _joins(self) -> bool:
-        """Whether training would otherwise end at one cell alone, as it does with theirs."""
+        """Whether the last training minibatch would otherwise have one cell, which fails."""
         if not isinstance(self.module, Fused):
             return False
         options = self.data_loader_kwargs
@@ -246,7 +246,7 @@ class DataSplitter(TheirDataSplitter):
         return self.module.why_dense() or self.why_theirs()
 
     def why_theirs(self) -> str | None:
-        """Return which of the options a loader of fastvae's does not have, or None."""
+        """Return which option fastvae's loader does not support, or None."""
         kwargs = self.data_loader_kwargs
         if kwargs.get("distributed_sampler"):
             return "several processes train together"
@@ -274,9 +274,9 @@ _INPUTS = {
 
 
 def wrong_input(trainer: Any) -> str | None:
-    """Return the first number that `trainer` is given and that is not finite, or None.
+    """Return the first number in the data of `trainer` that is not finite, or None.
 
-    It reads all the data: for when training has failed.
+    It reads all the data, so it is called only after training has failed.
     """
     manager = getattr(trainer.datamodule, "adata_manager", None)
     if manager is not None:

@@ -22,7 +22,7 @@ from ._networks import codes_of, decode, decodes_plainly, encode, encodes_plainl
 from ._posterior import LIKELIHOODS, Posterior, StandardNormal, kl_latent, kl_library
 
 NO_COUNTS = 1e-8
-"""Total count or size factor of a cell that has 0: it expresses nothing, and all stays finite."""
+"""Replaces a total count or size factor of 0, so that its logarithm stays finite."""
 
 Outputs = dict[str, Any]
 
@@ -37,11 +37,11 @@ def _dense(x: Tensor) -> Tensor:
 
 
 class Fused(_Behind):
-    """Put in front of ``scvi.module.VAE`` or a subclass, this replaces how it computes.
+    """Mixin for ``scvi.module.VAE`` and its subclasses: computes with fastvae's operations.
 
-    Parameters and buffers are those of the class behind; so is every method that is not here.
-    What fastvae has no operation for goes through the methods of the class behind: the normal
-    likelihood, encoders with another variance activation, networks that somebody changed.
+    It stands before that class in the list of bases. Parameters, buffers and every method that is
+    not here are those of that class. Its methods also compute what fastvae has no operation for:
+    the normal likelihood, encoders with another variance activation, networks that were changed.
     """
 
     @property
@@ -120,7 +120,7 @@ class Fused(_Behind):
         y: Tensor | None = None,
         transform_batch: Any = None,
     ) -> Outputs:
-        """Decode to a distribution that is logits until somebody looks."""
+        """Decode to a distribution that keeps its logits until a parameter is read."""
         if not self.fused_likelihood:
             return super().generative(
                 z, library, batch_index, cont_covs, cat_covs, size_factor, y, transform_batch
@@ -166,12 +166,12 @@ class Fused(_Behind):
         }
 
     def _log_theta(self, head: Tensor | None, batch_index: Tensor, y: Tensor | None) -> Outputs:
-        """Log dispersion, and the row of it that each cell has."""
+        """Return the log dispersion, and for each cell its row of it."""
         if self.dispersion == "gene-cell":
             if head is None:
                 raise ValueError(
-                    "dispersion='gene-cell' needs a decoder with a dispersion head, which "
-                    f"{type(self.decoder).__name__} has not; choose another dispersion"
+                    "dispersion='gene-cell' needs a decoder with a dispersion head, and "
+                    f"{type(self.decoder).__name__} has none; choose another dispersion"
                 )
             return {"log_theta": head}
         if self.dispersion == "gene":
@@ -182,7 +182,7 @@ class Fused(_Behind):
         return {"log_theta": self.px_r.t(), "theta_index": codes.reshape(-1).long()}
 
     def _compute_local_library_params(self, batch_index: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the log library size in each cell's batch, (N, 1) both."""
+        """Return mean and variance of the log library size in each cell's batch, (N, 1) both."""
         codes = batch_index.reshape(-1).long()
         return self.library_log_means.t()[codes], self.library_log_vars.t()[codes]
 
@@ -194,7 +194,7 @@ class Fused(_Behind):
         kl_weight: Tensor | float = 1.0,
     ) -> LossOutput:
         """Negative ELBO of a minibatch, with `kl_weight` on the KL divergence of z."""
-        if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:  # refused, in their words
+        if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:  # refused by scvi-tools
             return super().loss(tensors, inference_outputs, generative_outputs, kl_weight)
         px = generative_outputs[MODULE_KEYS.PX_KEY]
         x = tensors[REGISTRY_KEYS.X_KEY]
@@ -240,7 +240,7 @@ class LDVAE(Fused, TheirLDVAE):
 
 
 class _PerCell:
-    """Stands for a distribution where only the sum over genes of its ``log_prob`` is asked for."""
+    """A distribution of which only the sum of ``log_prob`` over genes is needed."""
 
     def __init__(self, px: Any) -> None:
         self._px = px
@@ -262,7 +262,7 @@ class SCANVAE(Fused, TheirSCANVAE):
         labelled_tensors: dict[str, Tensor] | None = None,
         classification_ratio: float | None = None,
     ) -> LossOutput:
-        """Semi-supervised loss of a minibatch; the spelling of the third argument is theirs."""
+        """Semi-supervised loss of a minibatch; scvi-tools spells the third argument so."""
         px = _PerCell(generative_ouputs[MODULE_KEYS.PX_KEY])
         return TheirSCANVAE.loss(
             self,

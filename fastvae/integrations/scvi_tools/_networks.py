@@ -1,7 +1,7 @@
 """scvi-tools' networks, run by fastvae's operations: same layers, same weights, same draws.
 
-A network that somebody changed - a subclass, a replaced method, a hook - is left to its own
-``forward``; `encodes_plainly` and `decodes_plainly` say which those are.
+A changed network (a subclass, a replaced method, a hook) runs its own ``forward`` instead;
+`encodes_plainly` and `decodes_plainly` say whether a network is unchanged.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DECODE = {DecoderSCVI: DecoderSCVI.forward, LinearDecoderSCVI: LinearDecoderSCV
 
 
 def _plain(module: Any, forward: Any) -> bool:
-    """Whether calling `module` does what its class's own `forward` does, and nobody listens."""
+    """Whether calling `module` runs `forward` and nothing else: no replacement, no hook."""
     return (
         type(module).forward is forward
         and "forward" not in module.__dict__
@@ -39,14 +39,14 @@ def _plain(module: Any, forward: Any) -> bool:
 
 
 def load_in_place(module: nn.Module, state: Mapping[str, Tensor]) -> Any:
-    """As ``module.load_state_dict(state)``, into the tensors that are there.
+    """Do as ``module.load_state_dict(state)``, and keep every tensor of `module` the same object.
 
-    scvi-tools' ``Embedding`` puts another parameter in place of its own, which optimisers and those
-    who froze it do not know.
+    scvi-tools' ``Embedding`` replaces its parameter by a new one when it loads. An optimiser would
+    not train that one, and it would not be frozen where the old one was.
     """
     own = module.state_dict()
     if own.keys() != state.keys():
-        return module.load_state_dict(state)  # which says what is missing
+        return module.load_state_dict(state)  # its error names what is missing
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(state[name])
@@ -146,7 +146,7 @@ def run_layers(
     counts: bool = False,
     log1p: bool = False,
 ) -> Tensor:
-    """What ``layers(x, *cats)`` gives; `counts` may be CSR, and `extra` follows them."""
+    """Return ``layers(x, *cats)``; with `counts`, x may be CSR and `extra` columns follow it."""
     covariates = _covariates(layers, cats)
     for i, block in enumerate(layers.fc_layers):
         for layer in block:
@@ -194,7 +194,7 @@ def _joined(x: Tensor, columns: Sequence[Tensor]) -> Tensor:
 
 
 def _first(layer: nn.Linear, x: Tensor, columns: Sequence[Tensor], log1p: bool) -> Tensor:
-    if has_hooks(layer) or type(layer) is not nn.Linear:  # somebody looks at the input
+    if has_hooks(layer) or type(layer) is not nn.Linear:  # a hook or a subclass receives the input
         x = x.to_dense() if x.layout != torch.strided else x
         return layer(_joined(torch.log1p(x) if log1p else x, columns))
     if not columns:

@@ -1,4 +1,4 @@
-"""The distributions that scvi-tools' modules hand around, made by fastvae's operations."""
+"""The distributions that scvi-tools' modules return, computed by fastvae's operations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Posterior(Normal):
 
     @classmethod
     def of(cls, mean: Tensor, variance: Tensor, kl: Tensor) -> Posterior:
-        """Join what ``sample_and_kl`` returns."""
+        """Make one of what ``sample_and_kl`` returns."""
         q = cls(mean, variance.sqrt(), validate_args=False)
         q.kl, q.variance_given = kl, variance
         return q
@@ -40,7 +40,7 @@ class StandardNormal(Normal):
 
     @classmethod
     def like(cls, z: Tensor) -> StandardNormal:
-        """Return it in the shape of `z`."""
+        """Return the prior in the shape of `z`."""
         return cls(torch.zeros_like(z), torch.ones_like(z), validate_args=False)
 
 
@@ -62,7 +62,7 @@ class _Counts(LazyCounts):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability of each entry, in nats.
 
-        Theirs on the CPU: entry by entry there is no faster kernel for it.
+        On the CPU, scvi-tools' code computes it: fastvae has no faster kernel for single entries.
         """
         if value.is_cuda:
             return super().log_prob(value)
@@ -72,19 +72,19 @@ class _Counts(LazyCounts):
 
 
 class ZeroInflatedNegativeBinomial(_Counts, scvi.distributions.ZeroInflatedNegativeBinomial):
-    """Theirs, from logits."""
+    """``scvi.distributions.ZeroInflatedNegativeBinomial``, made from logits."""
 
     parameters = ("mu", "theta", "zi_logits")
 
 
 class NegativeBinomial(_Counts, scvi.distributions.NegativeBinomial):
-    """Theirs, from logits."""
+    """``scvi.distributions.NegativeBinomial``, made from logits."""
 
     parameters = ("mu", "theta")
 
 
 class Poisson(_Counts, scvi.distributions.Poisson):
-    """Theirs, from logits."""
+    """``scvi.distributions.Poisson``, made from logits."""
 
     parameters = ("rate",)
 

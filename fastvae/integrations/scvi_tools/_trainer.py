@@ -1,4 +1,4 @@
-"""scvi-tools' trainer, which trains with fastvae's own loop where that does what was asked for."""
+"""scvi-tools' trainer, which uses fastvae's own loop where that supports the options."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ _log = logging.getLogger("fastvae")
 
 
 class Trainer(TheirTrainer):
-    """``scvi.train.Trainer`` with another way to fit.
+    """``scvi.train.Trainer`` that can train with fastvae's own loop.
 
     Parameters
     ----------
     loop
-        "fastvae": fastvae's own loop. "lightning": theirs. "auto": the first on a GPU if it can
-        do what the other options say, and the reason is said if it cannot; else the second.
+        "fastvae": fastvae's own loop. "lightning": scvi-tools'. "auto": on a GPU fastvae's if it
+        supports the other options, and Lightning's with the reason in the log if it does not;
+        elsewhere Lightning's.
     **given
         As for ``scvi.train.Trainer``.
 
     Attributes
     ----------
     chosen : str
-        The loop that it is.
+        The loop that trains.
 
     Raises
     ------
@@ -59,12 +60,12 @@ class Trainer(TheirTrainer):
         super().__init__(*args, **given)
 
     def choose(self, plan: Any, splitter: Any, ckpt_path: Any = None) -> None:
-        """Decide which loop it will be.
+        """Decide which loop trains.
 
         Raises
         ------
         InputError
-            fastvae's was asked for and cannot do what another option says.
+            fastvae's loop was asked for and does not support another option.
         """
         on = self.strategy.root_device.type
         if self.loop == "lightning" or (self.loop == "auto" and on not in AUTOMATIC):
@@ -146,7 +147,7 @@ class Trainer(TheirTrainer):
         self.logger.finalize("success")
 
     def note_epoch(self, epoch: int, steps: int, metrics: dict[str, float]) -> bool:
-        """Take note of an epoch, as after one of Lightning's; return whether to stop."""
+        """Record an epoch as Lightning does; return whether to stop."""
         self.fit_loop.epoch_progress.current.completed = epoch
         loop = self.fit_loop.epoch_loop.automatic_optimization
         loop.optim_progress.optimizer.step.total.completed = steps

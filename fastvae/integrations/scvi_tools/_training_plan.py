@@ -28,7 +28,7 @@ from ._networks import load_in_place
 from ._quick_hooks import QuickHooks
 
 LEAN = {kind: (kind.loss, kind.forward) for kind in (VAE, LDVAE)}
-"""Modules that return losses alone, and what must not have been replaced for that."""
+"""Methods that a module must have unchanged if its losses are only to be summed."""
 
 
 if TYPE_CHECKING:
@@ -44,22 +44,23 @@ def in_their_words(error: NonFiniteError) -> NonFiniteError:
 
 
 class GuardedPlan(_Behind):
-    """Put in front of a training plan, this fuses its Adam or AdamW and looks at the weights.
+    """Mixin for a training plan: fuses its Adam or AdamW and checks the weights.
 
-    An epoch that ends with weights that are not finite ends the training, with the weights that it
-    began with: scvi-tools' distributions check their parameters at each step, fastvae's do not.
+    If an epoch ends with weights that are not finite, training ends and the weights from the start
+    of that epoch are restored. scvi-tools' distributions check their parameters at each step,
+    fastvae's do not.
     """
 
     _good: tuple[int, dict[str, Tensor]] | None = None
-    """Optimiser steps and weights when the epoch began."""
+    """Optimiser steps and weights at the start of the epoch."""
 
     def on_train_epoch_start(self) -> None:
-        """Keep the weights that the epoch begins with."""
+        """Keep a copy of the weights."""
         super().on_train_epoch_start()
         self._good = self.global_step, copy_state(self.module)
 
     def on_train_epoch_end(self) -> None:
-        """Look at the weights."""
+        """Check the weights."""
         super().on_train_epoch_end()
         if self._good is not None:
             name = first_non_finite(self.module.state_dict().items())
@@ -68,7 +69,7 @@ class GuardedPlan(_Behind):
             self._good = None
 
     def _fail(self, what: str) -> NoReturn:
-        """Go back to the weights that the epoch began with and say what went wrong, data first."""
+        """Restore the weights from the start of the epoch and raise; check the data first."""
         assert self._good is not None
         steps, weights = self._good
         load_in_place(self.module, weights)
@@ -96,7 +97,7 @@ class GuardedPlan(_Behind):
         return create
 
     def _full_precision(self) -> bool:
-        """Whether no gradient scaler comes between, which does not go with a fused Adam."""
+        """Whether there is no gradient scaler, which a fused Adam does not support."""
         on = {p.device.type for p in self.module.parameters()}
         return str(self.trainer.precision) in ("32-true", "bf16-mixed") and on <= {"cpu", "cuda"}
 
@@ -106,7 +107,7 @@ class SemiSupervisedPlan(GuardedPlan, SemiSupervisedTrainingPlan):
 
 
 class Plan(QuickHooks, GuardedPlan, TrainingPlan):
-    """``TrainingPlan`` for fastvae's modules; for any other it is ``TrainingPlan``."""
+    """``TrainingPlan`` for fastvae's modules; it treats others as ``TrainingPlan`` does."""
 
     def __init__(self, module: Any, *args: Any, **kwargs: Any) -> None:
         self._kl_weight: tuple[float, Tensor] | None = None
@@ -116,7 +117,7 @@ class Plan(QuickHooks, GuardedPlan, TrainingPlan):
         self._logged_weight: Tensor | None = None
 
     def why_not_lean(self) -> str | None:
-        """Return why losses are not just added up to the end of an epoch, or None."""
+        """Return why losses are logged at each step and not summed over the epoch, or None."""
         module = self.module
         kind = type(module)
         if kind not in LEAN:
@@ -134,7 +135,7 @@ class Plan(QuickHooks, GuardedPlan, TrainingPlan):
 
     @property
     def kl_weight(self) -> Tensor:
-        """Weight of the KL divergence now; the same tensor as long as it is the same number."""
+        """Current weight of the KL divergence; the tensor is reused while its value stays."""
         weight = _compute_kl_weight(
             self.current_epoch,
             self.global_step,
@@ -149,7 +150,7 @@ class Plan(QuickHooks, GuardedPlan, TrainingPlan):
         return known[1]
 
     def on_train_epoch_start(self) -> None:
-        """Begin the sums of an epoch."""
+        """Start the sums of an epoch."""
         super().on_train_epoch_start()
         self._sums = self._logged_weight = None
 
@@ -173,7 +174,7 @@ class Plan(QuickHooks, GuardedPlan, TrainingPlan):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Log an epoch that was left before its last minibatch; look at the weights."""
+        """Log an epoch that ended before its last minibatch; check the weights."""
         self._log_epoch()
         super().on_train_epoch_end()
 

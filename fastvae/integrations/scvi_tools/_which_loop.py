@@ -1,6 +1,6 @@
 """Which loop trains a model: fastvae's own, or Lightning's.
 
-A loop that cannot do what an option says does not train: what is not known here, Lightning does.
+fastvae's loop trains only if it supports every option that was given; otherwise Lightning trains.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ._training_plan import Plan
 
 LOOPS = ("auto", "fastvae", "lightning")
 AUTOMATIC = {"cuda"}
-"""Types of device that "auto" takes fastvae's loop on."""
+"""Types of device on which "auto" takes fastvae's loop."""
 
 _log = logging.getLogger("fastvae")
 
@@ -52,7 +52,7 @@ _AS_DEFAULT: dict[str, tuple[Any, ...]] = {
     "gradient_clip_algorithm": (None, "norm"),
     "precision": (None, 32, "32", "32-true"),
 }
-"""Values that say the same as leaving the option out."""
+"""Values that mean the same as leaving the option out."""
 _LOADER = {"batch_size", "distributed_sampler", "num_workers", "persistent_workers", "source"}
 _VALIDATED = {
     f"{name}_validation" for name in ("elbo", "reconstruction_loss", "kl_local", "kl_global")
@@ -61,25 +61,25 @@ _VALIDATED = {
 
 @functools.cache
 def say(reason: str) -> None:
-    """Tell the user why it is Lightning, once for each reason."""
+    """Log why Lightning trains, once for each reason."""
     _log.warning("Lightning trains instead of fastvae's own loop: %s", reason)
 
 
 def why_lightning(
     trainer: Any, given: Mapping[str, Any], plan: Any, splitter: Any, ckpt_path: Any
 ) -> str | None:
-    """Return which option fastvae's loop cannot honour, or None.
+    """Return which option fastvae's loop does not support, or None.
 
     Parameters
     ----------
     trainer
-        Ours.
+        fastvae's `Trainer`.
     given
         The keyword arguments that it was made with.
     plan, splitter
         As scvi-tools made them.
     ckpt_path
-        A checkpoint to go on from.
+        A checkpoint to resume from.
     """
     if ckpt_path is not None:
         return "ckpt_path was given"
@@ -89,7 +89,7 @@ def why_lightning(
 
 
 def training_settings(trainer: Any, plan: Any, splitter: Any) -> TrainSettings:
-    """Return what the options say, in fastvae's words.
+    """Return the options as fastvae's settings.
 
     Raises
     ------
