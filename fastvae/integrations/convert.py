@@ -258,7 +258,7 @@ def _copy_history(model: Model, converted: Any) -> None:
         index = pd.Index(history["epoch"].to_numpy() - 1, name="epoch")
         converted.history_ = {
             f"{theirs}_{kind}": pd.DataFrame(
-                {f"{theirs}_{kind}": history[f"{kind}_{ours}"]}, index=index
+                {f"{theirs}_{kind}": history[f"{kind}_{ours}"].to_numpy()}, index=index
             )
             for theirs, ours in _HISTORY.items()
             for kind in ("train", "validation")

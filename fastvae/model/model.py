@@ -201,17 +201,7 @@ class Model(
             return
         batch_key = key_of_files(data, batch_key, batch_per_file)
         labels_key = checked_key(labels_key, "labels_key")
-        options = Options(
-            n_latent=n_latent,
-            n_hidden=n_hidden,
-            n_layers=n_layers,
-            dropout_rate=dropout_rate,
-            dispersion=dispersion,
-            reconstruction_loss=reconstruction_loss,
-            latent_distribution=latent_distribution,
-            use_observed_lib_size=use_observed_lib_size,
-            encode_covariates=encode_covariates,
-        )
+        options = picked(Options, locals())
         options.check_keys(batch_key, labels_key)
         slot = Slot(
             layer,
