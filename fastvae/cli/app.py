@@ -195,7 +195,7 @@ def info(
     """Describe a data set or a trained model, or several data sets together."""
     with user_errors():
         from ..data.sources.slots import Slot
-        from .info import describe
+        from .info import describe, describe_joint
 
         slot = Slot(
             layer, use_raw, genome, allow_fractional, allow_links=allow_links, gene_names=gene_names
@@ -205,8 +205,6 @@ def info(
             if len(paths) > 1:
                 typer.echo()
         if len(paths) > 1:
-            from .joint_report import describe_joint
-
             typer.echo(describe_joint(paths, slot))
 
 

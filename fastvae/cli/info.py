@@ -1,15 +1,20 @@
-"""The report of ``fastvae info`` on a data set or a trained model."""
+"""The report of ``fastvae info``: on a data set, on several as one, or on a trained model."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._memory import available_memory
 from ..data.categories import category_name
+from ..data.joint import match_genes, open_files
 from ..data.keys import in_words
+from ..data.opening import FileFrames
 from ..data.reading import read_slot
+from ..data.request import Source, Wanted
 from ..data.sources.slots import Slot
 from ..data.sources.stored_file import read_outline
 from ..errors import InputError
@@ -40,7 +45,30 @@ def describe(path: Path, slot: Slot) -> str:
     return _describe_data(path, slot)
 
 
-def table(rows: list[tuple[str, str]]) -> str:
+def describe_joint(paths: Sequence[Path], slot: Slot) -> str:
+    """Return the report on all files together; counts are read only where the format needs it.
+
+    Raises
+    ------
+    InputError
+        They cannot be read, or have no genes in common.
+    """
+    wanted = Wanted(slot=slot)
+    memory = available_memory() or Source().streaming_memory()
+    files = open_files(paths, wanted, memory)
+    genes, _ = match_genes(files, None)
+    obs = FileFrames(tuple(files), wanted).obs
+    rows = [("together", f"{len(files)} files")]
+    rows += [("cells", f"{len(obs):,}"), ("genes", f"{len(genes.names):,} in common")]
+    rows += [("", f"{file.name}: {file.n_cells:,} cells") for file in files]
+    if any(file.cell_names()[0] != obs.index[0] for file in files[:1]):
+        rows.append(("cell names", f"in several files; joined they are such as {obs.index[0]!r}"))
+    rows += [(f"obs[{str(name)!r}]", _describe_column(obs[name])) for name in obs.columns]
+    rows.append(("", "--batch-per-file NAME makes each file a batch"))
+    return _table(rows)
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
     """Return one line per row, with the values in one column."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
@@ -65,8 +93,8 @@ def _describe_data(path: Path, slot: Slot) -> str:
     else:
         rows.append((f"{slot} as counts", f"no: {as_options(str(problem))}"))
     rows += extra
-    rows += [(f"obs[{str(name)!r}]", describe_column(obs[name])) for name in obs.columns]
-    return table(rows)
+    rows += [(f"obs[{str(name)!r}]", _describe_column(obs[name])) for name in obs.columns]
+    return _table(rows)
 
 
 def _other_parts(
@@ -104,7 +132,7 @@ def _describe_counts(counts: Any, slot: str) -> list[tuple[str, str]]:
     return rows
 
 
-def describe_column(column: pd.Series) -> str:
+def _describe_column(column: pd.Series) -> str:
     """Describe a column of obs, and say whether it can be a batch key."""
     kind = str(column.dtype).lower()
     values = column.dropna().unique()
@@ -152,7 +180,7 @@ def _describe_run(folder: Path) -> str:
     rows += [(name, str(value)) for name, value in vars(setup.options).items()]
     rows += [(name, str(value)) for name, value in config.get("origin", {}).items()]
     if not training:
-        return table([*rows, ("training", "none yet")])
+        return _table([*rows, ("training", "none yet")])
     for name, value in training.items():
         if name == "settings":
             rows += [(option, str(chosen)) for option, chosen in value.items()]
@@ -160,4 +188,4 @@ def _describe_run(folder: Path) -> str:
             rows.append((name, f"{value:.2f}"))
         else:
             rows.append((name, str(value)))
-    return table(rows)
+    return _table(rows)
