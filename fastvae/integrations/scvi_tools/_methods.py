@@ -91,7 +91,7 @@ def fast_methods(kind: type) -> dict[str, Callable[..., Any]]:
     """
     methods = csr_methods(kind)
     for base, name, method in _REPLACED:
-        if getattr(kind, name) is getattr(base, name):
+        if getattr(kind, name, None) is getattr(base, name, None):
             methods[name] = method
     return methods
 
