@@ -2,7 +2,7 @@
 
 Some methods of scvi-tools make one loader and hand what it loads on to the module, which takes CSR
 counts. `csr_methods` wraps them: the loader that such a method makes has CSR counts. Every other
-loader has dense ones, so whoever computes with the counts finds them as scvi-tools documents them.
+loader has dense ones, as scvi-tools documents, for code that computes with the counts itself.
 """
 
 from __future__ import annotations
