@@ -205,10 +205,16 @@ def _linear(layer: nn.Linear, x: Tensor, indicators: list[Tensor]) -> Tensor:
     return cast(Tensor, layer(x))
 
 
+def plain_linear(layer: Any) -> bool:
+    """Whether `layer` is an ordinary linear one whose calls nobody listens to."""
+    return type(layer) is nn.Linear and "forward" not in layer.__dict__ and not has_hooks(layer)
+
+
 def dense(layer: nn.Module, x: Tensor) -> Tensor:
     """`layer` of a dense matrix, by the fast way where it is an ordinary linear one."""
-    if type(layer) is nn.Linear and "forward" not in layer.__dict__ and not has_hooks(layer):
-        return dense_linear(x, layer.weight, layer.bias)
+    if plain_linear(layer):
+        linear = cast(nn.Linear, layer)
+        return dense_linear(x, linear.weight, linear.bias)
     return cast(Tensor, layer(x))
 
 

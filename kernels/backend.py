@@ -32,6 +32,15 @@ class Backend:
     nll_with_gradients, finish
         The likelihood with its gradients for the upstream gradient seen last, and the gradients
         for the one that came; None where backward computes them.
+    heads_forward, heads_with_gradients
+        Likelihood of each cell from the decoder's hidden units, and the same with all gradients
+        for a given upstream one.
+    heads_pay
+        Whether these two are better than layers and likelihood one after the other; None where
+        they never are.
+    expected_upstream, is_expected
+        The upstream gradient seen last, and whether one that came is that; None where backward
+        computes the gradients.
     log_prob_forward, log_prob_backward
         Elementwise likelihood from mean and inverse dispersion.
     sample_and_kl_forward, sample_and_kl_backward, kl_forward, kl_backward
@@ -56,6 +65,8 @@ class Backend:
     nll_forward: Callable[..., Any]
     nll_backward: Callable[..., Any]
     nll_and_gradients: Callable[..., Any]
+    heads_forward: Callable[..., Any]
+    heads_with_gradients: Callable[..., Any]
     log_prob_forward: Callable[..., Any]
     log_prob_backward: Callable[..., Any]
     sample_and_kl_forward: Callable[..., Any]
@@ -74,6 +85,9 @@ class Backend:
     gather_csr: Callable[..., Any]
     nll_with_gradients: Callable[..., Any] | None = None
     finish: Callable[..., Any] | None = None
+    expected_upstream: Callable[..., Any] | None = None
+    is_expected: Callable[..., bool] | None = None
+    heads_pay: Callable[..., bool] | None = None
     csr_pays: Callable[..., bool] | None = None
 
     def but(self, name: str, title: str, **operations: Any) -> Backend:

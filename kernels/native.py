@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .counts import Counts, OrderedCounts
 
-ABI = 5
+ABI = 6
 GRAIN = 16_384  # entries that are worth a thread
 NAME = {"darwin": "libfastvae_cpu.dylib"}.get(sys.platform, "libfastvae_cpu.so")
 
@@ -44,6 +44,7 @@ class NllCall(Structure):
         ("g", c_int64),
         ("family", c_int32),
         ("threads", c_int32),
+        ("half", c_int32),
         ("x", CountsArgument),
         ("scale_logits", c_void_p),
         ("scale_stride", c_int64),

@@ -19,6 +19,7 @@ layers are plain sums of products and overflow as torch's do.
 from __future__ import annotations
 
 from .dispatch import use_backend
+from .heads import nb_heads_nll, poisson_heads_nll, zinb_heads_nll
 from .latent import kl_normal, reparameterize, sample_and_kl
 from .likelihood import nb_log_prob, nb_nll, poisson_log_prob, poisson_nll, zinb_log_prob, zinb_nll
 from .linear import count_linear, log_library_size
@@ -27,13 +28,16 @@ __all__ = [
     "count_linear",
     "kl_normal",
     "log_library_size",
+    "nb_heads_nll",
     "nb_log_prob",
     "nb_nll",
+    "poisson_heads_nll",
     "poisson_log_prob",
     "poisson_nll",
     "reparameterize",
     "sample_and_kl",
     "use_backend",
+    "zinb_heads_nll",
     "zinb_log_prob",
     "zinb_nll",
 ]

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..kernels.backend import Backend
 from ..kernels.counts import Counts
+from ..kernels.heads.parameters import HeadGradients, HeadNeeds, HeadParameters
 from ..kernels.hidden.reference import BatchNorm, Hidden
-from ..kernels.parameters import Parameters as LikelihoodParameters
 from .arguments import counts as _parts
 from .dispatch import select
 from .linear import _log_total
@@ -311,33 +311,33 @@ class Heads:
             -log p of each cell (N,), and the gradients by `hidden` (N, H), by `log_library` (N, 1)
             and by `log_theta`, None where that is None or a head's.
         """
-        scale = self._scale.forward(hidden)
-        zi = None if self._zi is None else self._zi.forward(hidden)
-        of_cell = self._r is not None
-        log_theta = log_theta if self._r is None else self._r.forward(hidden)
-        p = LikelihoodParameters(scale, log_library, log_theta, zi, theta_index)
-        nll, (d_scale, d_library, d_theta, d_zi) = self._likelihood(x, p, upstream)
-        into = torch.empty_like(hidden)
-        self._scale.backward(d_scale, hidden, into)
-        if self._zi is not None:
-            self._zi.backward(d_zi, hidden, into, add=True)
-        if self._r is not None:
-            self._r.backward(d_theta, hidden, into, add=True)
-        return nll, into, d_library, None if of_cell else d_theta
-
-    def _likelihood(
-        self, x: Counts, p: LikelihoodParameters, upstream: Tensor
-    ) -> tuple[Tensor, Any]:
-        needs = True, True, p.log_theta is not None, p.zi_logits is not None
-        backend, statistics = self._backend, None
-        if backend.nll_with_gradients is not None and backend.finish is not None:
-            nll, early = backend.nll_with_gradients(x, p, needs)
-            grads = backend.finish(early, upstream)
-            if grads is not None:
-                return nll, grads
-        else:
-            nll, statistics = backend.nll_forward(x, p)
-        return nll, backend.nll_backward(upstream, x, p, statistics, needs)
+        scale, zi, theta = (
+            (None, None) if head is None else head.parameters
+            for head in (self._scale, self._zi, self._r)
+        )
+        names = "scale_weight", "scale_bias", "zi_weight", "zi_bias", "theta_weight", "theta_bias"
+        there = {
+            name: parameter
+            for name, parameter in zip(names, (*scale, *zi, *theta), strict=True)
+            if parameter is not None
+        }
+        given: dict[str, Any] = dict.fromkeys(names) | {name: p.value for name, p in there.items()}
+        table = None if self._r is not None else log_theta
+        nll, found = self._backend.heads_with_gradients(
+            upstream,
+            x,
+            HeadParameters(
+                hidden=hidden,
+                log_library=log_library,
+                log_theta=table,
+                theta_index=theta_index,
+                **given,
+            ),
+            HeadNeeds(),
+            None,
+            HeadGradients(**{name: p.gradient for name, p in there.items()}),
+        )
+        return nll, found.hidden, found.log_library, found.log_theta
 
 
 def log_library_size(x: Counts) -> Tensor:

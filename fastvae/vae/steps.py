@@ -5,7 +5,7 @@ The fused `forward` never makes the cells by genes matrices of the rate and of t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -14,10 +14,11 @@ from .. import functional
 from .._covariates import Codes, Covariates
 from .._torch import csr_of
 from ..errors import InputError, one_of
+from ..functional.heads import Head, heads_nll_of
 from ..functional.likelihood import nll_of
-from ..nn import VARIANCE_FLOOR, Encoder, identity
+from ..nn import VARIANCE_FLOOR, DecoderSCVI, Encoder, identity
 from .arguments import check_matrix, prior, refuse_non_counts
-from .stock import categories, stock_encoder, takes_one_hot, takes_sparse
+from .stock import categories, plain_heads, stock_encoder, takes_one_hot, takes_sparse
 
 if TYPE_CHECKING:
     from .vae import VAE
@@ -150,7 +151,28 @@ def negative_log_likelihood(
     model: VAE, x: Tensor, z: Tensor, library: Tensor, covariates: Covariates
 ) -> Tensor:
     """-log p(x | z, library) of each cell (N,), at a z (N, L) and a log library size (N, 1)."""
-    return likelihood_of(model, x, decoder_logits(model, z, covariates), library, covariates)
+    likelihood = model.reconstruction_loss
+    per_cell = model.dispersion == "gene-cell" and likelihood != "poisson"
+    if not plain_heads(model.decoder, likelihood == "zinb", per_cell):
+        return likelihood_of(model, x, decoder_logits(model, z, covariates), library, covariates)
+    decoder = cast(DecoderSCVI, model.decoder)
+    hidden = decoder.px_decoder(z, *decoder_covariates(model, covariates))
+    log_theta: Any = None
+    codes = None
+    if per_cell:
+        log_theta = head_of(decoder.px_r_decoder)
+    elif model.dispersion != "gene-cell":
+        # also for poisson, so that missing covariates are refused alike
+        log_theta, codes = log_dispersion(model, None, covariates)
+    scale, zi = head_of(decoder.px_scale_decoder[0]), head_of(decoder.px_dropout_decoder)
+    return heads_nll_of(
+        likelihood, x, hidden, scale, library, log_theta, zi, theta_index=codes, in_range=True
+    )
+
+
+def head_of(layer: Any) -> Head:
+    """Weight and bias of a linear layer."""
+    return layer.weight, layer.bias
 
 
 def decoder_logits(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 
 from .._torch import has_hooks
-from ..nn import DecoderSCVI, Encoder, FCLayers, LinearDecoderSCVI, identity
+from ..nn import DecoderSCVI, Encoder, FCLayers, LinearDecoderSCVI, identity, plain_linear
 
 if TYPE_CHECKING:
     from .vae import VAE
@@ -147,6 +147,24 @@ def _plain_decoder(module: Any, zero_inflation: bool) -> bool:
         if not _plain_softmax(scale[1]):
             return False
     return zero_inflation or not any(map(has_hooks, module.px_dropout_decoder.modules()))
+
+
+def plain_heads(decoder: Any, zero_inflation: bool, dispersion: bool) -> bool:
+    """Whether the heads that a likelihood needs are linear layers that nobody looks into.
+
+    Then heads and likelihood may be one operation, which makes no logits that could be seen.
+    """
+    if (
+        not isinstance(decoder, DecoderSCVI)
+        or type(decoder).logits is not _CODE[DecoderSCVI]["logits"]
+    ):
+        return False
+    if "logits" in decoder.__dict__ or type(decoder.px_scale_decoder) is not nn.Sequential:
+        return False
+    heads = [decoder.px_scale_decoder[0]]
+    heads += [decoder.px_dropout_decoder] if zero_inflation else []
+    heads += [decoder.px_r_decoder] if dispersion else []
+    return all(map(plain_linear, heads))
 
 
 def fused_forward_is_faithful(model: VAE) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch.nn import functional as F
 
 from ..compiling import either, register
+from ..heads.cpu import HEADS
 from ..hidden import cpu as hidden
 from ..latent import cpu as latent
 from ..likelihood import cpu as likelihood
@@ -27,8 +28,13 @@ BACKEND = REFERENCE.but(
     nll_forward=either(_compiled.nll_forward, likelihood.nll_forward),
     nll_backward=either(_compiled.nll_backward, likelihood.nll_backward),
     nll_and_gradients=likelihood.nll_and_gradients,
+    heads_forward=HEADS.heads_forward,
+    heads_with_gradients=HEADS.heads_with_gradients,
+    heads_pay=HEADS.pay,
     nll_with_gradients=likelihood.nll_with_gradients,
     finish=likelihood.finish,
+    expected_upstream=likelihood.expected_upstream,
+    is_expected=likelihood.is_expected,
     sample_and_kl_forward=either(REFERENCE.sample_and_kl_forward, latent.sample_and_kl_forward),
     sample_and_kl_backward=either(REFERENCE.sample_and_kl_backward, latent.sample_and_kl_backward),
     hidden_forward=hidden.hidden_forward,

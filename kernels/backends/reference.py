@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ..backend import Backend
 from ..gather import reference as gather
+from ..heads import reference as heads
 from ..hidden import reference as hidden
 from ..latent import reference as latent
 from ..likelihood import reference as likelihood
@@ -21,6 +22,8 @@ REFERENCE = Backend(
     nll_forward=likelihood.nll_forward,
     nll_backward=likelihood.nll_backward,
     nll_and_gradients=likelihood.nll_and_gradients,
+    heads_forward=heads.heads_forward,
+    heads_with_gradients=heads.heads_with_gradients,
     log_prob_forward=likelihood.log_prob_forward,
     log_prob_backward=likelihood.log_prob_backward,
     sample_and_kl_forward=latent.sample_and_kl_forward,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ..compiling import either, register
 from ..gather import gpu as gather
+from ..heads.gpu import HEADS
 from ..latent import gpu as latent
 from ..launching import on_own_device
 from ..likelihood import gpu as likelihood
@@ -27,6 +28,9 @@ BACKEND = REFERENCE.but(
     nll_forward=either(_compiled.nll_forward, _nll_forward),
     nll_backward=either(_compiled.nll_backward, _nll_backward),
     nll_and_gradients=on_own_device(likelihood.nll_and_gradients),
+    heads_forward=on_own_device(HEADS.heads_forward),
+    heads_with_gradients=on_own_device(HEADS.heads_with_gradients),
+    heads_pay=HEADS.pay,
     log_prob_forward=on_own_device(elementwise.log_prob_forward),
     log_prob_backward=on_own_device(elementwise.log_prob_backward),
     sample_and_kl_forward=on_own_device(latent.sample_and_kl_forward),

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 // Raised with every change of a struct or function here; native.py compares.
-constexpr int32_t FASTVAE_ABI = 5;
+constexpr int32_t FASTVAE_ABI = 6;
 
 #if defined(__GNUC__)
 #pragma GCC visibility push(default)
@@ -25,21 +25,23 @@ struct FastvaeCounts {
 
 // Likelihood of N cells of G genes from decoder logits. Rows are visited in blocks: block b holds
 // rows order[start[b]] .. order[start[b + 1] - 1] (order NULL: the rows themselves), all of which
-// share one row of log theta unless it is given per cell.
+// share one row of log theta unless it is given per cell. Matrices of N rows are float, or all of
+// them bfloat16; gradients without gaps between their rows may take the place of their logits.
 struct FastvaeNll {
     int64_t n, g;
     int32_t family;  // 0 Poisson, 1 NB, 2 ZINB
     int32_t threads;
+    int32_t half;  // matrices of N rows are bfloat16
     FastvaeCounts x;
-    const float* scale_logits;
+    const void* scale_logits;
     int64_t scale_stride;
     const float* log_library;  // (N)
-    const float* log_theta;    // one row, K rows, or N rows
+    const void* log_theta;     // one row, K rows, or N rows
     int64_t theta_stride;
     const int64_t* theta_index;  // (N), NULL unless there are K rows
     int32_t theta_per_cell;
     int32_t want_theta;
-    const float* zi_logits;
+    const void* zi_logits;
     int64_t zi_stride;
     const int64_t* order;
     const int64_t* start;
@@ -48,10 +50,10 @@ struct FastvaeNll {
     int64_t n_groups;
     float* nll;         // (N)
     const float* grad;  // (N), upstream
-    float* d_scale;     // (N, G), or NULL where gradients are not asked for
+    void* d_scale;      // (N, G), or NULL where gradients are not asked for
     float* d_library;   // (N)
-    float* d_theta;     // as log theta
-    float* d_zi;        // (N, G)
+    void* d_theta;      // as log theta
+    void* d_zi;         // (N, G)
 };
 
 // Encoder heads to sample and KL, (N, L) each, unit strides; priors with a stride of 0 repeat.

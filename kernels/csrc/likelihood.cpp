@@ -3,7 +3,8 @@
 // Each row is walked in chunks that stay in the nearest cache: every entry is first computed as a
 // zero count, in one branch-free pass; the nonzero ones are then written over it. The gradient by
 // log theta is summed over the rows of a block; how rows fall into blocks is the caller's choice
-// and does not depend on the number of threads, so neither does any sum.
+// and does not depend on the number of threads, so neither does any sum. Gradients of a chunk are
+// written when its logits have been read for the last time, so that they may take their place.
 #include <cmath>
 
 #include "entry.h"
@@ -24,7 +25,7 @@ struct Positives {
 
 struct Buffers {
     alignas(64) float nll[CHUNK];
-    alignas(64) float d_theta[CHUNK];
+    alignas(64) float d_mu[CHUNK], d_theta[CHUNK], d_zi[CHUNK];
     Positives positives;
     alignas(64) float of_nll[CHUNK], of_mu[CHUNK], of_theta[CHUNK], of_zi[CHUNK];
     alignas(64) int32_t large[CHUNK];
@@ -113,20 +114,20 @@ void zeros(const Row& row, int64_t begin, int64_t n, Buffers& out) {
         const float theta = FAMILY == POISSON ? 0.0f : row.theta[g];
         const Entry entry = zero_entry<FAMILY>(row.log_mu(g), r, theta);
         out.nll[i] = entry.nll;
-        if (GRAD) row.d_mu[g] = entry.d_mu;
+        if (GRAD) out.d_mu[i] = entry.d_mu;
         if (GRAD && THETA) out.d_theta[i] = entry.d_theta;
     }
     if (FAMILY != ZINB) return;
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
         const int64_t g = begin + i;
-        const float d_mu = GRAD ? row.d_mu[g] : 0.0f;
+        const float d_mu = GRAD ? out.d_mu[i] : 0.0f;
         const float d_theta = GRAD && THETA ? out.d_theta[i] : 0.0f;
         const Entry entry = inflated_zero(out.nll[i], d_mu, d_theta, row.zi[g]);
         out.nll[i] = entry.nll;
-        if (GRAD) row.d_mu[g] = entry.d_mu;
+        if (GRAD) out.d_mu[i] = entry.d_mu;
         if (GRAD && THETA) out.d_theta[i] = entry.d_theta;
-        if (GRAD) row.d_zi[g] = entry.d_zi;
+        if (GRAD) out.d_zi[i] = entry.d_zi;
     }
 }
 
@@ -172,23 +173,59 @@ void positives(const Row& row, int64_t begin, Buffers& b) {
     for (int64_t i = 0; i < p.count; ++i) {
         const int32_t at = p.at[i];
         b.nll[at] = b.of_nll[i];
-        if (GRAD) row.d_mu[begin + at] = b.of_mu[i];
+        if (GRAD) b.d_mu[at] = b.of_mu[i];
         if (GRAD && THETA) b.d_theta[at] = b.of_theta[i];
-        if (GRAD && FAMILY == ZINB) row.d_zi[begin + at] = b.of_zi[i];
+        if (GRAD && FAMILY == ZINB) b.d_zi[at] = b.of_zi[i];
+    }
+}
+
+// Memory of a thread for the rows at hand, `width` numbers each.
+struct RowMemory {
+    float *exponential, *r, *theta;
+    float *scale, *zi, *d_theta;  // of bfloat16 rows only
+
+    RowMemory(int64_t width, bool half) {
+        const int64_t bytes = sizeof(float);
+        exponential = static_cast<float*>(scratch(OF_PIECE, (half ? 6 : 3) * width * bytes));
+        r = exponential + width, theta = r + width;
+        scale = theta + width, zi = scale + width, d_theta = zi + width;
+    }
+};
+
+// Row n of a matrix in float: where it is, or in `to` where its numbers are bfloat16.
+const float* row_of(const void* matrix, int64_t at, int32_t half, int64_t width, float* to) {
+    if (!half) return static_cast<const float*>(matrix) + at;
+    const uint16_t* from = static_cast<const uint16_t*>(matrix) + at;
+#pragma omp simd
+    for (int64_t g = 0; g < width; ++g) to[g] = float_of(static_cast<int32_t>(static_cast<uint32_t>(from[g]) << 16));
+    return to;
+}
+
+// To bfloat16, to the nearest and to even in between.
+void round_row(const float* from, int64_t width, uint16_t* to) {
+#pragma omp simd
+    for (int64_t g = 0; g < width; ++g) {
+        const uint32_t bits = static_cast<uint32_t>(bits_of(from[g]));
+        const uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+        to[g] = static_cast<uint16_t>(from[g] == from[g] ? rounded : 0x7FC0);
     }
 }
 
 template <int FAMILY, bool GRAD, bool THETA>
-void one_row(const FastvaeNll& call, int64_t n, Row row, float* exponential, float* d_theta,
+void one_row(const FastvaeNll& call, int64_t n, const RowMemory& memory, float* d_theta,
              Buffers& b) {
-    row.scale = call.scale_logits + n * call.scale_stride;
+    Row row = {};
+    float* const exponential = memory.exponential;
+    row.r = memory.r, row.theta = memory.theta;
+    row.scale = row_of(call.scale_logits, n * call.scale_stride, call.half, call.g, memory.scale);
     row.shift = largest(row.scale, call.g);
     const double total = exponentials(row.scale, row.shift, call.g, exponential);
     row.offset = static_cast<float>(call.log_library[n] - std::log(total));
     const float grad = GRAD ? call.grad[n] : 0.0f;
-    if (FAMILY == ZINB) row.zi = call.zi_logits + n * call.zi_stride;
-    if (GRAD) row.d_mu = call.d_scale + n * call.g;
-    if (GRAD && FAMILY == ZINB) row.d_zi = call.d_zi + n * call.g;
+    if (FAMILY == ZINB) row.zi = row_of(call.zi_logits, n * call.zi_stride, call.half, call.g, memory.zi);
+    if (GRAD) row.d_mu = call.half ? memory.scale : static_cast<float*>(call.d_scale) + n * call.g;
+    if (GRAD && FAMILY == ZINB)
+        row.d_zi = call.half ? memory.zi : static_cast<float*>(call.d_zi) + n * call.g;
 
     int64_t next = 0, stop = 0;
     if (!call.x.dense) {
@@ -207,10 +244,14 @@ void one_row(const FastvaeNll& call, int64_t n, Row row, float* exponential, flo
             next = take_positives<int32_t>(call.x, next, stop, begin, end, b.positives);
         positives<FAMILY, GRAD, THETA>(row, begin, b);
         nll += sum(b.nll, end - begin);
-        if (GRAD) d_mu += sum(row.d_mu + begin, end - begin);
+        if (GRAD) {
+            d_mu += sum(b.d_mu, end - begin);
+#pragma omp simd
+            for (int64_t i = 0; i < end - begin; ++i) row.d_mu[begin + i] = b.d_mu[i];
+        }
         if (GRAD && FAMILY == ZINB) {
 #pragma omp simd
-            for (int64_t g = begin; g < end; ++g) row.d_zi[g] *= grad;
+            for (int64_t i = 0; i < end - begin; ++i) row.d_zi[begin + i] = b.d_zi[i] * grad;
         }
         if (GRAD && THETA) {
 #pragma omp simd
@@ -224,12 +265,16 @@ void one_row(const FastvaeNll& call, int64_t n, Row row, float* exponential, flo
         for (int64_t g = 0; g < call.g; ++g)
             row.d_mu[g] = (row.d_mu[g] - exponential[g] * by_softmax) * grad;
         call.d_library[n] = static_cast<float>(d_mu) * grad;
+        if (!call.half) return;
+        round_row(row.d_mu, call.g, static_cast<uint16_t*>(call.d_scale) + n * call.g);
+        if (FAMILY == ZINB) round_row(row.d_zi, call.g, static_cast<uint16_t*>(call.d_zi) + n * call.g);
     }
 }
 
 // Sums of blocks to sums of groups, in double.
 void sum_blocks(const FastvaeNll& call, const float* blocks) {
     const int64_t pieces = (call.g + PARTIAL - 1) / PARTIAL;
+    float* const d_theta = static_cast<float*>(call.d_theta);
     parallel(pieces, call.threads, [&](int64_t piece) {
         const int64_t begin = piece * PARTIAL;
         const int64_t width = begin + PARTIAL < call.g ? PARTIAL : call.g - begin;
@@ -241,7 +286,7 @@ void sum_blocks(const FastvaeNll& call, const float* blocks) {
                     total[i] += static_cast<double>(blocks[b * call.g + begin + i]);
             }
             for (int64_t i = 0; i < width; ++i)
-                call.d_theta[k * call.g + begin + i] = static_cast<float>(total[i]);
+                d_theta[k * call.g + begin + i] = static_cast<float>(total[i]);
         }
     });
 }
@@ -254,24 +299,28 @@ void every_row(const FastvaeNll& call) {
     if (by_block) blocks = static_cast<float*>(scratch(OF_CALL, call.blocks * call.g * bytes));
     parallel(call.blocks, call.threads, [&](int64_t block) {
         Buffers buffers;
-        float* exponential = static_cast<float*>(scratch(OF_PIECE, 3 * width * bytes));
-        float *r = exponential + width, *theta = r + width;
-        Row row = {};
-        row.r = r, row.theta = theta;
+        const RowMemory memory(width, call.half);
         for (int64_t i = call.start[block]; i < call.start[block + 1]; ++i) {
             const int64_t n = call.order ? call.order[i] : i;
-            const bool first = i == call.start[block];
-            if (FAMILY != POISSON && (first || call.theta_per_cell)) {
-                const int64_t k = call.theta_per_cell ? n : call.theta_index ? call.theta_index[n] : 0;
-                dispersion(call.log_theta + k * call.theta_stride, call.g, r, theta);
+            const bool first = i == call.start[block], of_row = call.theta_per_cell;
+            const bool half = call.half && of_row;
+            if (FAMILY != POISSON && (first || of_row)) {
+                const int64_t k = of_row ? n : call.theta_index ? call.theta_index[n] : 0;
+                const float* log_theta = row_of(call.log_theta, k * call.theta_stride, half,
+                                                call.g, memory.exponential);
+                dispersion(log_theta, call.g, memory.r, memory.theta);
             }
             float* d_theta = nullptr;
             if (GRAD && THETA) {
-                d_theta = by_block ? blocks + block * call.g : call.d_theta + n * call.g;
-                if (first || !by_block)
+                d_theta = by_block ? blocks + block * call.g
+                          : half   ? memory.d_theta
+                                   : static_cast<float*>(call.d_theta) + n * call.g;
+                if (first || of_row)
                     for (int64_t g = 0; g < call.g; ++g) d_theta[g] = 0.0f;
             }
-            one_row<FAMILY, GRAD, THETA>(call, n, row, exponential, d_theta, buffers);
+            one_row<FAMILY, GRAD, THETA>(call, n, memory, d_theta, buffers);
+            if (GRAD && THETA && half)
+                round_row(d_theta, call.g, static_cast<uint16_t*>(call.d_theta) + n * call.g);
         }
     });
     if (by_block) sum_blocks(call, blocks);
@@ -287,8 +336,9 @@ void family(const FastvaeNll& call) {
 }  // namespace
 
 void nll(const FastvaeNll& call) {
-    if (call.d_scale) expect_writes(call.d_scale, call.n * call.g);
-    if (call.d_zi) expect_writes(call.d_zi, call.n * call.g);
+    const bool fresh = !call.half && call.d_scale != call.scale_logits;
+    if (call.d_scale && fresh) expect_writes(static_cast<float*>(call.d_scale), call.n * call.g);
+    if (call.d_zi && fresh) expect_writes(static_cast<float*>(call.d_zi), call.n * call.g);
     if (call.family == POISSON) return family<POISSON>(call);
     if (call.family == NB) return family<NB>(call);
     family<ZINB>(call);

@@ -63,11 +63,16 @@ def _block_rows(n: int) -> int:
 
 
 def _run(
-    x: Counts, p: Parameters, grad: Tensor | None = None, want_theta: bool = False
+    x: Counts,
+    p: Parameters,
+    grad: Tensor | None = None,
+    want_theta: bool = False,
+    in_place: bool = False,
 ) -> tuple[Tensor, Grads]:
     """Value and, with an upstream gradient, the gradients by everything.
 
-    At a few hundred cells this function takes as long as the kernel, so it does little.
+    At a few hundred cells this function takes as long as the kernel, so it does little. With
+    `in_place`, gradients take the place of the (N, G) matrices, all float32 or all bfloat16.
     """
     scale_logits, log_library, log_theta, zi_logits, theta_index = p
     n, g = x.shape
@@ -76,27 +81,30 @@ def _run(
         of_theta, of_zi = nothing
         none = torch.zeros_like(scale_logits), torch.zeros_like(log_library)
         return scale_logits.new_empty(0, dtype=torch.float32), (*none, of_theta, of_zi)
-    counts, scale = counts_argument(x), matrix(scale_logits)
+    rows = _as_they_are if in_place else matrix
+    counts, scale = counts_argument(x), rows(scale_logits)
     log_library = vector(log_library)
     blocks = even_blocks(n)
-    nll = scale.new_empty(n)
+    nll = log_library.new_empty(n)
     call = NllCall(
         n=n, g=g, x=counts.argument, scale_logits=scale.data_ptr(), scale_stride=scale.stride(0)
     )
+    call.half = scale.dtype == torch.bfloat16
     call.log_library, call.nll = log_library.data_ptr(), nll.data_ptr()
     d_scale = d_library = d_theta = d_zi = theta = zi = None
     if log_theta is not None:
-        theta = matrix(log_theta)
+        per_cell = log_theta.dim() == 2 and theta_index is None
+        theta = rows(log_theta) if per_cell else matrix(log_theta)
         call.family, call.log_theta = 1, theta.data_ptr()
         if theta.dim() == 2:
             call.theta_stride = theta.stride(0)
-            call.theta_per_cell = theta_index is None
+            call.theta_per_cell = per_cell
         if theta_index is not None:
             theta_index = theta_index.contiguous()
             blocks = grouped_blocks(theta_index, len(theta))
             call.theta_index = theta_index.data_ptr()
     if zi_logits is not None:
-        zi = matrix(zi_logits)
+        zi = rows(zi_logits)
         call.family, call.zi_logits, call.zi_stride = 2, zi.data_ptr(), zi.stride(0)
     call.blocks, call.start = blocks.n_blocks, blocks.start.data_ptr()
     call.groups, call.n_groups = blocks.groups.data_ptr(), blocks.n_groups
@@ -104,18 +112,42 @@ def _run(
         call.order = blocks.order.data_ptr()
     if grad is not None:
         grad = vector(grad)
-        d_scale, d_library = scale.new_empty(n, g), scale.new_empty(n, 1)
+        d_scale = scale if in_place else scale.new_empty(n, g)
+        d_library = nll.new_empty(n, 1)
         call.grad, call.d_scale = grad.data_ptr(), d_scale.data_ptr()
         call.d_library = d_library.data_ptr()
         if zi is not None:
-            d_zi = scale.new_empty(n, g)
+            d_zi = zi if in_place else scale.new_empty(n, g)
             call.d_zi = d_zi.data_ptr()
         if theta is not None and want_theta:
-            d_theta = theta.new_empty(theta.shape)
+            d_theta = theta if in_place and per_cell else theta.new_empty(theta.shape)
             call.want_theta, call.d_theta = True, d_theta.data_ptr()
     call.threads = threads_for(n * g, blocks.n_blocks)
     library.fastvae_nll(ctypes.byref(call))
     return nll, (d_scale, d_library, d_theta, d_zi)
+
+
+def _as_they_are(t: Tensor) -> Tensor:
+    return t
+
+
+def nll_in_place(
+    grad: Tensor | None, x: Counts, p: Parameters, needs: tuple[bool, bool, bool, bool]
+) -> tuple[Tensor, Grads]:
+    """Value, and gradients in the memory of the logits where `grad` (N,) is given.
+
+    Logits of another type than float32 and bfloat16, which the library does not write, are left
+    as they are.
+    """
+    matrices = [t for t in (p.scale_logits, p.zi_logits) if t is not None]
+    if p.log_theta is not None and p.log_theta.dim() == 2 and p.theta_index is None:
+        matrices.append(p.log_theta)
+    kind = matrices[0].dtype
+    in_place = kind in (torch.float32, torch.bfloat16) and all(
+        t.dtype == kind and t.is_contiguous() for t in matrices
+    )
+    nll, grads = _run(x, p, grad, grad is not None and needs[2], in_place)
+    return nll, _needed(grads, needs)
 
 
 def nll_forward(x: Counts, p: Parameters) -> tuple[Tensor, Tensor]:
@@ -167,6 +199,11 @@ class Early(NamedTuple):
 _expected: dict[int, tuple[float, Tensor]] = {}  # what came last, by number of cells
 
 
+def expected_upstream(n: int) -> tuple[float, Tensor]:
+    """Return the upstream gradient of N cells seen last, as a number and as (N,)."""
+    return _expected.get(n) or _remember(n, 1.0)
+
+
 def _remember(n: int, upstream: float) -> tuple[float, Tensor]:
     if len(_expected) >= 64:
         _expected.clear()
@@ -179,17 +216,22 @@ def nll_with_gradients(
 ) -> tuple[Tensor, Early]:
     """Negative log-likelihood per cell, and gradients that `finish` may use."""
     n = x.shape[0]
-    expected, grad = _expected.get(n) or _remember(n, 1.0)
+    expected, grad = expected_upstream(n)
     nll, grads = _run(x, p, grad, needs[2])
     return nll, Early(expected, _needed(grads, needs))
 
 
 def finish(early: Early, grad: Tensor) -> Grads | None:
-    """Return the gradients if `grad` is what they were made for; remember it if not."""
+    """Return the gradients if `grad` is what they were made for."""
+    return early.grads if is_expected(early.expected, grad) else None
+
+
+def is_expected(expected: float, grad: Tensor) -> bool:
+    """Whether `grad` (N,) is `expected` in every cell; it is what comes to be expected if not."""
     n, grad = grad.shape[0], vector(grad)
-    if library.fastvae_all_equal(grad.data_ptr(), n, early.expected):
-        return early.grads
+    if library.fastvae_all_equal(grad.data_ptr(), n, expected):
+        return True
     first = grad[0].item()
     if library.fastvae_all_equal(grad.data_ptr(), n, first):
         _remember(n, first)
-    return None
+    return False

@@ -28,7 +28,8 @@ def fits(*matrices: Tensor | None) -> bool:
     )
 
 
-def _call(n: int, g: int, h: int, add: bool, **tensors: Tensor | None) -> Any:
+def _call(sizes: tuple[int, int, int], add: bool, **tensors: Tensor | None) -> Any:
+    n, g, h = sizes
     found = {name: None if t is None else t.data_ptr() for name, t in tensors.items()}
     threads = threads_for(n * g * h // 64)
     return ctypes.byref(ProductCall(n=n, g=g, h=h, threads=threads, add=add, **found))
@@ -37,15 +38,15 @@ def _call(n: int, g: int, h: int, add: bool, **tensors: Tensor | None) -> Any:
 def _layer(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
     if not fits(x, weight, bias, out):
         return TORCH.layer(x, weight, bias, out)
-    sizes = x.shape[0], *weight.shape
-    library.fastvae_layer(_call(*sizes, False, x=x, weight=weight, bias=bias, out=out))
+    sizes = x.shape[0], weight.shape[0], weight.shape[1]
+    library.fastvae_layer(_call(sizes, False, x=x, weight=weight, bias=bias, out=out))
 
 
 def _input_gradient(grad: Tensor, weight: Tensor, out: Tensor, add: bool) -> None:
     if not fits(grad, weight, out):
         return TORCH.input_gradient(grad, weight, out, add)
-    sizes = grad.shape[0], *weight.shape
-    library.fastvae_layer_input_grad(_call(*sizes, add, grad=grad, weight=weight, d_x=out))
+    sizes = grad.shape[0], weight.shape[0], weight.shape[1]
+    library.fastvae_layer_input_grad(_call(sizes, add, grad=grad, weight=weight, d_x=out))
 
 
 def _weight_gradient(
@@ -53,7 +54,8 @@ def _weight_gradient(
 ) -> None:
     if not fits(grad, x, out, bias_out):
         return TORCH.weight_gradient(grad, x, out, bias_out, add)
-    call = _call(*grad.shape, x.shape[1], add, grad=grad, x=x, d_weight=out, d_bias=bias_out)
+    sizes = grad.shape[0], grad.shape[1], x.shape[1]
+    call = _call(sizes, add, grad=grad, x=x, d_weight=out, d_bias=bias_out)
     library.fastvae_layer_weight_grad(call)
 
 

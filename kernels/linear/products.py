@@ -38,7 +38,10 @@ def _layer(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
 
 
 def _input_gradient(grad: Tensor, weight: Tensor, out: Tensor, add: bool) -> None:
-    if add:
+    if out.dtype != grad.dtype:  # half precision, added up in float32
+        product = grad @ weight
+        out.copy_(out + product if add else product)
+    elif add:
         out.addmm_(grad, weight)
     else:
         torch.mm(grad, weight, out=out)
@@ -49,8 +52,16 @@ def _weight_gradient(
 ) -> None:
     _input_gradient(grad.t(), x, out, add)
     if bias_out is not None:
-        by_bias = grad.sum(dim=0)
+        by_bias = column_sums(grad, bias_out.dtype)
         bias_out.copy_(bias_out + by_bias if add else by_bias)
+
+
+def column_sums(grad: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sum of every column, taken in `dtype`."""
+    if grad.dtype == dtype or not grad.is_cpu or not len(grad):
+        return grad.sum(dim=0, dtype=dtype)
+    few = [rows.sum(dim=0, dtype=dtype) for rows in grad.split(16)]  # torch converts all it sums
+    return torch.stack(few).sum(dim=0)
 
 
 TORCH = Products(_layer, _input_gradient, _weight_gradient)

@@ -6,6 +6,7 @@ from tiny import BATCH, LABELS, PRIOR, G, N, build, forward
 from torch import nn
 
 from fastvae import LDVAE, VAE, InputError, functional
+from fastvae.functional import heads
 from fastvae.functional import likelihood as operations
 from fastvae.nn import DecoderSCVI, Encoder, LinearDecoderSCVI, one_hot
 
@@ -21,14 +22,25 @@ def x():
 def route(monkeypatch):
     """Notes whether the loss came from logits ("fused") or from the rate ("parts")."""
     taken = []
-    for name, label in (("_nll", "fused"), ("_log_prob", "parts")):
-        original = getattr(operations, name)
+    ways = (
+        (heads, "_nll", "fused"),
+        (operations, "_nll", "fused"),
+        (operations, "_log_prob", "parts"),
+    )
+    within = []  # heads may be decoded first, and the likelihood of the logits taken then
+    for module, name, label in ways:
+        original = getattr(module, name)
 
         def noted(*args, _original=original, _label=label):
-            taken.append(_label)
-            return _original(*args)
+            if not within:
+                taken.append(_label)
+            within.append(_label)
+            try:
+                return _original(*args)
+            finally:
+                within.pop()
 
-        monkeypatch.setattr(operations, name, noted)
+        monkeypatch.setattr(module, name, noted)
     return taken
 
 
