@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from .errors import shortened
 
 _LONGEST = 80
+NO_CATEGORY = frozenset({"", "na", "nan", "none", "unknown", "unassigned"})
 
 
 def a_few(names: Iterable[object], limit: int = 5) -> str:
@@ -68,3 +69,8 @@ def make_unique(names: Sequence[str]) -> list[str]:
             seen.add(name)
             unique.append(name)
     return unique
+
+
+def is_no_category(name: str) -> bool:
+    """Whether `name` says that a cell has no label."""
+    return name.strip().lower() in NO_CATEGORY

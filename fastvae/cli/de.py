@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .._files import atomic_path, check_new_file
-from ..errors import InputError
+from .._files import WriteError, atomic_path, check_new_file
+from ..errors import InputError, real_number
 from .inputs import assignments
 from .options import (
     AllowLinks,
@@ -21,6 +21,7 @@ from .options import (
     NewLayer,
     NewUseRaw,
     Overwrite,
+    Quiet,
     Residence,
 )
 from .user_errors import user_errors
@@ -43,7 +44,7 @@ def de(
         typer.Option(help="Column of obs that names the groups; several times for combinations."),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The .csv to write, and a .png beside it.")
+        Path, typer.Option("--output", "-o", help="The .csv to write, and two .png beside it.")
     ],
     group1: Annotated[
         list[str] | None,
@@ -51,6 +52,13 @@ def de(
     ] = None,
     group2: Annotated[
         str | None, typer.Option(help="Group to test against.", show_default="all other cells")
+    ] = None,
+    within: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Compare the groups in each category of this column by itself, such as cell_type.",
+        ),
     ] = None,
     mode: Annotated[str, typer.Option(help="change (log-fold changes) or vanilla.")] = "change",
     delta: Annotated[float, typer.Option(help="Log2-fold change that counts.")] = 0.25,
@@ -77,6 +85,12 @@ def de(
     min_cells: Annotated[
         int, typer.Option(help="Size of the smallest group to test, in cells.")
     ] = 2,
+    min_pct: Annotated[
+        float,
+        typer.Option(
+            help="Print and draw genes with counts in this share of a group; the table has all."
+        ),
+    ] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     device: Device = "auto",
     residence: Residence = "auto",
@@ -89,6 +103,7 @@ def de(
     gene_names: NewGeneNames = None,
     batch_key_of: BatchKeyOf = None,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Find the genes that tell groups of cells apart."""
     with user_errors():
@@ -98,6 +113,7 @@ def de(
             output,
             overwrite=overwrite,
             device=device,
+            min_pct=min_pct,
             reading={
                 "residence": residence,
                 "memory_limit": memory_limit,
@@ -112,6 +128,8 @@ def de(
             groupby=groupby,
             group1=group1 or None,
             group2=group2,
+            within=within or None,
+            progress=not quiet,
             mode=mode,
             delta=delta,
             fdr_target=fdr_target,
@@ -125,8 +143,8 @@ def de(
         typer.echo(text)
 
 
-def check_outputs(output: Path, *, overwrite: bool) -> tuple[Path, Path]:
-    """Return the table and the picture beside it, before any work is done.
+def check_outputs(output: Path, *, overwrite: bool) -> tuple[Path, Path, Path]:
+    """Return the table, and the volcano and dot plots beside it, before any work is done.
 
     Raises
     ------
@@ -135,9 +153,11 @@ def check_outputs(output: Path, *, overwrite: bool) -> tuple[Path, Path]:
     """
     if output.suffix != ".csv":
         raise InputError(f"{output}: the table is written as CSV; name it .csv")
+    volcano = output.with_suffix(".png")
     return (
         check_new_file(output, overwrite=overwrite),
-        check_new_file(output.with_suffix(".png"), overwrite=overwrite),
+        check_new_file(volcano, overwrite=overwrite),
+        check_new_file(volcano.with_stem(f"{output.stem}_dots"), overwrite=overwrite),
     )
 
 
@@ -148,10 +168,11 @@ def run_de(
     *,
     overwrite: bool,
     device: str,
+    min_pct: float,
     reading: dict[str, Any],
     **question: Any,
 ) -> str:
-    """Test, write the table and the picture, and return the text for the user.
+    """Test, write the table and the pictures, and return the text for the user.
 
     Raises
     ------
@@ -159,27 +180,54 @@ def run_de(
         As `Model.load` and `Model.differential_expression`.
     """
     from ..model.model import Model
-    from ..plots.figures import plot_volcano
+    from ..plots.figures import plot_dots, plot_volcano
 
-    table, picture = check_outputs(output, overwrite=overwrite)
+    table, volcano, dots = check_outputs(output, overwrite=overwrite)
+    least = real_number("min_pct", min_pct, most=1.0)
     model = Model.load(run, data, device=device, **reading)
     result = model.differential_expression(**question)
     with atomic_path(table) as temporary:
         result.to_csv(temporary, index_label="gene")
-    plot_volcano(result, picture)
-    return "\n".join([*_summary(result), "written:", f"  {table}", f"  {picture}"])
+    plot_volcano(result, volcano, min_pct=least)
+    written = [f"  {table}", f"  {volcano}"]
+    dots.unlink(missing_ok=True)  # of another table
+    try:
+        plot_dots(result, dots, min_pct=least)
+        written.append(f"  {dots}")
+    except WriteError:
+        raise
+    except InputError as reason:
+        written.append(f"  no dot plot: {reason}")
+    return "\n".join([*summary(result, table, least), "written:", *written])
 
 
-def _summary(result: pd.DataFrame) -> list[str]:
-    """Return a line for each comparison: how many genes are marked, and the first."""
-    marks = [name for name in result.columns if name.startswith("is_de_fdr_")]
-    lines = []
-    for name in dict.fromkeys(result["comparison"]):
-        part = result[result["comparison"] == name]
-        first = ", ".join(map(str, part.index[:SHOWN_GENES]))
-        if marks:
-            lines.append(f"{name}: {int(part[marks[0]].sum()):,} of {len(part):,} genes; {first}")
-        else:
-            lines.append(f"{name}: {first}")
-    more = len(lines) - SHOWN_COMPARISONS
-    return [*lines[:SHOWN_COMPARISONS], f"and {more} more comparisons"] if more > 0 else lines
+def summary(result: pd.DataFrame, table: Path, min_pct: float) -> list[str]:
+    """Return a line for each comparison: how many genes are marked, and the first.
+
+    Genes with counts in fewer than `min_pct` of the cells of both groups are counted apart.
+    """
+    from ..plots.volcano import comparisons_of
+
+    parts = comparisons_of(result)
+    lines = [f"{name}: {_headline(part, min_pct)}" for name, part in parts[:SHOWN_COMPARISONS]]
+    more = len(parts) - SHOWN_COMPARISONS
+    return [*lines, f"and {more} more comparisons, in {table}"] if more > 0 else lines
+
+
+def _headline(part: pd.DataFrame, min_pct: float) -> str:
+    from ..plots.dots import first_genes
+    from ..plots.volcano import marked_genes, well_seen
+
+    seen, marked = well_seen(part, min_pct), marked_genes(part)
+    if marked is None:
+        return ", ".join(map(str, part.index[seen][:SHOWN_GENES]))
+    change = part["lfc_median"].to_numpy()
+    texts = []
+    for word, side in (("up", change > 0), ("down", change <= 0)):
+        count = int((marked & seen & side).sum())
+        names = first_genes(part, SHOWN_GENES, min_pct, up=word == "up")
+        texts.append(f"{count:,} {word}" + (f" ({', '.join(names)})" if names else ""))
+    rare = int((marked & ~seen).sum())
+    if rare:
+        texts.append(f"{rare:,} more seen in fewer than {min_pct:.0%} of the cells")
+    return f"of {len(part):,} genes {', '.join(texts)}"

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plots.colours import category_codes, is_no_category
+from .._words import is_no_category
+from ..plots.colours import category_codes
 from ..report.mixing import mixing_scores, score_lines
 from ..report.neighbours import principal_components
 

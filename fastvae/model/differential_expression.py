@@ -65,6 +65,8 @@ class DifferentialAnswers(State):
         weights: Literal["uniform", "importance"] = "uniform",
         filter_outlier_cells: bool = False,
         importance_weighting_kwargs: Mapping[str, Any] | None = None,
+        within: str | Sequence[str] | pd.Series | np.ndarray | None = None,
+        progress: bool = False,
         seed: int | None = 0,
         **reading: Unpack[Reading],
     ) -> pd.DataFrame:
@@ -93,8 +95,9 @@ class DifferentialAnswers(State):
             that occurs is a group, such as "B | treated"; an array in the order of the cells; or
             a Series, whose index names the cells.
         group1, group2
-            Groups to test: each of `group1` (one or several; all by default) against `group2`, or
-            against all other cells, also those without a group.
+            Groups to test: each of `group1` (one or several; all by default, but for those named
+            "unknown", "unassigned", "nan" and the like) against `group2`, or against all other
+            cells, also those without a group.
         idx1, idx2
             Instead of groups, cells: row numbers, names, a boolean mask, or a condition on the
             columns of obs such as ``"cell_type == 'B' and batch == 'b1'"``; without `idx2`
@@ -144,6 +147,12 @@ class DifferentialAnswers(State):
             Do not draw from the tenth of a group's cells that lies farthest from its middle in
             latent space (Mahalanobis distances by the minimum covariance determinant). The
             statistics of counts keep these cells. Needs scikit-learn.
+        within
+            Compare the groups in each part of the cells by itself, such as treated and untreated
+            cells within each cell type; one or more columns of obs, an array or a Series, as
+            `groupby`. Cells whose part is missing or named "unknown" take part in nothing.
+        progress
+            Say on standard error which comparison it is.
 
         Returns
         -------
@@ -155,13 +164,19 @@ class DifferentialAnswers(State):
             lfc_std, lfc_min, lfc_max``, intervals, ``is_de_fdr_{fdr_target}``. "vanilla":
             ``proba_m1, proba_m2, bayes_factor, scale1, scale2``. Then ``raw_mean1, raw_mean2,
             non_zeros_proportion1, non_zeros_proportion2, raw_normalized_mean1,
-            raw_normalized_mean2``; and, for groups by name, ``comparison, group1, group2``.
+            raw_normalized_mean2``; and, for groups by name, ``comparison, group1, group2``, with
+            `within` also ``within``.
 
         Raises
         ------
         InputError
             Unknown columns, groups, cells or batches, cells in both groups, groups with too few
             cells, or an option out of range.
+
+        Warns
+        -----
+        UserWarning
+            Groups or parts are left out, for too few cells or since they are named "unknown".
 
         Notes
         -----
@@ -221,9 +236,11 @@ class DifferentialAnswers(State):
             fdr_target=target,
             fdr_name=f"is_de_fdr_{fdr_target}",
             batch_size=batch_size,
+            progress=true_or_false("progress", progress),
         )
         store, frames = self._opened(data, reading)
-        compared = comparisons(groupby, (group1, group2), (idx1, idx2), frames.obs, fewest)
+        groups, cells = (group1, group2), (idx1, idx2)
+        compared = comparisons(groupby, groups, cells, within, frames.obs, fewest)
         self._check_trained()
         if seed is None:
             seed = int(torch.randint(2**62, ()))

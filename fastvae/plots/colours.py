@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .._words import is_no_category
+
 # Okabe and Ito's set, its black softened.
 FEW = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#3A3A3A"]
 # Found by search: the smallest Oklab distance between any two, as seen with normal vision,
@@ -36,7 +38,6 @@ MOST = [
 ]
 # fmt: on
 GREY = "#CCCCCC"
-NO_CATEGORY = frozenset({"", "na", "nan", "none", "unknown", "unassigned"})
 
 
 def category_codes(values: Iterable[Any]) -> tuple[np.ndarray, list[str]]:
@@ -61,11 +62,6 @@ def category_colours(names: list[str]) -> list[str] | None:
         return None
     colours = iter(palette)
     return [GREY if is_no_category(name) else next(colours) for name in names]
-
-
-def is_no_category(name: str) -> bool:
-    """Whether `name` says that a cell has no label."""
-    return name.strip().lower() in NO_CATEGORY
 
 
 def _natural_key(name: str) -> tuple[bool, list[tuple[bool, int, str]]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .colours import is_no_category
+from .._words import is_no_category
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

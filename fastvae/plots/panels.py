@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._words import is_no_category
 from ..errors import InputError, number_array
-from .colours import FEW, GREY, category_codes, category_colours, is_no_category
+from .colours import FEW, GREY, category_codes, category_colours
 from .labels import place_labels, plain, text_width
 
 if TYPE_CHECKING:

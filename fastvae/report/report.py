@@ -15,11 +15,10 @@ import numpy as np
 
 from .. import __version__
 from .._files import atomic_path, check_new_file
-from .._words import a_few
+from .._words import a_few, is_no_category
 from ..data.categories import factorise
 from ..data.keys import checked_key, in_words, key_column
 from ..errors import InputError, file_path, listed, text, true_or_false, whole_number
-from ..plots.colours import is_no_category
 from ..plots.figures import QUANTITIES, history_panels
 from ..plots.panels import Colouring, latent_panels
 from . import page

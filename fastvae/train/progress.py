@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+
+Item = TypeVar("Item")
 
 LINE_EVERY_SECONDS = 30.0
 """A log gets ten lines at even steps, and one more after this time without a line."""
@@ -148,3 +151,47 @@ def make_progress(show: bool, first_epoch: int, last_epoch: int, n_cells: int) -
     console = Console(stderr=True)
     kind = Bar if console.is_terminal or console.is_jupyter else Lines
     return kind(first_epoch, last_epoch, n_cells)
+
+
+def tracked(
+    items: Iterable[Item], titles: Sequence[str], what: str, *, show: bool
+) -> Iterator[Item]:
+    """Go over `items`, and say on standard error which of them it is.
+
+    On a terminal a bar moves; elsewhere there is a line for the first, and for the next after each
+    half minute.
+
+    Parameters
+    ----------
+    titles
+        One for each item.
+    what
+        What an item is.
+    show
+        Whether to say anything.
+    """
+    if not show:
+        yield from items
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    console = Console(stderr=True)
+    if not (console.is_terminal or console.is_jupyter):
+        said = -math.inf
+        for number, item in enumerate(items):
+            if time.perf_counter() - said >= LINE_EVERY_SECONDS:
+                said = time.perf_counter()
+                line = f"{what} {number + 1}/{len(titles)}: {titles[number]}"
+                print(line, file=sys.stderr, flush=True)
+            yield item
+        return
+    columns = (MofNCompleteColumn(), BarColumn(bar_width=None), TextColumn("{task.description}"))
+    with RichProgress(*columns, console=console) as bar:
+        task = bar.add_task(what, total=len(titles))
+        for number, item in enumerate(items):
+            bar.update(task, description=escape(titles[number]), completed=number)
+            yield item
+        bar.update(task, completed=len(titles))

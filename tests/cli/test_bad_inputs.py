@@ -38,9 +38,14 @@ from places import LEGACY
 from fastvae import Model, _memory
 from fastvae.cli.de import check_outputs
 from fastvae.errors import InputError
+from fastvae.plots.figures import check_picture
+from fastvae.plots.projection import project
+from fastvae.report.pictures import Wanted, colours_of
+from fastvae.report.report import check_report, write_report
 
 TABLE = Path(__file__).with_name("BAD_INPUTS.md")
 SMALL = {"n_latent": 2, "n_hidden": 4}
+COLOURED = Wanted(color=("celltype",))
 
 
 # Around what h5py, json, safetensors or torch say in their own words, which versions change.
@@ -355,8 +360,16 @@ CASES = [
     Case("a condition on no column", lambda d: compared(None, idx1="celltype == 'A'")),
     Case("a false discovery rate of 5", lambda d: compared("cell_type", fdr_target=5)),
     Case("batches to decode as, uncorrected", lambda d: compared("cell_type", batchid1="b0")),
+    Case("parts that are not there", lambda d: compared("cell_type", within="celltype")),
+    Case("parts of cells given by row", lambda d: compared(None, idx1=[0, 1], within="cell_type")),
     Case("a table over one that is there", de_over_a_table),
     Case("a table of an unknown kind", lambda d: de_of_kind(d, "markers.tsv")),
+    # pictures and reports
+    Case("a colour that is nowhere", lambda d: colours_of(annotated().obs, model(), COLOURED)),
+    Case("UMAP of a few cells", lambda d: project(np.zeros((5, 3)), method="umap")),
+    Case("a picture of an unknown kind", lambda d: check_picture(d / "latent.bmp")),
+    Case("a report that is no page", lambda d: check_report(d / "run.pdf", overwrite=False)),
+    Case("a report on nothing trained", lambda d: write_report(model(), d / "run.html")),
     # saving and loading
     Case("saving over something", save_over),
     Case("saving to a file's name", save_to_a_file),

@@ -12,6 +12,7 @@ from command_line import run
 from small_models import small_data
 
 from fastvae import Model
+from fastvae.cli.de import summary
 from fastvae.errors import InputError
 from fastvae.plots import dot_figure, plot_dots, plot_volcano, volcano_figure
 
@@ -48,12 +49,61 @@ def test_table_is_what_the_class_answers(data: Path, trained: Path, tmp_path: Pa
     )
     found = pd.read_csv(table, index_col="gene")
     pd.testing.assert_frame_equal(found, expected, check_names=False, rtol=1e-6, check_dtype=False)
-    assert sorted(path.name for path in table.parent.iterdir()) == ["markers.csv", "markers.png"]
-    assert (table.parent / "markers.png").read_bytes()[:4] == b"\x89PNG"
+    names = ["markers.csv", "markers.png", "markers_dots.png"]
+    assert sorted(path.name for path in table.parent.iterdir()) == names
+    for name in names[1:]:
+        assert (table.parent / name).read_bytes()[:4] == b"\x89PNG"
     first = expected[expected["group1"] == "type_0"]
-    marked = int(first["is_de_fdr_0.7"].sum())
-    assert marked > 0
-    assert f"type_0 vs Rest: {marked} of 30 genes; {first.index[0]}, {first.index[1]}" in shown
+    seen = first[["non_zeros_proportion1", "non_zeros_proportion2"]].max(axis=1) >= 0.1
+    marked = first[first["is_de_fdr_0.7"] & seen]
+    up = (marked["lfc_median"] > 0).sum()
+    assert 0 < up < len(marked)
+    assert f"type_0 vs Rest: of 30 genes {up} up (" in shown
+    assert f", {len(marked) - up} down (" in shown
+    assert "comparison 1/3: type_0 vs Rest" in shown
+
+
+def test_genes_of_few_cells_are_counted_apart(tmp_path: Path) -> None:
+    result = seen_table()
+    lines = summary(result, tmp_path / "a.csv", 0.1)
+    assert lines[0] == (
+        "0 vs Rest: of 61 genes 9 up (g59, g58, g57, g56, g55), 10 down (g0, g1, g2, g3, g4), "
+        "1 more seen in fewer than 10% of the cells"
+    )
+    assert "10 up (g60, g59" in summary(result, tmp_path / "a.csv", 0.0)[0]
+    many = table(25)
+    assert summary(many, tmp_path / "a.csv", 0.1)[20] == (
+        f"and 5 more comparisons, in {tmp_path / 'a.csv'}"
+    )
+
+
+def test_within_types_and_quiet(data: Path, trained: Path, tmp_path: Path) -> None:
+    question = ["--groupby", "batch", "--group1", "batch_0", "--group2", "batch_1"]
+    options = [*question, "--within", "cell_type", "--n-samples", 100, "--quiet"]
+    result = run_de(trained, data, "-o", tmp_path / "a.csv", *options)
+    assert result.stderr == ""
+    model = Model.load(trained, data, device="cpu")
+    expected = model.differential_expression(
+        groupby="batch",
+        group1="batch_0",
+        group2="batch_1",
+        within="cell_type",
+        n_samples_overall=100,
+    )
+    found = pd.read_csv(tmp_path / "a.csv", index_col="gene")
+    assert list(found["within"].unique()) == ["type_0", "type_1", "type_2"]
+    np.testing.assert_allclose(found["lfc_mean"], expected["lfc_mean"], rtol=1e-6)
+    assert "type_1: batch_0 vs batch_1: of 30 genes" in result.stdout
+
+
+def test_a_dot_plot_of_nothing_is_left_out_and_said(
+    data: Path, trained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a_dots.png").write_text("of another table")
+    vanilla = [*QUESTION, "--mode", "vanilla", "--overwrite"]
+    shown = run_de(trained, data, "-o", tmp_path / "a.csv", *vanilla).stdout
+    assert "no dot plot: a dot plot needs the column lfc_median" in shown
+    assert not (tmp_path / "a_dots.png").exists()
 
 
 def test_chosen_groups_streamed_from_disk(data: Path, trained: Path, tmp_path: Path) -> None:
@@ -100,6 +150,8 @@ def test_nothing_is_overwritten_unasked(data: Path, trained: Path, tmp_path: Pat
         (["--groupby", "cell_type", "--group1", "T"], "there are 'type_0', 'type_1', 'type_2'"),
         (["--groupby", "cell_type", "--min-cells", 10_000], "has 10000 cells or more"),
         (["--groupby", "cell_type", "--mode", "lfc"], "mode must be"),
+        (["--groupby", "batch", "--within", "celltype"], "within 'celltype' is not a column"),
+        (["--groupby", "cell_type", "--min-pct", 10], "--min-pct must be at most 1"),
     ],
 )
 def test_refusals_leave_nothing(

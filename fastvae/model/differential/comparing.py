@@ -13,6 +13,7 @@ from ..._torch import device_of, evaluating
 from ...data.keys import Key
 from ...data.stores.store import Store
 from ...errors import InputError
+from ...train.progress import tracked
 from ...vae.vae import VAE
 from ..posterior.importance import Reweighting, Weighting
 from ..posterior.noise import minibatches_of_blocks
@@ -61,6 +62,8 @@ class Questions:
         Expected share of false genes among those marked, and the column of the marks.
     batch_size
         Cells per minibatch.
+    progress
+        Say on standard error which comparison it is.
     """
 
     mode: str
@@ -74,6 +77,7 @@ class Questions:
     fdr_target: float
     fdr_name: str
     batch_size: int
+    progress: bool
 
     @property
     def need_counts(self) -> bool:
@@ -110,7 +114,10 @@ def compare(
     tables = []
     with evaluating(module, seed=0):
         posterior = Posterior(module, minibatches_of_blocks(store, cells, size, device), cells)
-        for comparison, both, (first, second) in zip(compared.listed, sides, picked, strict=True):
+        titles = [one.title for one in compared.listed]
+        steps = zip(compared.listed, sides, picked, strict=True)
+        shown = tracked(steps, titles, "comparison", show=questions.progress)
+        for comparison, both, (first, second) in shown:
             if weighting is not None:
                 again = Reweighting(store, posterior, weighting, size)
                 names = comparison.names

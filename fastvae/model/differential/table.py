@@ -72,7 +72,9 @@ def data_frame(
             columns[marks] = discoveries(columns["proba_de"], target)
         frame = pd.DataFrame(columns, index=pd.Index(gene_names.astype(str))).iloc[order]
         if comparison.group1 is not None:
-            frame["comparison"] = f"{comparison.group1} vs {comparison.group2}"
+            frame["comparison"] = comparison.title
             frame["group1"], frame["group2"] = comparison.group1, comparison.group2
+        if comparison.within is not None:
+            frame["within"] = comparison.within
         frames.append(frame)
     return pd.concat(frames, axis=0)
