@@ -1,5 +1,6 @@
 """Decoder heads with their likelihood, against layers and likelihood one after the other."""
 
+import numpy as np
 import pytest
 import torch
 from decoder_heads import (
@@ -266,3 +267,66 @@ def test_bad_arguments(change, message):
     }
     with pytest.raises(InputError, match=message):
         fn.zinb_heads_nll(**{**good, **change})
+
+
+BAD_VALUES = {"nan": torch.nan, "inf": torch.inf, "-inf": -torch.inf}
+
+
+def nearly(got, want):
+    """NaN and infinities in the same places, and the same numbers elsewhere."""
+    size = torch.where(want.isfinite(), want.abs(), 0).amax() if want.numel() else 1
+    near = (got.double() - want.double()).abs() <= 1e-5 + 1e-4 * size
+    return bool((near | (got == want) | (got.isnan() & want.isnan())).all())
+
+
+@pytest.mark.parametrize("way", ["operation", "blocks"])
+@pytest.mark.parametrize("dispersion", ["gene", "cell"])
+@pytest.mark.parametrize("bad", BAD_VALUES)
+def test_bad_values_in_every_input(backend, dispersion, bad, way):
+    with np.errstate(all="ignore"):  # the interpreter may meet infinities
+        x, clean, _ = problem("zinb", (10, 11), dispersion, torch.float32, hidden=3)
+        x[0, :6] = torch.tensor([0.0, 1, 8, 40, 1e4, 0.5])
+        upstream = torch.randn(10)
+        untouched = solve(way, "zinb", x, clean).detach()
+        for name in ["x", *clean]:
+            inputs = {"x": x, **clean}
+            inputs = {k: v.detach().clone() for k, v in inputs.items()}
+            inputs[name].view(-1)[inputs[name].numel() // 2] = BAD_VALUES[bad]
+            counts_, leaves = inputs.pop("x"), inputs
+            leaves = {k: v.requires_grad_() for k, v in leaves.items()}
+            got = differentiated(solve(way, "zinb", counts_, leaves), leaves, upstream)
+            with fn.use_backend("torch"):
+                plain = one_after_the_other("zinb", counts_, leaves)
+                want = differentiated(plain, leaves, upstream)
+            for key, t in got.items():
+                assert nearly(t, want[key]), f"{key} with {bad} in {name}"
+            if name in ("x", "hidden", "log_library"):  # of one cell: no other's value changes
+                row, others = 5, torch.arange(10) != 5
+                torch.testing.assert_close(got["nll"][others], untouched[others])
+                assert bad != "nan" or got["nll"][row].isnan()
+
+
+@pytest.mark.parametrize("way", ["operation", "blocks"])
+@pytest.mark.parametrize(("family", "dispersion"), CASES)
+def test_finite_extremes_give_finite_results(backend, family, dispersion, way):
+    sizes = [0.0, 1e-38, 1e-20, 1.0, 88.0, 1e4, 1e10, 1e20, 1e30, 3e38]
+    genes = 2 * len(sizes)
+    x, leaves, index = problem(family, (16, genes), dispersion, torch.float32, hidden=3)
+    for case in range(6):
+        make = torch.Generator().manual_seed(case)
+        for name, t in leaves.items():
+            with torch.no_grad():
+                if name.endswith("weight"):  # products overflow as torch's do: logits are biases
+                    t.zero_()
+                elif name != "hidden":
+                    values = torch.tensor(sizes + [-size for size in sizes])
+                    drawn = torch.randint(genes, t.shape, generator=make)
+                    t.copy_(values[drawn])
+        counts_ = torch.tensor(sizes * 2)[torch.randint(genes, x.shape, generator=make)].round()
+        with np.errstate(all="ignore"):
+            nll = solve(way, family, counts_, leaves, index)
+            found = differentiated(nll, leaves, torch.rand(16, generator=make) / 16)
+            plain = one_after_the_other(family, counts_, leaves, index)
+        torch.testing.assert_close(found["nll"], plain.detach(), rtol=1e-5, atol=1e-5)
+        for name, t in found.items():
+            assert t.isfinite().all(), name

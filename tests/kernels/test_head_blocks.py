@@ -2,13 +2,18 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
-from decoder_heads import counts
+from decoder_heads import DISPERSIONS, counts, parameters, problem
+from fastvae.kernels import native
 from fastvae.kernels.heads import cpu
 from fastvae.kernels.heads.blocks import cells_of, cells_per_block
+from fastvae.kernels.heads.parameters import HeadNeeds
+from fastvae.kernels.heads.workspace import MOST, workspace
+from fastvae.kernels.linear import dense
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR")
 if torch.get_default_device().type != "cpu":
@@ -52,6 +57,44 @@ def test_cells_of_a_minibatch():
             part = cells_of(counts(given), begin, end)
             assert part.shape == (end - begin, 7)
             assert torch.equal(part.to_dense(torch.float32), x[begin:end])
+
+
+@pytest.mark.parametrize("dispersion", DISPERSIONS)
+def test_threads_change_no_bit(dispersion, monkeypatch):
+    monkeypatch.setattr(native, "GRAIN", 1)
+    operation = cpu.HEADS._replace(products=dense.LIBRARY, cache=1, least=200)  # 2 or 3 blocks
+    torch.manual_seed(1)
+    x, leaves, index = problem("zinb", (200, 1100), dispersion, torch.float32, hidden=70)
+    upstream, given = torch.randn(200), (counts(x.to_sparse_csr()), parameters(leaves, index))
+    found = []
+    for threads in (1, 2, 3, 4):
+        torch.set_num_threads(threads)
+        with torch.no_grad():
+            nll, grads = operation.heads_with_gradients(upstream, *given, HeadNeeds())
+        found.append([nll, *(t for t in grads if t is not None)])
+    torch.set_num_threads(1)
+    assert len(found[0]) == 1 + len(leaves)
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+
+
+def test_memory_of_a_block_is_used_again_by_its_thread_alone():
+    small = [workspace((2, 3, 4), torch.float32, torch.device("cpu")) for _ in range(2)]
+    assert small[0].data_ptr() == small[1].data_ptr()
+    half = workspace((5,), torch.bfloat16, torch.device("cpu"))
+    assert half.dtype == torch.bfloat16
+    assert half.data_ptr() == small[0].data_ptr()
+    elsewhere = []
+
+    def work():
+        elsewhere.append(workspace((2, 3, 4), torch.float32, torch.device("cpu")))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert elsewhere[0].data_ptr() != small[0].data_ptr()
+    large = [workspace((MOST,), torch.float32, torch.device("cpu")) for _ in range(2)]
+    assert large[0].data_ptr() != large[1].data_ptr()
 
 
 PEAK = """
