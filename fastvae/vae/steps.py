@@ -5,7 +5,7 @@ The fused `forward` never makes the cells by genes matrices of the rate and of t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,25 +18,22 @@ from ..functional.heads import Head, heads_nll_of
 from ..functional.likelihood import nll_of
 from ..nn import VARIANCE_FLOOR, DecoderSCVI, Encoder, identity
 from .arguments import check_matrix, prior, refuse_non_counts
+from .autoencoder import Autoencoder
 from .stock import categories, plain_heads, stock_encoder, takes_one_hot, takes_sparse
-
-if TYPE_CHECKING:
-    from .vae import VAE
-
 
 DISPERSIONS = ("gene", "gene-batch", "gene-label", "gene-cell")
 LIKELIHOODS = ("zinb", "nb", "poisson")
 LATENTS = ("normal", "ln")
 
 
-def check_input(model: VAE, x: Tensor, counts: bool) -> None:
+def check_input(model: Autoencoder, x: Tensor, counts: bool) -> None:
     """Check the shape of `x` and, where `counts` are expected, its values."""
     check_matrix(x, model._n_input if stock_encoder(model.z_encoder) else None)
     if counts or model.check_counts:
         refuse_non_counts(x, model.check_counts)
 
 
-def encoder_input(model: VAE, x: Tensor) -> Tensor:
+def encoder_input(model: Autoencoder, x: Tensor) -> Tensor:
     """What the encoders see: log(1 + x) or x, in their dtype; CSR stays CSR where they allow."""
     sparse = x.layout == torch.sparse_csr
     if sparse and not (takes_sparse(model.z_encoder) and takes_sparse(model.l_encoder)):
@@ -51,7 +48,7 @@ def encoder_input(model: VAE, x: Tensor) -> Tensor:
     return csr_of(x.crow_indices(), x.col_indices(), values, (x.shape[0], x.shape[1]))
 
 
-def covariates_of(model: VAE, x: Tensor, batch_index: Any, y: Any) -> Covariates:
+def covariates_of(model: Autoencoder, x: Tensor, batch_index: Any, y: Any) -> Covariates:
     """Batch and label of the cells of `x`: parsed here, checked when they are first read."""
     return Covariates.of(x, batch_index, y, force=model.check_counts)
 
@@ -69,7 +66,7 @@ def told(network: Any, k: int, codes: Codes, name: str | None = None) -> Any:
     return codes.column(n_cat, name)
 
 
-def encoder_batch(model: VAE, encoder: Any, covariates: Covariates) -> tuple[Any, ...]:
+def encoder_batch(model: Autoencoder, encoder: Any, covariates: Covariates) -> tuple[Any, ...]:
     """What an encoder is told before the label: nothing, or the batch of each cell."""
     if not model.encode_covariates:
         return ()
@@ -79,14 +76,14 @@ def encoder_batch(model: VAE, encoder: Any, covariates: Covariates) -> tuple[Any
     return (told(encoder, 0, covariates.batch) if categories(encoder, 0) > 1 else column,)
 
 
-def encoder_covariates(model: VAE, covariates: Covariates) -> tuple[Any, ...]:
+def encoder_covariates(model: Autoencoder, covariates: Covariates) -> tuple[Any, ...]:
     """What the encoder of z is told: the batch where the model says so, and the label."""
     batch = encoder_batch(model, model.z_encoder, covariates)
     k = len(batch)
     return *batch, told(model.z_encoder, k, covariates.labels, f"covariate {k}")
 
 
-def decoder_covariates(model: VAE, covariates: Covariates) -> tuple[Any, Any]:
+def decoder_covariates(model: Autoencoder, covariates: Covariates) -> tuple[Any, Any]:
     """What the decoder is told: the batch and the label."""
     return (
         told(model.decoder, 0, covariates.batch),
@@ -95,7 +92,7 @@ def decoder_covariates(model: VAE, covariates: Covariates) -> tuple[Any, Any]:
 
 
 def log_dispersion(
-    model: VAE, head: Tensor | None, covariates: Covariates
+    model: Autoencoder, head: Tensor | None, covariates: Covariates
 ) -> tuple[Tensor, Tensor | None]:
     """log theta as (G,) or (N, G) and None, or as a (K, G) table and the row of each cell."""
     one_of("dispersion", model.dispersion, DISPERSIONS)
@@ -132,7 +129,7 @@ def draws(mean: Tensor, variance: Tensor, n_samples: int) -> Tensor:
 
 
 def forward(
-    model: VAE, x: Tensor, local_l_mean: Any, local_l_var: Any, batch_index: Any, y: Any
+    model: Autoencoder, x: Tensor, local_l_mean: Any, local_l_var: Any, batch_index: Any, y: Any
 ) -> tuple[Tensor, Tensor, float]:
     """What ``VAE.forward`` returns, for checked counts and a model without replaced parts."""
     x_ = encoder_input(model, x)
@@ -148,7 +145,7 @@ def forward(
 
 
 def negative_log_likelihood(
-    model: VAE, x: Tensor, z: Tensor, library: Tensor, covariates: Covariates
+    model: Autoencoder, x: Tensor, z: Tensor, library: Tensor, covariates: Covariates
 ) -> Tensor:
     """-log p(x | z, library) of each cell (N,), at a z (N, L) and a log library size (N, 1)."""
     likelihood = model.reconstruction_loss
@@ -176,7 +173,7 @@ def head_of(layer: Any) -> Head:
 
 
 def decoder_logits(
-    model: VAE, z: Tensor, covariates: Covariates
+    model: Autoencoder, z: Tensor, covariates: Covariates
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Scale logits, log-dispersion head and zero-inflation logits, as far as they are needed."""
     likelihood = model.reconstruction_loss
@@ -189,7 +186,7 @@ def decoder_logits(
 
 
 def likelihood_of(
-    model: VAE,
+    model: Autoencoder,
     x: Tensor,
     parts: tuple[Tensor, Tensor | None, Tensor | None],
     library: Tensor,

@@ -5,16 +5,13 @@ A replacement is always used. These functions say whether a short cut computes t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from torch import nn
 
 from .._torch import has_hooks
 from ..nn import DecoderSCVI, Encoder, FCLayers, LinearDecoderSCVI, identity, plain_linear
-
-if TYPE_CHECKING:
-    from .vae import VAE
-
+from .autoencoder import Autoencoder
 
 # kept as functions, so that replacing a method on the class itself is noticed too
 _ENCODE = Encoder.forward
@@ -91,14 +88,18 @@ def takes_sparse(module: Any) -> bool:
     return stock_encoder(module) and not has_hooks(module) and not has_hooks(module.encoder)
 
 
-def sparse_first_layers(model: VAE) -> list[nn.Linear] | None:
+def sparse_first_layers(model: Autoencoder) -> list[nn.Linear] | None:
     """First layers of the encoders in use, if CSR counts go from `forward` to the operations only.
 
     Then nobody else can see arrays that are longer than their rows.
     """
     if not all(own_method(model, name) for name in _METHODS):
         return None
-    if has_hooks(model) or model.check_counts or not fused_forward_is_faithful(model):
+    if (
+        has_hooks(cast(nn.Module, model))
+        or model.check_counts
+        or not fused_forward_is_faithful(model)
+    ):
         return None
     encoders = [model.z_encoder, *([] if model.use_observed_lib_size else [model.l_encoder])]
     if not all(map(takes_sparse, (model.z_encoder, model.l_encoder))):
@@ -115,15 +116,15 @@ def sparse_first_layers(model: VAE) -> list[nn.Linear] | None:
     return found
 
 
-def remember(kind: type[VAE]) -> None:
+def remember(kind: type[nn.Module]) -> None:
     """Take note of the methods of VAE as they are defined, before anybody can replace them."""
     for name in _METHODS:
         _METHODS[name] = getattr(kind, name)
 
 
-def own_method(model: VAE, name: str) -> bool:
+def own_method(model: object, name: str) -> bool:
     """Whether the method `name` of `model` is still the one that VAE was defined with."""
-    return getattr(type(model), name) is _METHODS[name] and name not in model.__dict__
+    return getattr(type(model), name) is _METHODS[name] and name not in vars(model)
 
 
 def _plain_softmax(module: Any) -> bool:
@@ -167,7 +168,7 @@ def plain_heads(decoder: Any, zero_inflation: bool, dispersion: bool) -> bool:
     return all(map(plain_linear, heads))
 
 
-def fused_forward_is_faithful(model: VAE) -> bool:
+def fused_forward_is_faithful(model: Autoencoder) -> bool:
     """Whether going from logits to the loss gives what calling the modules would give."""
     return (
         _plain_encoder(model.z_encoder)
@@ -183,8 +184,8 @@ def stock_throughout(model: nn.Module) -> bool:
     """
     if _METHODS["forward"] is not getattr(type(model), "forward", None):
         return False
-    vae = cast("VAE", model)
-    if not all(own_method(vae, name) for name in _METHODS):
+    vae = cast(Autoencoder, model)
+    if not all(own_method(model, name) for name in _METHODS):
         return False
     if _changed(model) or has_hooks(model):
         return False
