@@ -220,10 +220,11 @@ def demo(
     """Train on the blood cells that come with fastvae, and draw the latent space."""
     with user_errors():
         from ..model.model import Model
+        from ..report import write_report
         from ..report.pictures import Wanted
         from ..train.settings import TrainSettings
         from .demo import DEMO_FIT, MARKERS, demo_data, mixing_lines
-        from .run_folder import fit_and_write, print_run, run_folder
+        from .run_folder import fit_and_write, print_run, run_folder, this_command
 
         with run_folder(output, overwrite=overwrite) as folder:
             adata = demo_data()
@@ -237,6 +238,15 @@ def demo(
                 device=device,
                 progress=not quiet,
                 pictures=Wanted(("cell_type", *MARKERS)),
+            )
+            write_report(
+                model,
+                folder / "report.html",
+                labels_key="cell_type",
+                color=MARKERS,
+                title="fastvae demo: blood cells of three data sets",
+                command=this_command(),
+                overwrite=True,
             )
             print_run(model, folder)
             for line in mixing_lines(adata, latent):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 NEEDED = ("non_zeros_proportion1", "raw_normalized_mean1", "lfc_median")
-MOST_ROWS, MOST_GENES = 60, 120
+MOST_ROWS, MOST_GENES = 60, 72
 CELL = 0.24
 """Inches from one dot to the next."""
 LARGEST = 140.0
@@ -55,11 +55,9 @@ def dot_panel(result: pd.DataFrame, n_genes: int, min_pct: float) -> Figure:
             "it in mode='change' with all_stats=True"
         )
     parts = comparisons_of(result)[:MOST_ROWS]
-    chosen: dict[str, int] = {}
-    for row, (_, part) in enumerate(parts):
-        for gene in first_genes(part, n_genes, min_pct):
-            chosen.setdefault(gene, row)
-    genes = list(chosen)[:MOST_GENES]
+    n_genes = max(1, min(n_genes, MOST_GENES // len(parts)))
+    first = [first_genes(part, n_genes, min_pct) for _, part in parts]
+    genes = list(dict.fromkeys(gene for part in first for gene in part))
     if not genes:
         raise InputError(
             "no genes are marked as higher in the first group with counts in "
@@ -99,13 +97,9 @@ def dot_panel(result: pd.DataFrame, n_genes: int, min_pct: float) -> Figure:
     axis.set_ylim(len(parts), -1)
     axis.tick_params(length=2)
     axis.spines[:].set_color("0.7")
-    axis.set_title(
-        f"The {n_genes} first genes of each group"
-        if against_rest
-        else f"The {n_genes} first genes of each comparison",
-        fontsize=10,
-        loc="left",
-    )
+    kind = "group" if against_rest else "comparison"
+    number = "gene" if n_genes == 1 else f"{n_genes} genes"
+    axis.set_title(f"The first {number} of each {kind}", fontsize=10, loc="left")
     _keys(figure, drawn, (left + width + 0.25, size[1] - 0.4), size, against_rest)
     return figure
 

@@ -272,7 +272,7 @@ def plot_volcano(
     result
         What `Model.differential_expression` returned. For mode "change", the median log-fold
         change is drawn against -log10 of the probability of no change (down to 1e-4), and the
-        marked genes are coloured, red above and blue below; for "vanilla", the ratio of the mean
+        marked genes are coloured, orange above and blue below; for "vanilla", the ratio of the mean
         frequencies against the Bayes factor.
     path
         Picture to write, replaced if it exists; the suffix gives the format (.png, .pdf, .svg).
@@ -310,7 +310,7 @@ def plot_dots(
 ) -> None:
     """Draw the first genes of every comparison as a dot plot to a file.
 
-    A row for each of the first 60 comparisons, a column for each gene, 120 at most. The area of a
+    A row for each of the first 60 comparisons, a column for each gene, 72 at most. The area of a
     dot is the share of the cells of the first group that have counts of the gene. Its colour is,
     of groups against the rest, the mean of the log of their normalised counts, from the lowest of
     the gene to its highest; of pairs, the median log2 fold change.
@@ -322,7 +322,8 @@ def plot_dots(
     path
         Picture to write, replaced if it exists; the suffix gives the format (.png, .pdf, .svg).
     genes
-        Genes of each comparison: marked, higher in the first group, the most certain first.
+        Genes of each comparison: marked, higher in the first group, the most certain first. Of many
+        comparisons fewer are drawn.
     min_pct
         Genes with counts in a smaller share of the cells of both groups are left out.
     dpi

@@ -173,12 +173,19 @@ def legend_rows(side: float) -> int:
 
 
 def _rows(panels: list[Panel]) -> list[list[Panel]]:
-    """Panels in rows that are not wider than the picture may be, about equally full."""
+    """Panels in rows that are not wider than the picture may be, about equally many in each."""
+    rows = _filled(panels, len(panels))
+    return _filled(panels, -(-len(panels) // len(rows)))
+
+
+def _filled(panels: list[Panel], most: int) -> list[list[Panel]]:
+    """Panels in rows, each as full as its width and `most` panels allow."""
     rows: list[list[Panel]] = [[]]
     used = 0.0
     for panel in panels:
         needed = panel.side + panel.beside + GAP
-        if rows[-1] and used + needed - GAP > WIDTH - 2 * MARGIN:
+        full = used + needed - GAP > WIDTH - 2 * MARGIN or len(rows[-1]) == most
+        if rows[-1] and full:
             rows.append([])
             used = 0.0
         rows[-1].append(panel)
@@ -263,9 +270,10 @@ def _draw_highlight(axis: Axes, points: np.ndarray, panel: Panel, order: np.ndar
     codes, names = panel.values
     own = codes[order] == panel.category
     _scatter(axis, points, order[~own], color="#DDDDDD", alpha=1.0)
-    colours = category_colours(names)
+    # Of the larger palettes some colours are too near to grey.
+    colours = category_colours(names) if len(names) <= len(FEW) else None
     colour = FEW[0] if colours is None else colours[panel.category]
-    colour = "#555555" if colour == GREY else colour
+    colour = FEW[-1] if colour == GREY else colour
     drawn = _scatter(axis, points, order[own], color=colour, alpha=1.0)
     drawn.set_sizes(1.6 * drawn.get_sizes())  # few among many
 

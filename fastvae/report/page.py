@@ -46,7 +46,7 @@ pre { background: #f4f4f4; padding: 0.6rem 0.8rem; white-space: pre-wrap; overfl
 }
 """
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-PIXELS_PER_INCH = 80
+PIXELS_PER_INCH = 76
 """Of the page; pictures have twice as many, for screens with small pixels."""
 
 

@@ -267,6 +267,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("demo", "-o", folder, "--quiet")
     assert (folder / "latent.png").read_bytes()[:4] == b"\x89PNG"
     assert (folder / "latent.h5ad").is_file()
+    assert "<h1>fastvae demo" in (folder / "report.html").read_text()
     shares = (
         r"nearest neighbours that are of the same batch: before 0\.\d\d, after 0\.\d\d, by chance"
     )

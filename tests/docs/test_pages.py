@@ -109,3 +109,12 @@ def test_pictures_are_up_to_date() -> None:
     pictures = sorted((DOCS / "images").glob("*.svg"))
     assert [path.stem for path in pictures] == ["likelihood", "passes", "zeros"]
     assert not [path.name for path in pictures if f"drawn from {digest}" not in path.read_text()]
+
+
+def test_every_picture_of_the_gallery_is_shown() -> None:
+    shown = re.findall(r"\]\(images/gallery/(\S+)\)", (DOCS / "gallery.md").read_text())
+    there = sorted((DOCS / "images" / "gallery").iterdir())
+    assert sorted(shown) == [path.name for path in there]
+    for path in there:
+        assert path.read_bytes()[:4] == b"\x89PNG"
+    assert sum(path.stat().st_size for path in there) < 500_000
