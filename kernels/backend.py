@@ -53,8 +53,8 @@ class Backend:
         The three products of a dense layer, for steps without autograd.
     ordered
         The same counts, looked at once for all other operations.
-    gather_dense, gather_csr
-        Rows of counts that are kept on the device.
+    gather_dense, gather_csr, gather_columns
+        Rows of counts that are kept on the device, and what else is known of these cells.
     csr_pays
         Whether a minibatch of fixed size moves fewer bytes as CSR arrays that are longer than its
         rows say; None where the kernels take no such arrays.
@@ -83,6 +83,7 @@ class Backend:
     ordered: Callable[[Counts], Counts]
     gather_dense: Callable[..., Any]
     gather_csr: Callable[..., Any]
+    gather_columns: Callable[..., Any]
     nll_with_gradients: Callable[..., Any] | None = None
     finish: Callable[..., Any] | None = None
     expected_upstream: Callable[..., Any] | None = None

@@ -174,6 +174,10 @@ class DenseBuffers(NamedTuple):
         """Return the part of this memory that is for so many rows."""
         return DenseBuffers(*(part[:n_rows] for part in self))
 
+    def logs(self) -> CountLogs:
+        """Return memory for the logarithms of these counts."""
+        return CountLogs(torch.empty_like(self.x), torch.empty_like(self.totals))
+
     @staticmethod
     def empty(n_rows: int, genes: int, device: torch.device | str) -> DenseBuffers:
         """Return memory for `n_rows` rows."""
@@ -181,6 +185,54 @@ class DenseBuffers(NamedTuple):
             torch.empty(n_rows, genes, dtype=torch.float32, device=device),
             torch.empty(n_rows, 1, dtype=torch.float32, device=device),
         )
+
+
+class CountLogs(NamedTuple):
+    """Logarithms of a minibatch's counts, which the gather writes in the same pass.
+
+    Attributes
+    ----------
+    log1p
+        log(1 + x), float32: (B, G), or of the stored entries (capacity,) where x is CSR.
+    log_library
+        (B, 1) float32 log of each total; a total below 1 counts as 1.
+    """
+
+    log1p: Tensor
+    log_library: Tensor
+
+    def first(self, n_rows: int) -> CountLogs:
+        """Return the part of this memory that is for so many rows."""
+        log1p = self.log1p[:n_rows] if self.log1p.dim() == 2 else self.log1p
+        return CountLogs(log1p, self.log_library[:n_rows])
+
+
+class CellColumns(NamedTuple):
+    """What is known of cells beside their counts.
+
+    Attributes
+    ----------
+    batch, label
+        Codes, int64: (N,) of a data set, (B, 1) of a minibatch.
+    library_mean, library_var
+        Mean and variance of the log library size, float32: (n_batch,) of each batch of a data set,
+        (B, 1) for each cell of a minibatch.
+    """
+
+    batch: Tensor
+    label: Tensor
+    library_mean: Tensor
+    library_var: Tensor
+
+    @staticmethod
+    def empty(n_rows: int, device: torch.device | str) -> CellColumns:
+        """Return memory for a minibatch of `n_rows` cells."""
+        kinds = torch.int64, torch.int64, torch.float32, torch.float32
+        return CellColumns(*(torch.empty(n_rows, 1, dtype=kind, device=device) for kind in kinds))
+
+    def first(self, n_rows: int) -> CellColumns:
+        """Return the part of this memory that is for so many cells."""
+        return CellColumns(*(column[:n_rows] for column in self))
 
 
 class CsrBuffers(NamedTuple):
@@ -211,6 +263,10 @@ class CsrBuffers(NamedTuple):
         """Return the same memory for so many rows: the entries may be as many as before."""
         crow, totals = self.crow[: n_rows + 1], self.totals[:n_rows]
         return self._replace(crow=crow, totals=totals)
+
+    def logs(self) -> CountLogs:
+        """Return memory for the logarithms of these counts."""
+        return CountLogs(torch.empty_like(self.values), torch.empty_like(self.totals))
 
     @staticmethod
     def empty(n_rows: int, capacity: int, device: torch.device | str) -> CsrBuffers:

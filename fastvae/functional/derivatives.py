@@ -189,11 +189,8 @@ class Layers:
         """Write the gradients of all parameters; return that by the input (N, H) where wanted."""
         for number in reversed(range(len(self._layers))):
             layer, (x, z, hidden, scale) = self._layers[number], passed[number]
-            d_z, d_weight, d_bias = self._backend.hidden_backward(
-                grad, z, layer.norm, hidden, scale
-            )
-            layer.by_norm[0].gradient.copy_(d_weight)
-            layer.by_norm[1].gradient.copy_(d_bias)
+            by_norm = layer.by_norm[0].gradient, layer.by_norm[1].gradient
+            d_z = self._backend.hidden_backward(grad, z, layer.norm, hidden, scale, by_norm)[0]
             if isinstance(layer.linear, CountLinear):
                 layer.linear.backward(d_z, x, indicators)
                 return None
@@ -201,7 +198,7 @@ class Layers:
             layer.linear.backward(d_z, x, into)
             if into is None:
                 return None
-            grad = into if indicators is None else into[:, : -indicators.shape[1]].contiguous()
+            grad = into if indicators is None else into[:, : -indicators.shape[1]]
         return grad
 
 
@@ -225,7 +222,7 @@ class Sample(NamedTuple):
 
     z: Tensor
     kl: Tensor
-    given: tuple[Tensor, ...]
+    given: tuple[Tensor | None, ...]
 
 
 class Latent:
@@ -254,17 +251,14 @@ class Latent:
     def forward(self, hidden: Tensor, prior: tuple[Tensor, Tensor] | None) -> Sample:
         """Draw from the posterior of `hidden` (N, H); a standard normal prior where None."""
         mean, log_var = (head.forward(hidden) for head in self._heads)
-        if prior is None:
-            prior = mean.new_zeros(()).expand_as(mean), mean.new_ones(()).expand_as(mean)
-        given = mean, log_var, *prior
+        given = mean, log_var, *(prior or (None, None))
         z, _, kl, noise = self._backend.sample_and_kl_forward(*given, self._var_eps, self._softmax)
         return Sample(z, kl, (*given, noise))
 
     def backward(self, by_z: Tensor, by_kl: Tensor, hidden: Tensor, sample: Sample) -> Tensor:
         """Write the gradients of the heads; return that by `hidden`."""
-        upstream = by_z, torch.zeros_like(by_z), by_kl
         by_heads = self._backend.sample_and_kl_backward(
-            *upstream, *sample.given, self._var_eps, self._softmax
+            by_z, None, by_kl, *sample.given, self._var_eps, self._softmax
         )[:2]
         into = torch.empty_like(hidden)
         for number, (head, grad) in enumerate(zip(self._heads, by_heads, strict=True)):
@@ -302,14 +296,15 @@ class Heads:
         log_theta: Tensor | None,
         theta_index: Tensor | None,
         upstream: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        by_library: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Write the gradients of the heads for the upstream gradient (N,).
 
         Returns
         -------
         tuple of Tensor
             -log p of each cell (N,), and the gradients by `hidden` (N, H), by `log_library` (N, 1)
-            and by `log_theta`, None where that is None or a head's.
+            if `by_library` asks for it, and by `log_theta`, None where that is None or a head's.
         """
         scale, zi, theta = (
             (None, None) if head is None else head.parameters
@@ -333,7 +328,7 @@ class Heads:
                 theta_index=theta_index,
                 **given,
             ),
-            HeadNeeds(),
+            HeadNeeds(log_library=by_library),
             None,
             HeadGradients(**{name: p.gradient for name, p in there.items()}),
         )

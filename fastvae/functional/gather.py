@@ -13,7 +13,9 @@ from torch import Tensor
 from ..kernels.counts import (
     LARGEST,
     MOST_GENES_16,
+    CellColumns,
     CompactCounts,
+    CountLogs,
     Counts,
     CsrBuffers,
     DenseBuffers,
@@ -27,19 +29,25 @@ if TYPE_CHECKING:
 __all__ = [
     "LARGEST",
     "MOST_GENES_16",
+    "CellColumns",
     "CompactCounts",
+    "CountLogs",
     "Counts",
     "CsrBuffers",
     "DenseBuffers",
     "compact",
     "csr_pays",
+    "gather_columns",
     "gather_into",
     "gather_rows",
 ]
 
 
 def gather_into(
-    source: CompactCounts | Counts, rows: Tensor, into: CsrBuffers | DenseBuffers
+    source: CompactCounts | Counts,
+    rows: Tensor,
+    into: CsrBuffers | DenseBuffers,
+    logs: CountLogs | None = None,
 ) -> None:
     """Copy rows of counts on a device into lent memory there, with the sum of each row.
 
@@ -54,17 +62,41 @@ def gather_into(
         NaN: dense in that row, CSR in every value.
     into
         Memory for B rows; it decides the layout.
+    logs
+        Memory for the logarithms, if they are wanted: ``into.logs()``.
 
     Raises
     ------
     ValueError
-        `source` is dense, or `into` has another shape, dtype or device.
+        `source` is dense, or `into` or `logs` has another shape, dtype or device.
     """
     backend = select(torch.empty(0, device=rows.device))
     if isinstance(into, DenseBuffers):
-        backend.gather_dense(source, rows, out=into.x, totals=into.totals)
+        backend.gather_dense(source, rows, out=into.x, totals=into.totals, logs=logs)
     else:
-        backend.gather_csr(source, rows, into)
+        backend.gather_csr(source, rows, into, logs=logs)
+
+
+def gather_columns(source: CellColumns, rows: Tensor, into: CellColumns) -> None:
+    """Copy the codes and the library statistics of cells into lent memory on their device.
+
+    Nothing waits for the device.
+
+    Parameters
+    ----------
+    source
+        Of a data set of N cells.
+    rows
+        (B,) integer row numbers; one outside 0..N-1 gets the codes 0 and the statistics NaN.
+    into
+        Memory for B cells.
+
+    Raises
+    ------
+    ValueError
+        A column of either has another shape, dtype or device.
+    """
+    select(torch.empty(0, device=rows.device)).gather_columns(source, rows, into)
 
 
 def csr_pays(device: torch.device) -> Callable[..., bool] | None:

@@ -55,7 +55,9 @@ def sample_and_kl(
     one_of("latent_distribution", latent_distribution, ("normal", "ln"))
     if q_mean.shape != q_log_var.shape:
         raise _check.mismatch("q_log_var", q_log_var, tuple(q_mean.shape), "q_mean")
-    p_mean, p_var = _prior(q_mean, prior_mean, prior_var)
+    p_mean = p_var = None
+    if prior_mean is not None or prior_var is not None:
+        p_mean, p_var = _prior(q_mean, prior_mean, prior_var)
     heads = same_dtype(q_mean, q_log_var, p_mean, p_var)
     backend = _backend.select(*heads)
     z, q_var, kl = SampleAndKL.apply(backend, *heads, var_eps, latent_distribution == "ln")

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,15 +21,50 @@ from .._torch import evaluating
 from ..data import Minibatch, Minibatches
 from ..data.csr import on_device
 from ..data.stores.device import DeviceStore
-from ..functional.gather import LARGEST, CsrBuffers, DenseBuffers, csr_pays
+from ..functional.gather import (
+    LARGEST,
+    CellColumns,
+    CountLogs,
+    CsrBuffers,
+    DenseBuffers,
+    csr_pays,
+)
 from ..vae.stock import sparse_first_layers
 from ..vae.vae import VAE
 from .capture import Recorder
 from .processes import Group
 from .settings import TrainSettings
 from .state import Moment
+from .step import with_logs
 
 DEVICES = {"cuda"}
+
+
+class MinibatchMemory(NamedTuple):
+    """Memory of fixed size for minibatches; see `DeviceStore.minibatch_into`."""
+
+    into: CsrBuffers | DenseBuffers
+    columns: CellColumns
+    logs: CountLogs | None
+
+    @staticmethod
+    def empty(
+        store: DeviceStore, n_cells: int, capacity: int | None, logs: bool
+    ) -> MinibatchMemory:
+        """Return memory for `n_cells` cells, dense or CSR arrays of `capacity` entries."""
+        device = store.device
+        into: CsrBuffers | DenseBuffers
+        if capacity is None:
+            into = DenseBuffers.empty(n_cells, store.n_genes, device)
+        else:
+            into = CsrBuffers.empty(n_cells, capacity, device)
+        columns = CellColumns.empty(n_cells, device)
+        return MinibatchMemory(into, columns, into.logs() if logs else None)
+
+    def first(self, n_cells: int) -> MinibatchMemory:
+        """Return the part of it that is for so many cells."""
+        logs = None if self.logs is None else self.logs.first(n_cells)
+        return MinibatchMemory(self.into.first(n_cells), self.columns.first(n_cells), logs)
 
 
 class StaticStep:
@@ -41,8 +76,8 @@ class StaticStep:
         Counts on the device of the training.
     n_cells
         Cells of every minibatch.
-    into
-        Memory for so many cells or more; steps of several sizes share it.
+    memory
+        For so many cells or more; steps of several sizes share it.
     sums
         (2,) float64 on the device: the two loss terms, summed over cells, are added to it.
     work
@@ -66,7 +101,7 @@ class StaticStep:
         self,
         store: DeviceStore,
         n_cells: int,
-        into: CsrBuffers | DenseBuffers,
+        memory: MinibatchMemory,
         sums: Tensor,
         work: Callable[[Minibatch, Tensor], None],
         apply: Callable[[], None] = lambda: None,
@@ -75,7 +110,7 @@ class StaticStep:
     ) -> None:
         self.store = store
         self.rows = torch.zeros(n_cells, dtype=torch.int64, device=store.device)
-        self.into = into.first(n_cells)
+        self.memory = memory.first(n_cells)
         self.sums = sums
         self._work, self._apply = work, apply
         self._average = average
@@ -99,7 +134,7 @@ class StaticStep:
 
     def gather(self) -> Minibatch:
         """Lay the minibatch out in the memory it always has."""
-        return self.store.minibatch_into(self.rows, self.into)
+        return self.store.minibatch_into(self.rows, *self.memory)
 
     def step(self) -> None:
         """Do what one process alone captures."""
@@ -244,20 +279,15 @@ def make_static_steps(
     evaluated = [] if validation is None or validation.store is not store else [validation]
     sizes, held_out = set(batches.sizes()), {n for some in evaluated for n in some.sizes()}
     capacity = csr_capacity(module, [batches, *evaluated], settings.precision)
-    largest = max(sizes | held_out)
-    into: CsrBuffers | DenseBuffers
-    if capacity is None:
-        into = DenseBuffers.empty(largest, store.n_genes, store.device)
-    else:
-        into = CsrBuffers.empty(largest, capacity, store.device)
+    memory = MinibatchMemory.empty(store, max(sizes | held_out), capacity, with_logs(module))
     average = None if group.alone else group.average_gradients
     parameters = [p for p in module.parameters() if p.requires_grad]
     halves = work.gradients, work.apply, average, parameters
     seen = work.validation_sums, work.evaluate
     made: StaticSteps | str
     made = steps = StaticSteps(
-        {n: StaticStep(store, n, into, work.sums, *halves) for n in sorted(sizes, reverse=True)},
-        {n: StaticStep(store, n, into, *seen) for n in sorted(held_out, reverse=True)},
+        {n: StaticStep(store, n, memory, work.sums, *halves) for n in sorted(sizes, reverse=True)},
+        {n: StaticStep(store, n, memory, *seen) for n in sorted(held_out, reverse=True)},
     )
     if group.device.type == "cuda":
         try:

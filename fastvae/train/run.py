@@ -309,6 +309,8 @@ class Run:
 
         `validation` are the minibatches that `validate` will be given.
         """
+        self.module.train()
+        self._written = without_autograd(self.module, self.settings)
         sums, validation_sums = self._sums, self._validation_sums
         work = StaticWork(self._own_gradients, self._apply, sums, self._evaluate, validation_sums)
         trained = self.module, self.optimizer, self.batches, validation, self.group, self.settings
@@ -326,8 +328,8 @@ class Run:
         done = self.anchor.steps
         self.module.train()
         # Asked at each epoch: a callback may have changed the module.
-        if self.group.alone and self._static is None:
-            self._written = without_autograd(self.module, self.settings, self.device)
+        if self._static is None:
+            self._written = without_autograd(self.module, self.settings)
         self.batches.load_state_dict({"epoch": epoch, "position": done})
         if done:
             set_random_states(self.anchor.random, self.device)
@@ -336,15 +338,19 @@ class Run:
         batches = (
             self.batches if static is None else static.batches(self.batches, done, self._alike)
         )
+        set_to = None
         for number, batch in enumerate(batches, start=done):
-            self.kl_weight.fill_(kl_weight_at(self.settings, epoch, self.step + number))
+            weight = kl_weight_at(self.settings, epoch, self.step + number)
+            if weight != set_to:
+                self.kl_weight.fill_(weight)
+                set_to = weight
             self._share = self._weights[number]
             yield batch
 
     def _gradients(self, batch: Minibatch, sums: Tensor) -> None:
         """Leave the gradients of a minibatch in the parameters; add its losses to `sums`."""
         precision, share = self.settings.precision, self._share
-        if self._written is not None:
+        if self._written is not None and self.group.alone:
             return write_gradients(self._written, batch, self.kl_weight, sums, share)
         compute_gradients(
             self.network, self.optimizer, batch, self.kl_weight, sums, precision, share
@@ -352,6 +358,8 @@ class Run:
 
     def _own_gradients(self, batch: Minibatch, sums: Tensor) -> None:
         """Do as `_gradients` where every process has as many cells."""
+        if self._written is not None:
+            return write_gradients(self._written, batch, self.kl_weight, sums)
         given = batch, self.kl_weight, sums, self.settings.precision
         compute_gradients(self.module, self.optimizer, *given)
 

@@ -14,9 +14,16 @@ from torch import Tensor, nn
 
 from ..data import Minibatch
 from ..vae.gradients import StockGradients
-from ..vae.stock import stock_throughout
+from ..vae.stock import stock_throughout, takes_logs
 from ..vae.vae import VAE
 from .settings import TrainSettings
+
+
+def with_logs(module: nn.Module) -> bool:
+    """Whether the logarithms of the counts go to `module` along with them."""
+    parallel = isinstance(module, nn.parallel.DistributedDataParallel)
+    inner = module.module if parallel else module
+    return isinstance(inner, VAE) and takes_logs(inner)
 
 
 def loss_terms(
@@ -27,9 +34,10 @@ def loss_terms(
     The first has the KL divergence of the library in it where the library is learned: like
     scvi, that part is not warmed up.
     """
+    known = {"logs": batch.logs} if batch.logs is not None and with_logs(module) else {}
     with autocast(precision, batch.x.device):
         reconstruction, kl, _ = module(
-            batch.x, batch.local_l_mean, batch.local_l_var, batch.batch_index, batch.y
+            batch.x, batch.local_l_mean, batch.local_l_var, batch.batch_index, batch.y, **known
         )
     return reconstruction, kl
 
@@ -72,15 +80,13 @@ def write_gradients(
 ) -> None:
     """Do what `compute_gradients` does, without autograd."""
     given = batch.x, batch.local_l_mean, batch.local_l_var, batch.batch_index, batch.y
-    _add(sums, *gradients(*given, kl_weight, share))
+    _add(sums, *gradients(*given, kl_weight, share, batch.logs))
 
 
-def without_autograd(
-    module: nn.Module, settings: TrainSettings, device: torch.device
-) -> StockGradients | None:
+def without_autograd(module: nn.Module, settings: TrainSettings) -> StockGradients | None:
     """Return what computes the gradients of `module` without autograd; None where that must."""
     plainly = settings.precision != "bf16" and not settings.compile
-    if device.type != "cpu" or not plainly or not stock_throughout(module):
+    if not plainly or not stock_throughout(module):
         return None
     return StockGradients(cast(VAE, module))
 
@@ -114,8 +120,7 @@ def evaluate_sums(
 
 
 def _add(sums: Tensor, reconstruction: Tensor, kl: Tensor) -> None:
-    total = [part.detach().sum(dtype=torch.float64) for part in (reconstruction, kl)]
-    sums += torch.stack(total)
+    sums += torch.stack((reconstruction.detach(), kl.detach())).sum(dim=1, dtype=torch.float64)
 
 
 @contextmanager

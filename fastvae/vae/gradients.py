@@ -27,6 +27,7 @@ from ..functional.derivatives import (
     log_library_size,
     ordered_counts,
 )
+from ..functional.gather import CountLogs
 from ..nn import VARIANCE_FLOOR, DecoderSCVI, Encoder, FCLayers, identity, refuse_one_cell
 from .arguments import prior
 from .steps import (
@@ -78,6 +79,7 @@ class StockGradients:
         self._parameters = [p for part in parts if part is not None for p in part.parameters]
         if self._table is not None:
             self._parameters.append(self._table)
+        self._means: dict[tuple[int, float, torch.dtype], Tensor] = {}
         networks = [model.z_encoder, decoder.px_decoder]
         networks += [] if self._of_library is None else [model.l_encoder]
         self._batches_seen = [
@@ -97,12 +99,13 @@ class StockGradients:
         y: Any,
         kl_weight: Tensor,
         share: float = 1.0,
+        logs: CountLogs | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Leave the gradients of ``share * mean(reconstruction + kl_weight * kl)`` in ``.grad``.
 
         Parameters
         ----------
-        x, local_l_mean, local_l_var, batch_index, y
+        x, local_l_mean, local_l_var, batch_index, y, logs
             As for ``VAE.forward``.
         kl_weight
             0-d tensor on the device.
@@ -119,7 +122,7 @@ class StockGradients:
         refuse_one_cell(n)
         covariates = covariates_of(model, x, batch_index, y)
         counts = ordered_counts(x)
-        seen = _encoder_input(model, counts)
+        seen = _encoder_input(model, counts, logs)
         dtype = _values(seen).dtype
         told = [model.n_batch if model.encode_covariates and model.n_batch > 1 else 0, self._told]
         by_encoder, by_decoder = (
@@ -128,7 +131,8 @@ class StockGradients:
 
         hidden_z, passed_z, drawn = self._of_z.forward(seen, by_encoder, None)
         if self._of_library is None:
-            library = log_library_size(counts).to(dtype)
+            library = log_library_size(counts) if logs is None else logs.log_library
+            library = library.to(dtype)
         else:
             like = drawn.z[:, :1]
             of_prior = (
@@ -139,12 +143,18 @@ class StockGradients:
             library = drawn_l.z
         hidden, passed = self._decoder.forward(drawn.z, by_decoder)
 
-        upstream = torch.full((n,), share / n, dtype=drawn.kl.dtype, device=x.device)
+        upstream = self._upstream(n, share, drawn.kl)
         table = codes = None
         if self._table is not None or model.dispersion != "gene-cell":
             table, codes = log_dispersion(model, None, covariates)
         nll, by_hidden, by_library, by_table = self._heads.nll_and_gradients(
-            counts, hidden, library, None if self._table is None else table, codes, upstream
+            counts,
+            hidden,
+            library,
+            None if self._table is None else table,
+            codes,
+            upstream,
+            by_library=self._of_library is not None,
         )
         if self._table is not None and by_table is not None:
             self._table.gradient.copy_(by_table if by_table.dim() == 1 else by_table.t())
@@ -152,11 +162,19 @@ class StockGradients:
         by_z = cast(Tensor, self._decoder.backward(by_hidden, passed, by_decoder, True))
         self._of_z.backward(by_z, upstream * kl_weight, hidden_z, passed_z, drawn, by_encoder)
         if self._of_library is not None:
-            self._of_library.backward(by_library, upstream, hidden_l, passed_l, drawn_l, by_encoder)
+            given = cast(Tensor, by_library), upstream, hidden_l, passed_l, drawn_l, by_encoder
+            self._of_library.backward(*given)
             nll = nll + drawn_l.kl
         torch._foreach_add_(self._batches_seen, 1)
         self._hand_over()
         return nll, drawn.kl
+
+    def _upstream(self, n: int, share: float, like: Tensor) -> Tensor:
+        """The gradient of the mean by the loss of each of n cells, made once for each size."""
+        key = n, share, like.dtype
+        if key not in self._means:
+            self._means[key] = torch.full((n,), share / n, dtype=like.dtype, device=like.device)
+        return self._means[key]
 
     def _hand_over(self) -> None:
         for parameter, gradient in self._parameters:
@@ -226,12 +244,15 @@ def _hidden_layers(module: FCLayers, n_genes: int | None = None) -> Layers:
     return Layers(found)
 
 
-def _encoder_input(model: VAE, counts: Counts) -> Counts:
+def _encoder_input(model: VAE, counts: Counts, logs: CountLogs | None) -> Counts:
     """What the encoders see: log(1 + x) or x, in their dtype."""
     dtype = model.z_encoder.mean_encoder.weight.dtype
-    values = _values(counts)
-    values = values.to(torch.promote_types(values.dtype, dtype))
-    seen = (torch.log1p(values) if model.log_variational else values).to(dtype)
+    if logs is not None and model.log_variational:
+        seen = logs.log1p.to(dtype)
+    else:
+        values = _values(counts)
+        values = values.to(torch.promote_types(values.dtype, dtype))
+        seen = (torch.log1p(values) if model.log_variational else values).to(dtype)
     if counts.dense is None:
         return counts._replace(values=seen)
     return counts._replace(dense=seen)

@@ -14,6 +14,7 @@ from .. import functional
 from .._covariates import Codes, Covariates
 from .._torch import csr_of
 from ..errors import InputError, one_of
+from ..functional.gather import CountLogs
 from ..functional.heads import Head, heads_nll_of
 from ..functional.likelihood import nll_of
 from ..nn import VARIANCE_FLOOR, DecoderSCVI, Encoder, identity
@@ -33,16 +34,22 @@ def check_input(model: Autoencoder, x: Tensor, counts: bool) -> None:
         refuse_non_counts(x, model.check_counts)
 
 
-def encoder_input(model: Autoencoder, x: Tensor) -> Tensor:
-    """What the encoders see: log(1 + x) or x, in their dtype; CSR stays CSR where they allow."""
+def encoder_input(model: Autoencoder, x: Tensor, logs: CountLogs | None = None) -> Tensor:
+    """What the encoders see: log(1 + x) or x, in their dtype; CSR stays CSR where they allow.
+
+    `logs` has log(1 + x) where it is known already, in the layout of `x`.
+    """
     sparse = x.layout == torch.sparse_csr
     if sparse and not (takes_sparse(model.z_encoder) and takes_sparse(model.l_encoder)):
         x, sparse = x.to_dense(), False
     weight = next(model.z_encoder.parameters(), None)
     dtype = torch.get_default_dtype() if weight is None else weight.dtype
-    wide = torch.promote_types(x.dtype, dtype)  # counts lose nothing before the logarithm
-    values = (x.values() if sparse else x).to(wide)
-    values = (torch.log1p(values) if model.log_variational else values).to(dtype)
+    if logs is not None and model.log_variational:
+        values = logs.log1p.to(dtype)
+    else:
+        wide = torch.promote_types(x.dtype, dtype)  # counts lose nothing before the logarithm
+        values = (x.values() if sparse else x).to(wide)
+        values = (torch.log1p(values) if model.log_variational else values).to(dtype)
     if not sparse:
         return values
     return csr_of(x.crow_indices(), x.col_indices(), values, (x.shape[0], x.shape[1]))
@@ -129,14 +136,21 @@ def draws(mean: Tensor, variance: Tensor, n_samples: int) -> Tensor:
 
 
 def forward(
-    model: Autoencoder, x: Tensor, local_l_mean: Any, local_l_var: Any, batch_index: Any, y: Any
+    model: Autoencoder,
+    x: Tensor,
+    local_l_mean: Any,
+    local_l_var: Any,
+    batch_index: Any,
+    y: Any,
+    logs: CountLogs | None = None,
 ) -> tuple[Tensor, Tensor, float]:
     """What ``VAE.forward`` returns, for checked counts and a model without replaced parts."""
-    x_ = encoder_input(model, x)
+    x_ = encoder_input(model, x, logs)
     covariates = covariates_of(model, x, batch_index, y)
     z, kl_z = _encode(model.z_encoder, x_, encoder_covariates(model, covariates))
     if model.use_observed_lib_size:
-        library, kl_l = functional.log_library_size(x).to(z.dtype), None
+        library = functional.log_library_size(x) if logs is None else logs.log_library
+        library, kl_l = library.to(z.dtype), None
     else:
         batch = encoder_batch(model, model.l_encoder, covariates)
         library, kl_l = _encode(model.l_encoder, x_, batch, (local_l_mean, local_l_var))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from .._torch import has_hooks
@@ -86,6 +87,12 @@ def _layers(network: Any) -> list[Any]:
 def takes_sparse(module: Any) -> bool:
     """Whether an encoder may be given CSR counts: nobody else looks at its input."""
     return stock_encoder(module) and not has_hooks(module) and not has_hooks(module.encoder)
+
+
+def takes_logs(model: Autoencoder) -> bool:
+    """Whether ``VAE.forward`` may be given logarithms of the counts: nobody else sees the call."""
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    return own_method(model, "forward") and not has_hooks(model) and dtypes == {torch.float32}
 
 
 def sparse_first_layers(model: Autoencoder) -> list[nn.Linear] | None:

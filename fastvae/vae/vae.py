@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .. import functional
 from .._covariates import as_column
 from ..errors import at_least, one_of
+from ..functional.gather import CountLogs
 from ..functional.likelihood import log_prob_of
 from ..nn import DecoderSCVI, Encoder, LinearDecoderSCVI
 from . import steps
@@ -245,6 +246,8 @@ class VAE(nn.Module):
         local_l_var: Tensor | None,
         batch_index: Tensor | None = None,
         y: Tensor | None = None,
+        *,
+        logs: CountLogs | None = None,
     ) -> tuple[Tensor, Tensor, float]:
         r"""Loss of each cell, in two parts.
 
@@ -257,6 +260,9 @@ class VAE(nn.Module):
             may be None, with the observed library size.
         batch_index, y
             As in :meth:`inference`.
+        logs
+            log(1 + x) and the logarithms of the totals, where they are known already; they are
+            not computed again then, unless a part has been replaced that would.
 
         Returns
         -------
@@ -274,7 +280,7 @@ class VAE(nn.Module):
             one_of("reconstruction_loss", self.reconstruction_loss, LIKELIHOODS)
             if fused_forward_is_faithful(self):
                 check_input(self, x, True)
-                return steps.forward(self, x, local_l_mean, local_l_var, batch_index, y)
+                return steps.forward(self, x, local_l_mean, local_l_var, batch_index, y, logs)
 
         x = as_dense(x)
         outputs = self.inference(x, as_column(batch_index), as_column(y))

@@ -40,4 +40,5 @@ REFERENCE = Backend(
     ordered=lambda x: x,
     gather_dense=gather.gather_dense,
     gather_csr=gather.gather_csr,
+    gather_columns=gather.gather_columns,
 )

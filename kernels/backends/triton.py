@@ -10,6 +10,7 @@ from __future__ import annotations
 from ..compiling import either, register
 from ..gather import gpu as gather
 from ..heads.gpu import HEADS
+from ..hidden import gpu as hidden
 from ..latent import gpu as latent
 from ..launching import on_own_device
 from ..likelihood import gpu as likelihood
@@ -35,10 +36,13 @@ BACKEND = REFERENCE.but(
     log_prob_backward=on_own_device(elementwise.log_prob_backward),
     sample_and_kl_forward=on_own_device(latent.sample_and_kl_forward),
     sample_and_kl_backward=on_own_device(latent.sample_and_kl_backward),
+    hidden_forward=on_own_device(hidden.hidden_forward),
+    hidden_backward=on_own_device(hidden.hidden_backward),
     linear_forward=on_own_device(linear.linear_forward),
     linear_weight_grad=on_own_device(linear.linear_weight_grad),
     row_sums=either(REFERENCE.row_sums, on_own_device(linear.row_sums)),
     gather_dense=on_own_device(gather.gather_dense),
     gather_csr=on_own_device(gather.gather_csr),
+    gather_columns=on_own_device(gather.gather_columns),
     csr_pays=cost.csr_pays,
 )

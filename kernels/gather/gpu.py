@@ -16,8 +16,15 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import math_gpu as sp
-from ..counts import CompactCounts, Counts, CsrBuffers
-from .reference import check_buffers, lent, minibatch, source_crow
+from ..counts import CellColumns, CompactCounts, CountLogs, Counts, CsrBuffers
+from .reference import (
+    check_buffers,
+    check_columns,
+    check_logs,
+    lent,
+    minibatch,
+    source_crow,
+)
 
 LOOK_ASIDE = tl.constexpr(255)
 
@@ -48,11 +55,23 @@ def load_entries(
 
 
 @triton.jit
+def log_library(total):
+    """Log of a total, which counts as 1 at least and as the largest float32 at most."""
+    total = sp.at_most(sp.at_least(total, 1.0), 3.4028234e38)
+    return tl.where(total == total, sp.log(total), float("nan"))
+
+
+@triton.jit
 def dense_kernel(
-    crow_ptr, col_ptr, value_ptr, aside_crow_ptr, aside_ptr, rows_ptr, out_ptr, total_ptr, cells, G,
-    INDEXED: tl.constexpr, COMPACT: tl.constexpr, LOG1P: tl.constexpr, BLOCK: tl.constexpr,
+    crow_ptr, col_ptr, value_ptr, aside_crow_ptr, aside_ptr, rows_ptr,
+    out_ptr, log_ptr, total_ptr, library_ptr, cells, G,
+    INDEXED: tl.constexpr, COMPACT: tl.constexpr, LOG1P: tl.constexpr, LOGS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One row: zeros, then the stored entries; with row numbers also their sum."""
+    """One row: zeros, then the stored entries; with row numbers also their sum.
+
+    LOG1P lays log(1 + x) out instead of x; LOGS lays it out too, with the log of the sum.
+    """
     n = tl.program_id(0).to(tl.int64)
     row = n
     known = row < cells
@@ -61,10 +80,13 @@ def dense_kernel(
         known = (row >= 0) & (row < cells)
     lanes = tl.arange(0, BLOCK)
     out_ptr += n * G
+    log_ptr += n * G
     fill = tl.zeros((BLOCK,), tl.float32) + tl.where(known, 0.0, float("nan"))
     for start in range(0, G, BLOCK):
         g = start + lanes
         tl.store(out_ptr + g, fill, mask=g < G)
+        if LOGS:
+            tl.store(log_ptr + g, fill, mask=g < G)
     tl.debug_barrier()  # the zeros of all threads before any entry
     begin, stored = row_range(crow_ptr, row, known)
     col_ptr += begin
@@ -84,9 +106,13 @@ def dense_kernel(
         if LOG1P:
             y = sp.log1p(y)
         tl.store(out_ptr + col, y, mask=i < stored)
+        if LOGS:
+            tl.store(log_ptr + col, sp.log1p(y), mask=i < stored)
     if INDEXED:
-        total = tl.sum(total, 0).to(tl.float32)
-        tl.store(total_ptr + n, tl.where(known, total, float("nan")))
+        total = tl.where(known, tl.sum(total, 0).to(tl.float32), float("nan"))
+        tl.store(total_ptr + n, total)
+        if LOGS:
+            tl.store(library_ptr + n, log_library(total))
 
 
 @triton.jit
@@ -113,8 +139,9 @@ def offsets_kernel(
 @triton.jit
 def csr_kernel(
     crow_ptr, col_ptr, value_ptr, aside_crow_ptr, aside_ptr, rows_ptr,
-    out_crow_ptr, out_col_ptr, out_value_ptr, total_ptr, needed_ptr, cells, capacity,
-    COMPACT: tl.constexpr, BLOCK: tl.constexpr,
+    out_crow_ptr, out_col_ptr, out_value_ptr, log_ptr, total_ptr, library_ptr, needed_ptr,
+    cells, capacity,
+    COMPACT: tl.constexpr, LOGS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One row: its entries as far as they fit, NaN unless all rows exist and fit."""
     n = tl.program_id(0).to(tl.int64)
@@ -126,6 +153,7 @@ def csr_kernel(
     to, fits = row_range(out_crow_ptr, n, known)
     out_col_ptr += to
     out_value_ptr += to
+    log_ptr += to
     needed = tl.load(needed_ptr)
     wrong = (needed < 0) | (needed > capacity)
     aside, asides = begin, stored
@@ -142,13 +170,35 @@ def csr_kernel(
         tl.store(out_col_ptr + i, col, mask=i < fits)
         y = tl.where(wrong, float("nan"), x.to(tl.float32))
         tl.store(out_value_ptr + i, y, mask=i < fits)
-    total = tl.sum(total, 0).to(tl.float32)
-    tl.store(total_ptr + n, tl.where(wrong, float("nan"), total))
+        if LOGS:
+            tl.store(log_ptr + i, sp.log1p(y), mask=i < fits)
+    total = tl.where(wrong, float("nan"), tl.sum(total, 0).to(tl.float32))
+    tl.store(total_ptr + n, total)
+    if LOGS:
+        tl.store(library_ptr + n, log_library(total))
+
+
+@triton.jit
+def columns_kernel(
+    batch_ptr, label_ptr, mean_ptr, var_ptr, rows_ptr,
+    out_batch_ptr, out_label_ptr, out_mean_ptr, out_var_ptr, B, cells, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A block of cells: their codes, and the prior of the library size in their batch."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.load(rows_ptr + i, mask=i < B, other=0).to(tl.int64)
+    known = (row >= 0) & (row < cells) & (i < B)
+    batch = tl.load(batch_ptr + row, mask=known, other=0)
+    tl.store(out_batch_ptr + i, batch, mask=i < B)
+    tl.store(out_label_ptr + i, tl.load(label_ptr + row, mask=known, other=0), mask=i < B)
+    mean = tl.load(mean_ptr + batch, mask=known, other=float("nan"))
+    tl.store(out_mean_ptr + i, mean, mask=i < B)
+    var = tl.load(var_ptr + batch, mask=known, other=float("nan"))
+    tl.store(out_var_ptr + i, var, mask=i < B)
 
 
 def _parts(source: Counts | CompactCounts) -> tuple[Tensor, ...]:
     """Arrays of the source in the kernels' order; plain CSR has nothing aside."""
-    crow = source_crow(source)
+    crow = source_crow(source).contiguous()
     if isinstance(source, CompactCounts):
         return crow, source.genes, source.counts, source.aside_crow, source.aside
     assert source.col is not None
@@ -165,45 +215,66 @@ def gather_dense(
     source: Counts | CompactCounts,
     rows: Tensor,
     *,
-    log1p: bool = False,
     out: Tensor | None = None,
     totals: Tensor | None = None,
+    logs: CountLogs | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """x or log(1 + x) of the rows (B, G), and their sums (B, 1); as in ``reference.py``."""
+    """The rows (B, G), and their sums (B, 1); as in ``reference.py``."""
     parts = _parts(source)
     n, (cells, genes) = rows.numel(), source.shape
     out = lent("out", out, (n, genes), torch.float32, rows)
     totals = lent("totals", totals, (n, 1), torch.float32, rows)
+    check_logs(logs, out, totals)
+    log_out, library = (out, totals) if logs is None else logs
     if n:
         dense_kernel[(n,)](
-            *parts, rows.contiguous(), out, totals, cells, genes, INDEXED=True,
-            COMPACT=isinstance(source, CompactCounts), LOG1P=log1p, **dense_tile(n, genes),
+            *parts, rows.contiguous(), out, log_out, totals, library, cells, genes, INDEXED=True,
+            COMPACT=isinstance(source, CompactCounts), LOG1P=False, LOGS=logs is not None,
+            **dense_tile(n, genes),
         )  # fmt: skip
     return out, totals
 
 
-def gather_csr(source: Counts | CompactCounts, rows: Tensor, buffers: CsrBuffers) -> Counts:
+def gather_csr(
+    source: Counts | CompactCounts,
+    rows: Tensor,
+    buffers: CsrBuffers,
+    *,
+    logs: CountLogs | None = None,
+) -> Counts:
     """The rows as a CSR minibatch in lent memory; as in ``reference.py``."""
     parts = _parts(source)
     check_buffers(rows, buffers)
+    check_logs(logs, buffers.values, buffers.totals)
     rows = rows.contiguous()
     n, cells, capacity = rows.numel(), source.shape[0], buffers.col.numel()
     crow, col, values, totals, needed = buffers
+    log_values, library = (values, totals) if logs is None else logs
     block = min(1024, triton.next_power_of_2(n)) if n else 1
     offsets_kernel[(1,)](parts[0], rows, crow, needed, n, cells, capacity, BLOCK=block)
     if n:
         csr_kernel[(n,)](
-            *parts, rows, crow, col, values, totals, needed, cells, capacity,
-            COMPACT=isinstance(source, CompactCounts), BLOCK=512,
+            *parts, rows, crow, col, values, log_values, totals, library, needed, cells, capacity,
+            COMPACT=isinstance(source, CompactCounts), LOGS=logs is not None, BLOCK=512,
         )  # fmt: skip
     return minibatch(source, buffers)
+
+
+def gather_columns(source: CellColumns, rows: Tensor, out: CellColumns) -> None:
+    """What is known of the cells beside their counts, in lent memory; as in ``reference.py``."""
+    check_columns(source, rows, out)
+    n, block = rows.numel(), 128
+    if n:
+        columns_kernel[(triton.cdiv(n, block),)](
+            *source, rows.contiguous(), *out, n, source.batch.numel(), BLOCK=block
+        )
 
 
 def _csr(x: Counts) -> tuple[Tensor, Tensor, Tensor]:
     assert x.crow is not None
     assert x.col is not None
     assert x.values is not None
-    return x.crow, x.col, x.values.contiguous()
+    return x.crow.contiguous(), x.col.contiguous(), x.values.contiguous()
 
 
 def densify(x: Counts, log1p: bool = False, out: Tensor | None = None) -> Tensor:
@@ -219,7 +290,7 @@ def densify(x: Counts, log1p: bool = False, out: Tensor | None = None) -> Tensor
         out = torch.empty(n, genes, dtype=torch.float32, device=values.device)
     if n:
         dense_kernel[(n,)](
-            crow, col, values, crow, crow, crow, out, out, n, genes,
-            INDEXED=False, COMPACT=False, LOG1P=log1p, **dense_tile(n, genes),
+            crow, col, values, crow, crow, crow, out, out, out, out, n, genes,
+            INDEXED=False, COMPACT=False, LOG1P=log1p, LOGS=False, **dense_tile(n, genes),
         )  # fmt: skip
     return out

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..counts import ASIDE, CompactCounts, Counts, CsrBuffers
+from ..counts import ASIDE, CellColumns, CompactCounts, CountLogs, Counts, CsrBuffers
 
 
 def largest_minibatch(crow: Tensor, n_rows: int) -> int:
@@ -40,6 +40,23 @@ def check_buffers(rows: Tensor, buffers: CsrBuffers) -> None:
     dtypes = torch.int32, torch.int32, torch.float32, torch.float32, torch.int64
     for name, given, shape, dtype in zip(buffers._fields, buffers, shapes, dtypes, strict=True):
         lent(name, given, shape, dtype, rows)
+
+
+def check_logs(logs: CountLogs | None, x: Tensor, totals: Tensor) -> None:
+    """Require memory of the shape of what it is the logarithm of."""
+    if logs is not None:
+        for name, given, like in zip(logs._fields, logs, (x, totals), strict=True):
+            lent(name, given, tuple(like.shape), torch.float32, like)
+
+
+def check_columns(source: CellColumns, rows: Tensor, out: CellColumns) -> None:
+    """Require columns of one length each, and memory that fits the rows."""
+    kinds = torch.int64, torch.int64, torch.float32, torch.float32
+    sizes = *[source.batch.shape] * 2, *[source.library_mean.shape] * 2
+    given = zip(source._fields, source, out, sizes, kinds, strict=True)
+    for name, column, memory, size, kind in given:
+        lent(name, column, tuple(size), kind, rows)
+        lent(name, memory, (rows.numel(), 1), kind, rows)
 
 
 def source_crow(source: Counts | CompactCounts) -> Tensor:
@@ -82,11 +99,11 @@ def gather_dense(
     source: Counts | CompactCounts,
     rows: Tensor,
     *,
-    log1p: bool = False,
     out: Tensor | None = None,
     totals: Tensor | None = None,
+    logs: CountLogs | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Lay rows of the source out densely: x or log(1 + x), and the sum of each row of x.
+    """Lay rows of the source out densely, with the sum of each row.
 
     Counts come out exactly (up to 2^24, above as the nearest float32), sums to within the last
     float32 digit. The Triton form waits for nothing and can be captured in a CUDA graph.
@@ -96,12 +113,12 @@ def gather_dense(
     source : CompactCounts, or Counts in CSR form
     rows : Tensor, (B,), integer
         On the device of `source`.
-    log1p : bool
-        Take log(1 + x); the sums are those of x.
     out : Tensor, (B, G), float32, optional
         Where to write x.
     totals : Tensor, (B, 1), float32, optional
         Where to write the sums.
+    logs : CountLogs, optional
+        Where to write log(1 + x) beside x, and the logarithms of the sums.
 
     Returns
     -------
@@ -116,12 +133,27 @@ def gather_dense(
     row, col, x, sums, known = _entries(source, rows)
     out = lent("out", out, (rows.numel(), source.shape[1]), torch.float32, rows)
     totals = lent("totals", totals, (rows.numel(), 1), torch.float32, rows)
-    out.zero_()[row, col] = torch.log1p(x) if log1p else x
+    out.zero_()[row, col] = x
     out.masked_fill_(~known[:, None], torch.nan)
-    return out, totals.copy_(sums)
+    totals.copy_(sums)
+    check_logs(logs, out, totals)
+    if logs is not None:
+        _write_logs(logs, out, totals)
+    return out, totals
 
 
-def gather_csr(source: Counts | CompactCounts, rows: Tensor, buffers: CsrBuffers) -> Counts:
+def _write_logs(logs: CountLogs, x: Tensor, totals: Tensor) -> None:
+    torch.log1p(x, out=logs.log1p)
+    torch.log(totals.clamp(1.0, torch.finfo(torch.float32).max), out=logs.log_library)
+
+
+def gather_csr(
+    source: Counts | CompactCounts,
+    rows: Tensor,
+    buffers: CsrBuffers,
+    *,
+    logs: CountLogs | None = None,
+) -> Counts:
     """Copy rows of the source to a CSR minibatch in lent memory, with the sum of each row.
 
     The Triton form waits for nothing and can be captured in a CUDA graph: all shapes are those of
@@ -134,6 +166,8 @@ def gather_csr(source: Counts | CompactCounts, rows: Tensor, buffers: CsrBuffers
         On the device of `source`.
     buffers : CsrBuffers
         ``CsrBuffers.empty(B, capacity, device)``; `largest_minibatch` says what is enough.
+    logs : CountLogs, optional
+        Where to write log(1 + x) of the entries, and the logarithms of the sums.
 
     Returns
     -------
@@ -165,7 +199,37 @@ def gather_csr(source: Counts | CompactCounts, rows: Tensor, buffers: CsrBuffers
     buffers.values[:fits] = torch.nan if wrong else x[:fits]
     buffers.totals.copy_(sums.fill_(torch.nan) if wrong else sums)
     buffers.needed.fill_(needed)
+    check_logs(logs, buffers.values, buffers.totals)
+    if logs is not None:
+        _write_logs(logs, buffers.values, buffers.totals)
     return minibatch(source, buffers)
+
+
+def gather_columns(source: CellColumns, rows: Tensor, out: CellColumns) -> None:
+    """Copy what is known of cells beside their counts to lent memory.
+
+    Parameters
+    ----------
+    source : CellColumns
+        Of a data set of N cells.
+    rows : Tensor, (B,), integer
+    out : CellColumns
+        Memory for B cells. A row number outside 0..N-1 gets the codes 0 and the prior NaN.
+
+    Raises
+    ------
+    ValueError
+        If a column of either has another shape, dtype or device.
+    """
+    check_columns(source, rows, out)
+    rows = rows.long()
+    known = (rows >= 0) & (rows < source.batch.numel())
+    at = torch.where(known, rows, 0)
+    batch, unknown = torch.where(known, source.batch[at], 0), ~known[:, None]
+    out.batch.copy_(batch[:, None])
+    out.label.copy_(torch.where(known, source.label[at], 0)[:, None])
+    for of, to in zip(source[2:], out[2:], strict=True):
+        to.copy_(of[batch][:, None]).masked_fill_(unknown, torch.nan)
 
 
 def minibatch(source: Counts | CompactCounts, buffers: CsrBuffers) -> Counts:

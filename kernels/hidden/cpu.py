@@ -48,14 +48,20 @@ def hidden_forward(z: Tensor, norm: BatchNorm, keep: Tensor | None, scale: float
 
 
 def hidden_backward(
-    grad: Tensor, z: Tensor, norm: BatchNorm, hidden: Hidden, scale: float
+    grad: Tensor,
+    z: Tensor,
+    norm: BatchNorm,
+    hidden: Hidden,
+    scale: float,
+    out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients by z, by the weight and by the bias of the normalisation."""
     if not (_fits(z, norm) and grad.dtype == torch.float32):
-        return reference.hidden_backward(grad, z, norm, hidden, scale)
+        return reference.hidden_backward(grad, z, norm, hidden, scale, out)
     z, grad = z.contiguous(), grad.contiguous()
     n, h = z.shape
-    d_z, d_weight, d_bias = torch.empty_like(z), z.new_empty(h), z.new_empty(h)
+    d_z = torch.empty_like(z)
+    d_weight, d_bias = (z.new_empty(h), z.new_empty(h)) if out is None else out
     call = HiddenCall(
         n=n,
         h=h,

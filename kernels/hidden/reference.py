@@ -65,13 +65,30 @@ def hidden_forward(z: Tensor, norm: BatchNorm, keep: Tensor | None, scale: float
     return Hidden(out if keep is None else out * (keep * scale), mean, inverse_std)
 
 
+def handed_over(
+    found: tuple[Tensor, Tensor], out: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """What was found, copied to the memory that was given for it."""
+    if out is None:
+        return found
+    return out[0].copy_(found[0]), out[1].copy_(found[1])
+
+
 def hidden_backward(
-    grad: Tensor, z: Tensor, norm: BatchNorm, hidden: Hidden, scale: float
+    grad: Tensor,
+    z: Tensor,
+    norm: BatchNorm,
+    hidden: Hidden,
+    scale: float,
+    out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by z, by the weight and by the bias of the normalisation."""
+    """Gradients by z, by the weight and by the bias of the normalisation.
+
+    `out` may lend memory for the last two, (H,) each and contiguous.
+    """
     n = z.shape[0]
     xhat = (z - hidden.mean) * hidden.inverse_std
     g = torch.where(hidden.out <= 0, 0.0, grad * scale)  # a NaN stays
     d_bias, d_weight = g.sum(dim=0), (g * xhat).sum(dim=0)
     d_z = (norm.weight * hidden.inverse_std) * (g - d_bias / n - xhat * (d_weight / n))
-    return d_z, d_weight, d_bias
+    return d_z, *handed_over((d_weight, d_bias), out)

@@ -32,9 +32,15 @@ def _fits(*heads: Tensor) -> bool:
 
 
 def sample_and_kl_forward(
-    q_mean: Tensor, q_log_var: Tensor, p_mean: Tensor, p_var: Tensor, var_eps: float, softmax: bool
+    q_mean: Tensor,
+    q_log_var: Tensor,
+    p_mean: Tensor | None,
+    p_var: Tensor | None,
+    var_eps: float,
+    softmax: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sample, variance, KL per cell, and the noise; drawn as the reference draws it."""
+    p_mean, p_var = reference.prior_of(q_mean, p_mean, p_var)
     if not _fits(q_mean, q_log_var, p_mean, p_var):
         return reference.sample_and_kl_forward(q_mean, q_log_var, p_mean, p_var, var_eps, softmax)
     mean, log_var = q_mean.detach().contiguous(), q_log_var.detach().contiguous()
@@ -59,17 +65,19 @@ def sample_and_kl_forward(
 
 def sample_and_kl_backward(
     grad_z: Tensor,
-    grad_q_var: Tensor,
+    grad_q_var: Tensor | None,
     grad_kl: Tensor,
     q_mean: Tensor,
     q_log_var: Tensor,
-    p_mean: Tensor,
-    p_var: Tensor,
+    p_mean: Tensor | None,
+    p_var: Tensor | None,
     noise: Tensor,
     var_eps: float,
     softmax: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients by mean head, log-variance head, prior mean and prior variance."""
+    p_mean, p_var = reference.prior_of(q_mean, p_mean, p_var)
+    grad_q_var = torch.zeros_like(q_mean) if grad_q_var is None else grad_q_var
     heads = q_mean, q_log_var, p_mean, p_var
     if not _fits(*heads):
         return reference.sample_and_kl_backward(

@@ -39,11 +39,12 @@ class SampleAndKL(torch.autograd.Function):
         backend: Backend,
         q_mean: Tensor,
         q_log_var: Tensor,
-        p_mean: Tensor,
-        p_var: Tensor,
+        p_mean: Tensor | None,
+        p_var: Tensor | None,
         var_eps: float,
         softmax: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
         heads = q_mean, q_log_var, p_mean, p_var
         z, q_var, kl, noise = backend.sample_and_kl_forward(*heads, var_eps, softmax)
         ctx.backend, ctx.var_eps, ctx.softmax = backend, var_eps, softmax
@@ -53,8 +54,11 @@ class SampleAndKL(torch.autograd.Function):
     @staticmethod
     @first_derivative_only
     def backward(  # noqa: D102
-        ctx: Any, grad_z: Tensor, grad_q_var: Tensor, grad_kl: Tensor
+        ctx: Any, grad_z: Tensor | None, grad_q_var: Tensor | None, grad_kl: Tensor | None
     ) -> tuple[Any, ...]:
+        q_mean = ctx.saved_tensors[0]
+        grad_z = torch.zeros_like(q_mean) if grad_z is None else grad_z
+        grad_kl = q_mean.new_zeros(len(q_mean)) if grad_kl is None else grad_kl
         grads = ctx.backend.sample_and_kl_backward(
             grad_z, grad_q_var, grad_kl, *ctx.saved_tensors, ctx.var_eps, ctx.softmax
         )

@@ -33,6 +33,17 @@ def load_posterior(mean_ptr, h_ptr, offset, inside, eps):
 
 
 @triton.jit
+def load_prior(mean_ptr, var_ptr, offset, inside, PRIOR: tl.constexpr):
+    """Mean and variance of the prior, which is standard normal without PRIOR."""
+    p_m = tl.zeros(offset.shape, tl.float32)
+    p_v = p_m + 1.0
+    if PRIOR:
+        p_m = tl.load(mean_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+        p_v = tl.load(var_ptr + offset, mask=inside, other=1.0).to(tl.float32)
+    return p_m, p_v
+
+
+@triton.jit
 def normal(seed, offset):
     """Standard normal numbers by Box and Muller, without the range reduction of a general cos."""
     a, b, _, _ = tl.randint4x(seed, offset)
@@ -72,7 +83,7 @@ def log_ratio_term(q_v, p_v):
 @triton.jit
 def forward_kernel(
     mean_ptr, h_ptr, p_mean_ptr, p_var_ptr, seed_ptr, z_ptr, var_ptr, kl_ptr,
-    N, L, eps, SOFTMAX: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    N, L, eps, SOFTMAX: tl.constexpr, PRIOR: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A block of cells: sample, variance, KL."""
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None].to(tl.int64)
@@ -80,8 +91,7 @@ def forward_kernel(
     inside = (row < N) & (d < L)
     offset = row * L + d
     q_m, _, q_v = load_posterior(mean_ptr, h_ptr, offset, inside, eps)
-    p_m = tl.load(p_mean_ptr + offset, mask=inside, other=0.0).to(tl.float32)
-    p_v = tl.load(p_var_ptr + offset, mask=inside, other=1.0).to(tl.float32)
+    p_m, p_v = load_prior(p_mean_ptr, p_var_ptr, offset, inside, PRIOR)
     z = q_m + tl.sqrt(q_v) * normal(tl.load(seed_ptr), offset.to(tl.int32))
     if SOFTMAX:
         z = softmax_rows(z, d < L)
@@ -98,8 +108,9 @@ def forward_kernel(
 @triton.jit
 def backward_kernel(
     mean_ptr, h_ptr, p_mean_ptr, p_var_ptr, seed_ptr, gz_ptr, gv_ptr, gkl_ptr,
-    dm_ptr, dh_ptr, dpm_ptr, dpv_ptr,
-    N, L, eps, SOFTMAX: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    dm_ptr, dh_ptr, dpm_ptr, dpv_ptr, N, L, gz_stride, eps,
+    SOFTMAX: tl.constexpr, PRIOR: tl.constexpr, BY_VAR: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A block of cells: gradients by both heads and by the prior."""
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None].to(tl.int64)
@@ -107,11 +118,10 @@ def backward_kernel(
     inside = (row < N) & (d < L)
     offset = row * L + d
     q_m, v, q_v = load_posterior(mean_ptr, h_ptr, offset, inside, eps)
-    p_m = tl.load(p_mean_ptr + offset, mask=inside, other=0.0).to(tl.float32)
-    p_v = bounded_variance(tl.load(p_var_ptr + offset, mask=inside, other=1.0).to(tl.float32))
+    p_m, p_v = load_prior(p_mean_ptr, p_var_ptr, offset, inside, PRIOR)
+    p_v = bounded_variance(p_v)
     noise = normal(tl.load(seed_ptr), offset.to(tl.int32))
-    gz = tl.load(gz_ptr + offset, mask=inside, other=0.0).to(tl.float32)
-    gv = tl.load(gv_ptr + offset, mask=inside, other=0.0).to(tl.float32)
+    gz = tl.load(gz_ptr + row * gz_stride + d, mask=inside, other=0.0).to(tl.float32)
     gkl = tl.load(gkl_ptr + row, mask=row < N, other=0.0).to(tl.float32)
     if SOFTMAX:
         z = softmax_rows(q_m + tl.sqrt(q_v) * noise, d < L)
@@ -123,11 +133,14 @@ def backward_kernel(
     share = v / q_v  # at most 1: nothing overflows on the way
     by_mean = gkl * saturate(shift)
     tl.store(dm_ptr + offset, gz + by_mean, mask=inside)
-    d_h = gkl * (0.5 * share * excess) + gz * (0.5 * share * (tl.sqrt(q_v) * noise)) + gv * v
+    d_h = gkl * (0.5 * share * excess) + gz * (0.5 * share * (tl.sqrt(q_v) * noise))
+    if BY_VAR:
+        d_h += tl.load(gv_ptr + offset, mask=inside, other=0.0).to(tl.float32) * v
     tl.store(dh_ptr + offset, d_h, mask=inside)
-    tl.store(dpm_ptr + offset, -by_mean, mask=inside)
-    d_p_v = saturate(-0.5 * (excess + difference * shift) / p_v)
-    tl.store(dpv_ptr + offset, gkl * d_p_v, mask=inside)
+    if PRIOR:
+        tl.store(dpm_ptr + offset, -by_mean, mask=inside)
+        d_p_v = saturate(-0.5 * (excess + difference * shift) / p_v)
+        tl.store(dpv_ptr + offset, gkl * d_p_v, mask=inside)
 
 
 def _grid(n: int, latent: int) -> tuple[tuple[int], dict[str, int]]:
@@ -137,7 +150,12 @@ def _grid(n: int, latent: int) -> tuple[tuple[int], dict[str, int]]:
 
 
 def sample_and_kl_forward(
-    q_mean: Tensor, q_log_var: Tensor, p_mean: Tensor, p_var: Tensor, var_eps: float, softmax: bool
+    q_mean: Tensor,
+    q_log_var: Tensor,
+    p_mean: Tensor | None,
+    p_var: Tensor | None,
+    var_eps: float,
+    softmax: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sample, variance, KL per cell, and the seed of the noise."""
     n, latent = q_mean.shape
@@ -149,35 +167,44 @@ def sample_and_kl_forward(
         grid, sizes = _grid(n, latent)
         forward_kernel[grid](
             *_contiguous(q_mean, q_log_var, p_mean, p_var), seed, z, q_var, kl,
-            n, latent, var_eps, SOFTMAX=softmax, **sizes,
+            n, latent, var_eps, SOFTMAX=softmax, PRIOR=p_mean is not None, **sizes,
         )  # fmt: skip
     return z, q_var, kl, seed
 
 
 def sample_and_kl_backward(
     grad_z: Tensor,
-    grad_q_var: Tensor,
+    grad_q_var: Tensor | None,
     grad_kl: Tensor,
     q_mean: Tensor,
     q_log_var: Tensor,
-    p_mean: Tensor,
-    p_var: Tensor,
+    p_mean: Tensor | None,
+    p_var: Tensor | None,
     seed: Tensor,
     var_eps: float,
     softmax: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients by mean head, log-variance head, prior mean and prior variance."""
     n, latent = q_mean.shape
-    grads = [torch.empty(n, latent, dtype=q_mean.dtype, device=q_mean.device) for _ in range(4)]
+    prior = p_mean is not None
+    d_mean, d_h, *by_prior = (
+        torch.empty(n, latent, dtype=q_mean.dtype, device=q_mean.device)
+        for _ in range(4 if prior else 2)
+    )
+    d_p_mean, d_p_var = by_prior or (None, None)
     if n:
         grid, sizes = _grid(n, latent)
+        grad_z = grad_z if grad_z.stride(1) == 1 else grad_z.contiguous()
+        by_kl, by_var = _contiguous(grad_kl, grad_q_var)
         backward_kernel[grid](
-            *_contiguous(q_mean, q_log_var, p_mean, p_var), seed,
-            *_contiguous(grad_z, grad_q_var, grad_kl), *grads,
-            n, latent, var_eps, SOFTMAX=softmax, **sizes,
+            *_contiguous(q_mean, q_log_var, p_mean, p_var), seed, grad_z, by_var, by_kl,
+            d_mean, d_h, *(by_prior or (d_mean, d_h)), n, latent, grad_z.stride(0), var_eps,
+            SOFTMAX=softmax, PRIOR=prior, BY_VAR=grad_q_var is not None, **sizes,
         )  # fmt: skip
-    return grads[0], grads[1], grads[2], grads[3]
+    return d_mean, d_h, d_p_mean, d_p_var
 
 
-def _contiguous(*tensors: Tensor) -> list[Tensor]:
-    return [t.contiguous() for t in tensors]
+def _contiguous(first: Tensor, *others: Tensor | None) -> list[Tensor]:
+    """All as the kernels read them; the first stands in for one that is not there."""
+    first = first.contiguous()
+    return [first, *(first if t is None else t.contiguous() for t in others)]

@@ -60,10 +60,26 @@ def _draw(
     return (torch.softmax(z, dim=-1) if softmax else z), v, q_var
 
 
+def prior_of(q_mean: Tensor, p_mean: Tensor | None, p_var: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the prior (N, L); it is standard normal where there is None."""
+    if p_mean is None or p_var is None:
+        return q_mean.new_zeros(()).expand_as(q_mean), q_mean.new_ones(()).expand_as(q_mean)
+    return p_mean, p_var
+
+
 def sample_and_kl_forward(
-    q_mean: Tensor, q_log_var: Tensor, p_mean: Tensor, p_var: Tensor, var_eps: float, softmax: bool
+    q_mean: Tensor,
+    q_log_var: Tensor,
+    p_mean: Tensor | None,
+    p_var: Tensor | None,
+    var_eps: float,
+    softmax: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sample, variance, KL per cell, and what backward needs to know the noise."""
+    """Sample, variance, KL per cell, and what backward needs to know the noise.
+
+    The prior is standard normal where it is None.
+    """
+    p_mean, p_var = prior_of(q_mean, p_mean, p_var)
     noise = torch.randn_like(q_mean)
     z, _, q_var = _draw(q_mean, q_log_var, noise, var_eps, softmax)
     return z, q_var, kl_forward(q_mean, q_var, p_mean, p_var), noise
@@ -71,17 +87,21 @@ def sample_and_kl_forward(
 
 def sample_and_kl_backward(
     grad_z: Tensor,
-    grad_q_var: Tensor,
+    grad_q_var: Tensor | None,
     grad_kl: Tensor,
     q_mean: Tensor,
     q_log_var: Tensor,
-    p_mean: Tensor,
-    p_var: Tensor,
+    p_mean: Tensor | None,
+    p_var: Tensor | None,
     noise: Tensor,
     var_eps: float,
     softmax: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients by mean head, log-variance head, prior mean and prior variance."""
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Gradients by mean head, log-variance head, prior mean and prior variance.
+
+    There is none by the variance that backward starts from where `grad_q_var` is None.
+    """
+    p_mean, p_var = prior_of(q_mean, p_mean, p_var)
     z, v, q_var = _draw(q_mean, q_log_var, noise, var_eps, softmax)
     if softmax:
         grad_z = z * (grad_z - (grad_z * z).sum(dim=-1, keepdim=True))
@@ -90,4 +110,7 @@ def sample_and_kl_backward(
     share = v / d.q_var  # at most 1: nothing overflows on the way
     by_kl = grad_kl.unsqueeze(-1) * (0.5 * share * d.excess)
     by_z = grad_z * (0.5 * share * (d.q_var.sqrt() * noise))
-    return d_mean + grad_z, by_kl + by_z + grad_q_var * v, d_p_mean, d_p_var
+    d_log_var = by_kl + by_z
+    if grad_q_var is not None:
+        d_log_var = d_log_var + grad_q_var * v
+    return d_mean + grad_z, d_log_var, d_p_mean, d_p_var

@@ -51,9 +51,14 @@ def _weight_gradient(
     grad: Tensor, x: Tensor, out: Tensor, bias_out: Tensor | None, add: bool
 ) -> None:
     _input_gradient(grad.t(), x, out, add)
-    if bias_out is not None:
-        by_bias = column_sums(grad, bias_out.dtype)
-        bias_out.copy_(bias_out + by_bias if add else by_bias)
+    if bias_out is None:
+        return
+    if add:
+        bias_out += column_sums(grad, bias_out.dtype)
+    elif grad.is_cpu:
+        bias_out.copy_(column_sums(grad, bias_out.dtype))
+    else:
+        torch.sum(grad, 0, dtype=bias_out.dtype, out=bias_out)
 
 
 def column_sums(grad: Tensor, dtype: torch.dtype) -> Tensor:

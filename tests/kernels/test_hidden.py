@@ -7,7 +7,7 @@ from torch import nn
 
 from fastvae.functional.dispatch import select
 
-SIZES = [(2, 1), (3, 5), (5, 16), (65, 33), (128, 128), (300, 20)]
+SIZES = [(2, 1), (3, 5), (5, 16), (65, 33), (128, 128), (300, 20), (1500, 9)]
 
 
 def problem(n, h, dtype, rate):
@@ -56,6 +56,18 @@ def test_is_what_the_modules_give(backend_and_dtype, close, n, h, rate):
         close(a / size, b / size, f"result {number}")
 
 
+def test_lent_memory_is_written(backend):
+    z, norm, keep = problem(40, 21, torch.float32, 0.1)
+    upstream, of = torch.randn(40, 42)[:, ::2], plain(norm)
+    chosen = select(z)
+    found = chosen.hidden_forward(z, of, keep, 1 / 0.9)
+    want = chosen.hidden_backward(upstream.contiguous(), z, of, found, 1 / 0.9)
+    out = torch.full((21,), torch.nan), torch.full((21,), torch.nan)
+    got = chosen.hidden_backward(upstream, z, of, found, 1 / 0.9, out)
+    assert [t.data_ptr() for t in got[1:]] == [t.data_ptr() for t in out]
+    assert all(map(torch.equal, got, want))
+
+
 def test_gradients_by_finite_differences():
     z, norm, keep = problem(7, 4, torch.float64, 0.4)
     upstream = torch.randn(7, 4, dtype=torch.float64)
@@ -79,6 +91,7 @@ def test_gradients_by_finite_differences():
             torch.testing.assert_close(gradient.flatten()[i], found, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # triton's interpreter
 @pytest.mark.parametrize("odd", [float("nan"), float("inf")])
 @pytest.mark.parametrize("where", ["z", "weight", "bias", "upstream"])
 def test_what_is_not_finite_stays_in_its_column(backend, odd, where):

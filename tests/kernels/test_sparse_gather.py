@@ -5,7 +5,14 @@ import importlib
 import pytest
 import torch
 from fastvae.kernels import counts as compact_module
-from fastvae.kernels.counts import CompactCounts, Counts, CsrBuffers, compact
+from fastvae.kernels.counts import (
+    CellColumns,
+    CompactCounts,
+    Counts,
+    CsrBuffers,
+    DenseBuffers,
+    compact,
+)
 from fastvae.kernels.gather.reference import largest_minibatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -80,22 +87,99 @@ def test_rows_are_exact(gather, source_of, shape):
     assert int(buffers.needed) == int(batch.crow[-1]) == buffers.col.numel()
 
 
-def test_log1p_leaves_the_sums_those_of_the_counts(gather, source_of):
+def log_library(totals):
+    return totals.double().clamp(1.0, torch.finfo(torch.float32).max).log()
+
+
+def test_logarithms_come_along(gather, source_of):
+    """log(1 + x) in the layout of x, and the log of each total, of which one is 0."""
     dense = counts(6, 600)
-    out, totals = gather.gather_dense(source_of(csr(dense)), torch.arange(6), log1p=True)
-    torch.testing.assert_close(out.double(), dense.double().log1p(), rtol=3e-7, atol=0)
-    assert torch.equal(totals[:, 0], dense.double().sum(dim=1).float())
+    dense[3], dense[4] = 0, 0
+    dense[4, 7] = 1
+    source, rows = source_of(csr(dense)), torch.arange(6)
+    logs = DenseBuffers.empty(8, 600, device()).logs().first(6)
+    out, totals = gather.gather_dense(source, rows, logs=logs)
+    assert torch.equal(out, dense.float())
+    torch.testing.assert_close(logs.log1p.double(), dense.double().log1p(), rtol=3e-7, atol=0)
+    want = log_library(dense.double().sum(dim=1, keepdim=True))
+    torch.testing.assert_close(logs.log_library.double(), want, rtol=3e-7, atol=1e-7)
+
+    buffers = CsrBuffers.empty(6, int((dense != 0).sum()) + 5, device())
+    plain = gather.gather_csr(source, rows, buffers)
+    want_csr, found = laid_out(plain), buffers.logs()
+    batch = gather.gather_csr(source, rows, buffers, logs=found)
+    assert torch.equal(laid_out(batch), want_csr)
+    assert torch.equal(laid_out(batch._replace(values=found.log1p)), logs.log1p)
+    assert torch.equal(found.log_library, logs.log_library)
+    assert torch.equal(buffers.totals, totals)
 
 
-@pytest.mark.parametrize("log1p", [False, True])
+def test_logarithms_of_what_is_not_there_are_nan(gather, source_of):
+    source, rows = source_of(csr(counts(6, 40))), torch.tensor([2, 6, -1])
+    logs = DenseBuffers.empty(3, 40, device()).logs()
+    gather.gather_dense(source, rows, logs=logs)
+    assert logs.log1p.isnan().all(dim=1).tolist() == [False, True, True]
+    assert logs.log_library.isnan().ravel().tolist() == [False, True, True]
+    for given, capacity in ((rows, 200), (rows[:1], 1)):  # a row that is not there; no room
+        buffers = CsrBuffers.empty(len(given), capacity, device())
+        found = buffers.logs()
+        batch = gather.gather_csr(source, given, buffers, logs=found)
+        used = int(batch.crow[-1])
+        assert used > 0
+        assert found.log1p[:used].isnan().all()
+        assert found.log_library.isnan().all()
+
+
+def test_columns_of_the_cells(gather):
+    n, batches = 300, 3
+    source = CellColumns(
+        torch.randint(0, batches, (n,)),
+        torch.randint(0, 2**40, (n,)),
+        torch.randn(batches),
+        torch.rand(batches),
+    )
+    rows = torch.randint(0, n, (200,))
+    for given in (rows, rows.int(), torch.stack([rows, rows], 1)[:, 0], rows[:0]):
+        out = CellColumns.empty(203, device()).first(len(given))
+        gather.gather_columns(source, given, out)
+        at = given.long()
+        batch = source.batch[at]
+        want = batch, source.label[at], source.library_mean[batch], source.library_var[batch]
+        for found, column in zip(out, want, strict=True):
+            assert torch.equal(found[:, 0], column)
+    out = CellColumns.empty(3, device())
+    gather.gather_columns(source, torch.tensor([n, 0, -1]), out)
+    assert out.batch.ravel().tolist() == [0, int(source.batch[0]), 0]
+    assert out.label.ravel().tolist() == [0, int(source.label[0]), 0]
+    for found in out[2:]:
+        assert found.isnan().ravel().tolist() == [True, False, True]
+
+
+def test_columns_that_do_not_fit_are_refused(gather):
+    codes, prior = torch.zeros(4, dtype=torch.int64), torch.zeros(2)
+    source, rows = CellColumns(codes, codes, prior, prior), torch.arange(3)
+    with pytest.raises(ValueError, match=r"batch is .* shape \(2, 1\).* expected .* \(3, 1\)"):
+        gather.gather_columns(source, rows, CellColumns.empty(2, device()))
+    with pytest.raises(ValueError, match=r"label is .* shape \(3,\).* expected .* \(4,\)"):
+        gather.gather_columns(
+            source._replace(label=codes[:3]), rows, CellColumns.empty(3, device())
+        )
+    wide = source._replace(library_var=prior.double())
+    with pytest.raises(ValueError, match=r"library_var is torch\.float64"):
+        gather.gather_columns(wide, rows, CellColumns.empty(3, device()))
+
+
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-def test_counts_that_are_not_finite_stay_in_their_places(gather, log1p):
+def test_counts_that_are_not_finite_stay_in_their_places(gather):
     dense = counts(4, 40).float()
     dense[2, 3], dense[2, 7], dense[3, 5] = torch.nan, torch.inf, -torch.inf
     source, rows = csr(dense), torch.tensor([3, 1, 2])
-    want = dense[rows].log1p() if log1p else dense[rows]
-    out, totals = gather.gather_dense(source, rows, log1p=log1p)
-    torch.testing.assert_close(out, want, rtol=3e-7, atol=0, equal_nan=True)
+    logs = DenseBuffers.empty(3, 40, device()).logs()
+    out, totals = gather.gather_dense(source, rows, logs=logs)
+    torch.testing.assert_close(out, dense[rows], rtol=0, atol=0, equal_nan=True)
+    want = dense[rows].log1p()
+    torch.testing.assert_close(logs.log1p, want, rtol=3e-7, atol=0, equal_nan=True)
+    assert logs.log_library.isnan().ravel().tolist() == [False, False, True]
     sums = dense[rows].double().sum(dim=1, keepdim=True).float()
     assert torch.equal(totals.nan_to_num(), sums.nan_to_num())
     assert totals.isnan().ravel().tolist() == [False, False, True]
@@ -240,7 +324,7 @@ def test_the_kernels_wait_for_nothing(monkeypatch, source_of):
     source, rows = source_of(csr(counts(5, 20))), torch.arange(5)
     buffers = CsrBuffers.empty(5, 9, device())
     with Operations() as seen:
-        fused.gather_dense(source, rows, log1p=True)
+        fused.gather_dense(source, rows)
         fused.gather_csr(source, rows, buffers)
     assert set(seen.names) == {"empty"}
 

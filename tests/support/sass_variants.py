@@ -173,7 +173,13 @@ def _sparse(log1p: bool) -> Callable[[], Any]:
 
 def _gather(compact: bool, n: int = N, genes: int = G) -> Callable[[], Any]:
     from fastvae.kernels.backends.triton import BACKEND as fused
-    from fastvae.kernels.counts import CompactCounts, Counts, CsrBuffers
+    from fastvae.kernels.counts import (
+        CellColumns,
+        CompactCounts,
+        Counts,
+        CsrBuffers,
+        DenseBuffers,
+    )
 
     def launch() -> None:
         crow, cells = torch.zeros(MANY_CELLS + 1, dtype=torch.int64), (MANY_CELLS, genes)
@@ -182,8 +188,12 @@ def _gather(compact: bool, n: int = N, genes: int = G) -> Callable[[], Any]:
             bits = torch.empty(64, dtype=torch.uint16), torch.empty(64, dtype=torch.uint8)
             source = CompactCounts(cells, crow, *bits, crow, torch.empty(64, dtype=torch.int32))
         rows = torch.zeros(n, dtype=torch.int64)
-        fused.gather_dense(source, rows, log1p=True)
-        fused.gather_csr(source, rows, CsrBuffers.empty(n, 64, "cpu"))
+        dense, sparse = DenseBuffers.empty(n, genes, "cpu"), CsrBuffers.empty(n, 64, "cpu")
+        fused.gather_dense(source, rows, out=dense.x, totals=dense.totals, logs=dense.logs())
+        fused.gather_csr(source, rows, sparse, logs=sparse.logs())
+        codes, prior = torch.zeros(MANY_CELLS, dtype=torch.int64), torch.zeros(2)
+        columns = CellColumns(codes, codes, prior, prior)
+        fused.gather_columns(columns, rows, CellColumns.empty(n, "cpu"))
 
     return launch
 

@@ -195,10 +195,9 @@ def test_other_models_are_left_to_autograd() -> None:
     assert not stock_throughout(LDVAE(G).train())
     assert not stock_throughout(nn.Linear(2, 2).train())
     settings = TrainSettings(max_epochs=1)
-    cpu = torch.device("cpu")
-    assert without_autograd(vae(), settings, cpu) is not None
+    assert without_autograd(vae(), settings) is not None
     for other in (TrainSettings(precision="bf16"), TrainSettings(compile=True)):
-        assert without_autograd(vae(), other, cpu) is None
+        assert without_autograd(vae(), other) is None
 
 
 def _curves(written: bool, epochs: int, **options: Any) -> list[list[float]]:
@@ -227,7 +226,7 @@ def _curves(written: bool, epochs: int, **options: Any) -> list[list[float]]:
             n_validation=50,
             progress=False,
         )
-    assert len(used) == epochs
+    assert len(used) == epochs + 1  # once before the capture that a GPU would make
     assert None not in used
     assert all(p.grad is None for p in module.parameters())
     return [history["train_elbo"], history["validation_elbo"]]

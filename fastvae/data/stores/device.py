@@ -11,11 +11,14 @@ import torch
 from ..._torch import csr_of
 from ...functional.gather import (
     MOST_GENES_16,
+    CellColumns,
     CompactCounts,
+    CountLogs,
     Counts,
     CsrBuffers,
     DenseBuffers,
     compact,
+    gather_columns,
     gather_into,
 )
 from ..csr import on_device
@@ -44,14 +47,14 @@ class DeviceStore(Store):
     cell_lengths
         (N,) int32 on the host, so that the size of a minibatch is known without asking the device.
     columns
-        Batch codes, label codes (N,), library mean and variance (n_batch,) on the device.
+        Codes of the cells and library statistics of the batches, on the device.
     """
 
     residence: ClassVar[str] = "device"
 
     source: CompactCounts | Counts
     cell_lengths: np.ndarray
-    columns: tuple[torch.Tensor, ...]
+    columns: CellColumns
 
     @classmethod
     def of(cls, store: Store, device: torch.device) -> DeviceStore:
@@ -63,7 +66,7 @@ class DeviceStore(Store):
             source = _plain_source(store, lengths, device)
         arrays = store.batch_codes, store.label_codes, store.log_library_mean, store.log_library_var
         annotation = {field.name: getattr(store, field.name) for field in fields(Store)}
-        columns = tuple(on_device(array, device) for array in arrays)
+        columns = CellColumns(*(on_device(array, device) for array in arrays))
         return cls(**annotation, source=source, cell_lengths=lengths, columns=columns)
 
     @property
@@ -78,9 +81,15 @@ class DeviceStore(Store):
     @property
     def device(self) -> torch.device:
         """Where the counts are."""
-        return self.columns[0].device
+        return self.columns.batch.device
 
-    def minibatch_into(self, rows: torch.Tensor, into: CsrBuffers | DenseBuffers) -> Minibatch:
+    def minibatch_into(
+        self,
+        rows: torch.Tensor,
+        into: CsrBuffers | DenseBuffers,
+        columns: CellColumns,
+        logs: CountLogs | None = None,
+    ) -> Minibatch:
         """Write a minibatch into given memory, without waiting for the device.
 
         Parameters
@@ -88,27 +97,31 @@ class DeviceStore(Store):
         rows
             (B,) int64 cells, on the device.
         into
-            Memory for B cells: the minibatch's counts are a view of it.
+            Memory for the counts of B cells.
+        columns
+            Memory for what goes with them.
+        logs
+            Memory for the logarithms of the counts, if they are wanted.
 
         Returns
         -------
         Minibatch
-            Its `cells` are empty: the row numbers are on the device.
+            Views of that memory. Its `cells` are empty: the row numbers are on the device.
         """
-        gather_into(self.source, rows, into)
+        gather_into(self.source, rows, into, logs)
+        gather_columns(self.columns, rows, columns)
         if isinstance(into, DenseBuffers):
             x = into.x
         else:
             x = csr_of(into.crow, into.col, into.values, (len(rows), self.n_genes))
-        batch_codes, label_codes, mean, var = self.columns
-        batches = batch_codes[rows]
         return Minibatch(
             x=x,
-            batch_index=batches.unsqueeze(1),
-            y=label_codes[rows].unsqueeze(1),
-            local_l_mean=mean[batches].unsqueeze(1),
-            local_l_var=var[batches].unsqueeze(1),
+            batch_index=columns.batch,
+            y=columns.label,
+            local_l_mean=columns.library_mean,
+            local_l_var=columns.library_var,
             cells=_UNKNOWN,
+            logs=logs,
         )
 
     def part(
@@ -131,7 +144,8 @@ class _DevicePart:
         store, cells, rows = self.store, self.cells[start:stop], self.rows[start:stop]
         stored = int(store.cell_lengths[cells].sum(dtype=np.int64))
         into = CsrBuffers.empty(len(cells), stored, rows.device)
-        return store.minibatch_into(rows, into)._replace(cells=cells)
+        columns = CellColumns.empty(len(cells), rows.device)
+        return store.minibatch_into(rows, into, columns, into.logs())._replace(cells=cells)
 
     def done(self) -> None:
         """See `Part`; the counts stay."""

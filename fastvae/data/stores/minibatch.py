@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
+from ...functional.gather import CountLogs
+
 _MARGIN = 32  # parts differ in length by less than their 32nd part, mostly
 
 
@@ -24,6 +26,8 @@ class Minibatch(NamedTuple):
         (B, 1) float32 statistics of the log library size in each cell's batch.
     cells
         (B,) int64 ndarray: rows of the store.
+    logs
+        Logarithms of the counts, where the store has computed them.
     """
 
     x: torch.Tensor
@@ -32,6 +36,7 @@ class Minibatch(NamedTuple):
     local_l_mean: torch.Tensor
     local_l_var: torch.Tensor
     cells: np.ndarray
+    logs: CountLogs | None = None
 
 
 class Part(Protocol):
