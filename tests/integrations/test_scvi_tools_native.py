@@ -62,7 +62,7 @@ RUNS: dict[str, dict[str, Any]] = {
             "lr": 0.5,
             "lr_patience": 0,
             "lr_factor": 0.5,
-            "lr_min": 0.2,
+            "lr_min": 0.3,
         },
         "epochs": 8,
     },
@@ -88,7 +88,7 @@ def test_a_run_is_lightnings(our_draws: None, adata: Any, name: str) -> None:
         same_weights(own, other)
     else:  # at this rate rounding grows fast
         same_history(own, other, rtol=2e-3)
-        assert rates.iloc[-1, 0] == 0.2
+        assert rates.iloc[-1, 0] == 0.3
     for part in ("train_indices", "validation_indices", "test_indices"):
         np.testing.assert_array_equal(getattr(own, part), getattr(other, part))
     for trainer in ("current_epoch", "global_step", "should_stop"):
