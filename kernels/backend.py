@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .counts import Counts
-from .linear.products import Products
+from .products import Products
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

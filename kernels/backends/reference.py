@@ -14,7 +14,7 @@ from ..hidden import reference as hidden
 from ..latent import reference as latent
 from ..likelihood import reference as likelihood
 from ..linear import reference as linear
-from ..linear.products import TORCH
+from ..products import TORCH
 
 REFERENCE = Backend(
     name="torch",

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ..counts import Counts
-from ..linear.products import Products, column_sums
 from ..parameters import Parameters
+from ..products import Products, column_sums
 from .blocks import cells_of, cells_per_block
 from .parameters import HeadGradients, HeadNeeds, HeadParameters
 from .reference import handed_over

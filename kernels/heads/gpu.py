@@ -7,7 +7,7 @@ large, and smaller minibatches go through layers and likelihood one after the ot
 from __future__ import annotations
 
 from ..likelihood import gpu as likelihood
-from ..linear.products import TORCH
+from ..products import TORCH
 from .driver import BlockedHeads, sweep_of
 
 CACHE = 2**28  # bytes: of device memory rather than of a cache

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..native import ProductCall, library, threads_for
-from .products import TORCH, Products
+from ..products import TORCH, Products
 
 WORTH = 2**20  # multiplications below which the call costs more than it saves
 

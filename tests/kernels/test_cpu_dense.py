@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from fastvae.kernels import native
-from fastvae.kernels.linear import dense, products
+from fastvae.kernels import native, products
+from fastvae.kernels.linear import dense
 
 if torch.get_default_device().type != "cpu":
     pytest.skip("the library computes on the CPU", allow_module_level=True)

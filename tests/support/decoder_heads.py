@@ -10,7 +10,7 @@ from fastvae.kernels.heads.driver import BlockedHeads, sweep_of
 from fastvae.kernels.heads.function import HeadsNLL
 from fastvae.kernels.heads.parameters import HeadNeeds, HeadParameters
 from fastvae.kernels.likelihood import reference
-from fastvae.kernels.linear.products import TORCH
+from fastvae.kernels.products import TORCH
 from torch.nn import functional as F
 
 from fastvae import functional as fn
