@@ -6,13 +6,14 @@ cell; the cells by genes matrices of rate and dispersion are computed when they 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from ..functional.likelihood import log_prob_of, nll_of
+from ._decoder_output import Logits, Undecoded
 
 if TYPE_CHECKING:
     _Base = torch.distributions.Distribution
@@ -20,33 +21,6 @@ else:
     _Base = object
 
 LOWEST_SOFTPLUS_LOGIT = -80.0  # below, softplus would be denormal and its logarithm lost
-
-
-class Logits(NamedTuple):
-    """Output of a decoder for N cells, or for S samples of each cell.
-
-    Attributes
-    ----------
-    scale : Tensor, (N, G) or (S, N, G)
-        Logits of the normalised expression, before the activation over genes.
-    log_library : Tensor, (N, 1) or (S, N, 1)
-        Log of the factor from normalised expression to the rate.
-    log_theta : Tensor or None
-        (G,), (K, G) with `theta_index`, or of the shape of `scale`.
-    zi : Tensor or None
-        Logits of an extra zero, of the shape of `scale`.
-    theta_index : Tensor or None
-        (N,) row of `log_theta` of each cell.
-    softmax : bool
-        Whether expression is ``softmax(scale)``; ``softplus(scale)`` if not.
-    """
-
-    scale: Tensor
-    log_library: Tensor
-    log_theta: Tensor | None = None
-    zi: Tensor | None = None
-    theta_index: Tensor | None = None
-    softmax: bool = True
 
 
 class LazyParameter:
@@ -83,13 +57,20 @@ class LazyCounts(_Base):
     zi_logits = LazyParameter()
 
     @classmethod
-    def from_logits(cls, logits: Logits) -> LazyCounts:
-        """Make the distribution; this computes nothing."""
+    def from_logits(cls, logits: Logits | Undecoded) -> LazyCounts:
+        """Make the distribution; this computes nothing, and decodes nothing."""
         px = cls.__new__(cls)
         px.__dict__["_logits"] = logits
-        if logits.zi is not None and "zi_logits" in cls.parameters:
+        if isinstance(logits, Logits) and logits.zi is not None and "zi_logits" in cls.parameters:
             px.__dict__["zi_logits"] = logits.zi
         return px
+
+    def _decoded(self) -> Logits | None:
+        """The logits, decoded when they are first asked for; None once they have been left."""
+        logits: Logits | Undecoded | None = self.__dict__.get("_logits")
+        if isinstance(logits, Undecoded):
+            logits = self.__dict__["_logits"] = logits.logits()
+        return logits
 
     def nll(self, x: Tensor) -> Tensor:
         """Negative log-likelihood of each cell.
@@ -104,7 +85,10 @@ class LazyCounts(_Base):
         Tensor, (N,) or (S, N)
             In nats; computed without an N x G intermediate unless a parameter has been set.
         """
-        logits = self.__dict__.get("_logits")
+        undecoded = self.__dict__.get("_logits")
+        if isinstance(undecoded, Undecoded):
+            return undecoded.nll(_family(self.parameters), x)
+        logits = self._decoded()
         if logits is None:
             return -self.log_prob(x).sum(-1)
         if logits.scale.dim() == 2:
@@ -126,7 +110,7 @@ class LazyCounts(_Base):
 
     def touch(self) -> None:
         """Compute every parameter, if that has not been done."""
-        logits = self.__dict__.get("_logits")
+        logits = self._decoded()
         if logits is not None and "_made" not in self.__dict__:
             self._make_all(logits)
 
@@ -138,7 +122,7 @@ class LazyCounts(_Base):
         AttributeError
             The distribution does not have it.
         """
-        logits = self.__dict__.get("_logits")
+        logits = self._decoded()
         if logits is not None and name == "scale":
             self.__dict__["scale"] = _scale(logits)
             return
@@ -171,7 +155,7 @@ class LazyCounts(_Base):
         logits = self.__dict__.get("_logits")
         if logits is None:
             return super().__repr__()
-        return f"{type(self).__name__}(from logits: {tuple(logits.scale.shape)})"
+        return f"{type(self).__name__}(from logits: {logits.shape})"
 
     def _make_all(self, logits: Logits) -> None:
         """Compute every parameter and run the constructor of the class behind the mixin."""

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fastvae import distributions
-from fastvae.integrations._counts_from_logits import LazyCounts, Logits
+from fastvae.integrations._counts_from_logits import LazyCounts
+from fastvae.integrations._decoder_output import Logits, Undecoded, versions_of
 
 
 class ZINB(LazyCounts, distributions.ZeroInflatedNegativeBinomial):
@@ -175,3 +176,50 @@ def test_without_scvi_tools_the_error_says_what_to_install(monkeypatch):
             monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ImportError, match=r"pip install 'fastvae\[scvi\]'"):
         import fastvae.integrations.scvi_tools  # noqa: F401
+
+
+def undecoded(kind, theta="gene"):
+    """Hidden units with heads, and their logits."""
+    torch.manual_seed(4)
+    scale, zi, of_cell = (torch.nn.Linear(5, G).double() for _ in range(3))
+    hidden = torch.randn(N, 5, dtype=torch.float64).requires_grad_()
+    given = {
+        "log_library": torch.full((N, 1), 3.0, dtype=torch.float64),
+        "log_theta": of_cell if theta == "cell" else torch.randn(G, dtype=torch.float64),
+        "zi": zi if kind == "zinb" else None,
+    }
+    lazy = Undecoded(hidden, scale=scale, **given)
+    lazy = lazy._replace(versions=versions_of(scale, lazy.zi, lazy.log_theta))
+    return lazy, [hidden, scale.weight, scale.bias]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("theta", ["gene", "cell"])
+def test_heads_are_decoded_when_a_parameter_is_read_and_not_before(kind, theta):
+    x = torch.poisson(torch.full((N, G), 1.5, dtype=torch.float64))
+    lazy, leaves = undecoded(kind, theta)
+    px = KINDS[kind].from_logits(lazy)
+    assert f"(from logits: ({N}, {G}))" in repr(px)
+    nll = px.nll(x)
+    got = torch.autograd.grad(nll.sum(), leaves)
+    assert px.__dict__["_logits"] is lazy  # nothing has been decoded
+    expected = materialised(kind, lazy.logits())
+    want = torch.autograd.grad(-expected.log_prob(x).sum(), leaves)
+    torch.testing.assert_close(nll, -expected.log_prob(x).sum(-1), rtol=1e-6, atol=1e-6)
+    for one, other in zip(got, want, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(px.scale, expected.scale)
+    for name in KINDS[kind].parameters:
+        torch.testing.assert_close(getattr(px, name), getattr(expected, name))
+    torch.testing.assert_close(px.nll(x), nll)
+
+
+def test_heads_that_changed_meanwhile_are_not_decoded():
+    lazy, _ = undecoded("zinb")
+    early, late = ZINB.from_logits(lazy), ZINB.from_logits(lazy)
+    scale = early.scale
+    with torch.no_grad():
+        lazy.scale.weight.add_(1.0)  # as an optimiser's step does
+    torch.testing.assert_close(early.mu, lazy.log_library.exp() * scale)
+    with pytest.raises(RuntimeError, match="read the distribution's parameters before"):
+        _ = late.scale

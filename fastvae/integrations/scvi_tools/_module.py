@@ -165,7 +165,9 @@ class Fused(_Behind):
             MODULE_KEYS.PZ_KEY: StandardNormal.like(z),
         }
 
-    def _log_theta(self, head: Tensor | None, batch_index: Tensor, y: Tensor | None) -> Outputs:
+    def _log_theta(
+        self, head: Tensor | nn.Linear | None, batch_index: Tensor, y: Tensor | None
+    ) -> Outputs:
         """Return the log dispersion, and for each cell its row of it."""
         if self.dispersion == "gene-cell":
             if head is None:

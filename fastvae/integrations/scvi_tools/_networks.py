@@ -17,8 +17,8 @@ from ... import functional
 from ..._covariates import Codes
 from ..._torch import has_hooks
 from ...errors import InputError
-from ...nn import _batch_norm, dense
-from .._counts_from_logits import Logits
+from ...nn import _batch_norm, dense, plain_linear
+from .._decoder_output import Logits, Undecoded, versions_of
 from ._posterior import Posterior
 
 _ONE_CELL = (
@@ -121,13 +121,27 @@ def decode(
     log_library: Tensor,
     cats: Sequence[Codes],
     zero_inflation: bool,
-) -> Logits:
-    """Return the logits of the counts; log theta only for the dispersion "gene-cell"."""
+) -> Logits | Undecoded:
+    """Return the logits of the counts; log theta only for the dispersion "gene-cell".
+
+    Where gradients are wanted, heads that nobody listens to are left to the likelihood.
+    """
     if isinstance(decoder, LinearDecoderSCVI):
         scale = run_layers(decoder.factor_regressor, z, cats)
         zi = run_layers(decoder.px_dropout_decoder, z, cats) if zero_inflation else None
         return Logits(scale, log_library, None, zi)
     hidden = run_layers(decoder.px_decoder, z, cats)
+    scale, zi, theta = decoder.px_scale_decoder[0], None, None
+    if zero_inflation:
+        zi = decoder.px_dropout_decoder
+    if dispersion == "gene-cell":
+        theta = decoder.px_r_decoder
+    heads = [head for head in (scale, zi, theta) if head is not None]
+    lazily = torch.is_grad_enabled() and hidden.dim() == 2 and all(map(plain_linear, heads))
+    if lazily and _is_softmax(decoder.px_scale_decoder[1]):
+        return Undecoded(
+            hidden, log_library, scale, zi, theta, versions=versions_of(scale, zi, theta)
+        )
     return Logits(
         dense(decoder.px_scale_decoder[0], hidden),
         log_library,
