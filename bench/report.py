@@ -18,7 +18,6 @@ from pathlib import Path
 from _gpu import tables as gpu_tables
 from _report import figures, headlines, inputs, tables
 
-START, END = "<!-- benchmarks:start -->", "<!-- benchmarks:end -->"
 NOTE = "<!-- written by `python bench/report.py` from bench/results; edit neither -->"
 FOLDER = Path("docs") / "figures"
 SECTIONS = [
@@ -52,7 +51,7 @@ def plots(results: tables.Results) -> dict[str, list[figures.Panel]]:
 
 def page(results: tables.Results, runs: list[Path]) -> str:
     """Everything, for docs/benchmarks.md."""
-    parts = [NOTE]
+    parts = [NOTE, "## In short", headlines.render(results, gpu_links(runs, "#on-a-gpu"))]
     for title, names, render in SECTIONS:
         for result in chosen(results, names):
             if text := render(result):
@@ -74,28 +73,42 @@ def page(results: tables.Results, runs: list[Path]) -> str:
     return "\n\n".join([*parts, "## What was measured on what", tables.sources(results)])
 
 
-def readme(results: tables.Results, runs: list[Path]) -> str:
-    names = [f"[{run.name}](docs/benchmarks.md#on-a-gpu)" for run in runs]
-    return "\n\n".join([NOTE, headlines.render(results, names)])
+def gpu_links(runs: list[Path], address: str) -> list[str]:
+    return [f"[{run.name}]({address})" for run in runs]
 
 
-def between(path: Path, text: str) -> str:
-    """The file's content with `text` between its markers."""
+def readme(results: tables.Results, runs: list[Path]) -> dict[str, str]:
+    """The parts of README.md, by the name of their markers."""
+    parts = {
+        "numbers": headlines.three_numbers(results),
+        "benchmarks": headlines.six_rows(results),
+        "gpu": headlines.gpu_status(gpu_links(runs, "docs/benchmarks.md#on-a-gpu")),
+    }
+    return {name: f"{NOTE}\n\n{text}".rstrip() for name, text in parts.items()}
+
+
+def between(path: Path, parts: dict[str, str]) -> str:
+    """The file's content with each text between the markers of its name."""
     whole = path.read_text()
-    if whole.count(START) != 1 or whole.count(END) != 1:
-        raise inputs.RefusedError(f"{path.name} needs one {START} and one {END} to write between")
-    before, rest = whole.split(START)
-    return f"{before}{START}\n\n{text}\n\n{END}{rest.split(END)[1]}"
+    for name, text in parts.items():
+        start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+        if whole.count(start) != 1 or whole.count(end) != 1:
+            raise inputs.RefusedError(
+                f"{path.name} needs one {start} and one {end} to write between"
+            )
+        before, rest = whole.split(start)
+        whole = f"{before}{start}\n\n{text}\n\n{end}{rest.split(end)[1]}"
+    return whole
 
 
 def stale(root: Path, results: tables.Results, runs: list[Path], check: bool) -> list[str]:
     """Bring every file up to date, or only say which are not."""
     found = []
-    for name, text in (
+    for name, parts in (
         ("README.md", readme(results, runs)),
-        ("docs/benchmarks.md", page(results, runs)),
+        ("docs/benchmarks.md", {"benchmarks": page(results, runs)}),
     ):
-        wanted = between(root / name, text)
+        wanted = between(root / name, parts)
         if wanted != (root / name).read_text():
             found.append(name)
             if not check:

@@ -43,6 +43,8 @@ class Texts:
         What stands for its value in the help of a command.
     command_default
         The default of the commands, where it is another.
+    panel
+        The part of a command's help that has it.
     """
 
     help: str
@@ -52,6 +54,7 @@ class Texts:
     unset: str | None
     metavar: str | None
     command_default: Any
+    panel: str
 
 
 def option(
@@ -63,10 +66,13 @@ def option(
     unset: str | None = None,
     metavar: str | None = None,
     command_default: Any = None,
+    panel: str = "Training",
     **bounds: Any,
 ) -> Any:
     """Declare an option as a field of a dataclass; see `Texts`."""
-    texts = Texts(help, doc or help, bounds, tuple(commands), unset, metavar, command_default)
+    texts = Texts(
+        help, doc or help, bounds, tuple(commands), unset, metavar, command_default, panel
+    )
     return field(default=default, metadata={"option": texts})
 
 

@@ -1,4 +1,4 @@
-"""The README's table: the few figures a reader looks for first, each with its file."""
+"""The figures a reader looks for first, each with its file: all of them, and the README's few."""
 
 from __future__ import annotations
 
@@ -171,16 +171,66 @@ def accuracy(results: Results) -> list[Line]:
 
 
 def render(results: Results, gpu: list[str]) -> str:
-    """The README's table; `gpu` names the runs on GPUs, of which the details are in docs."""
+    """All of them as a table; `gpu` names the runs on GPUs, of which the details are below it."""
     lines = [
         line
         for part in (likelihood, step, training, loading, streaming, quality, accuracy)
         for line in part(results)
     ]
-    cores = next((c for r in results.values() if (c := r.content.get("cores"))), None)
     measured = "; ".join(gpu) or NO_GPU
     lines.append(["The same on a GPU", measured, "-" if gpu else NO_GPU, "-", "-"])
+    return table(head(results), lines)
+
+
+def head(results: Results) -> Line:
+    cores = next((c for r in results.values() if (c := r.content.get("cores"))), None)
+    where = "CPU" + (f", {cores} cores" if cores else "")
+    return [where, "fastvae", peer(results), "ratio", "file"]
+
+
+def peer(results: Results) -> str:
     versions = {v for r in results.values() if (v := r.versions().get("scvi-tools"))}
-    peer = f"scvi-tools {', '.join(sorted(versions))}".strip()
-    head = ["CPU" + (f", {cores} cores" if cores else ""), "fastvae", peer, "ratio", "file"]
-    return table(head, lines)
+    return f"scvi-tools {', '.join(sorted(versions))}".strip()
+
+
+def six_rows(results: Results) -> str:
+    """The README's table: one row for each question of a newcomer."""
+    sooner = [line for line in quality(results) if line[0].startswith("Until")]
+    lines = [*likelihood(results)[:1], *training(results)[:3], *sooner[:1], *streaming(results)]
+    return table(head(results), lines)
+
+
+def three_numbers(results: Results) -> str:
+    """What a reader may remember, each with its conditions; "" where one was not measured."""
+    trained = results.get("cpu_training_12k_2k")
+    reached = results.get("time_to_quality_pbmc_7sets_10k")
+    streamed = results.get("streaming")
+    if trained is None or reached is None or streamed is None:
+        return ""
+    rate = trained.content["cells_per_second"]
+    best = reached.content["reached"]["lowest"]
+    peak = streamed.content["peak"]
+    numbers = [
+        times(rate["fastvae"] / rate["scvi-tools"]),
+        times(best["fastvae"]["times_sooner"]),
+        f"{peak['peak_mb']:.0f} MB",
+    ]
+    conditions = [
+        f"the cells per second of {peer(results)} in training: {trained.content['cells']:,} "
+        f"simulated cells x {trained.content['genes']:,} genes, defaults, "
+        f"{trained.content['threads']} CPU cores",
+        f"sooner at scvi-tools' lowest validation ELBO: {reached.content['cells']:,} blood cells x "
+        f"{reached.content['genes']:,} genes, {best['fastvae']['seconds']:.0f} s instead of "
+        f"{best['scvi-tools']['seconds']:.0f} s, {reached.content['threads']} CPU cores",
+        f"peak memory, beyond the imports, to train on {peak['cells']:,} cells x "
+        f"{streamed.content['genes']:,} genes streamed from disk with a limit of "
+        f"{streamed.content['limit']}",
+    ]
+    return table([f"**{figure}**" for figure in numbers], [conditions])
+
+
+def gpu_status(gpu: list[str]) -> str:
+    """The README's line on GPUs."""
+    if gpu:
+        return f"- GPU: {'; '.join(gpu)}."
+    return f"- GPU: {NO_GPU}, nor run on one; `python bench/gpu_suite.py --out DIR` does both."

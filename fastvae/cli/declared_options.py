@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from .._options import AUTO, Declared, declared_by
+from .options import PANELS
 from .user_errors import user_errors
 
 Command = Callable[..., None]
@@ -44,6 +45,7 @@ def with_declared_options(command: str, **fixed: Any) -> Callable[[Command], Com
                 parameters += options_of(classes[name], command)
             else:
                 parameters.append(parameter.replace(annotation=hints[name]))
+        parameters.sort(key=_place_in_help)
 
         @functools.wraps(function)
         def run(**given: Any) -> None:
@@ -57,6 +59,14 @@ def with_declared_options(command: str, **fixed: Any) -> Callable[[Command], Com
         return run
 
     return decorate
+
+
+def _place_in_help(parameter: inspect.Parameter) -> int:
+    """Return the place of a parameter's panel among all; arguments come first."""
+    for information in getattr(parameter.annotation, "__metadata__", ()):
+        if getattr(information, "rich_help_panel", None) in PANELS:
+            return 1 + PANELS.index(information.rich_help_panel)
+    return 0
 
 
 def _made(cls: type, values: Mapping[str, Any]) -> Any:
@@ -82,7 +92,11 @@ def _annotation(one: Declared) -> Any:
     """Return the type of an option, with the texts that typer shows."""
     texts = one.texts
     kind = next(kind for kind in one.kinds if kind in (bool, int, float, str))
-    more: dict[str, Any] = {"help": texts.help, "metavar": texts.metavar}
+    more: dict[str, Any] = {
+        "help": texts.help,
+        "metavar": texts.metavar,
+        "rich_help_panel": texts.panel,
+    }
     if texts.unset is not None:
         more["show_default"] = texts.unset
     if AUTO in one.kinds:

@@ -10,6 +10,9 @@ import typer
 from ..train.settings import CheckpointOptions, TrainSettings
 from .declared_options import with_declared_options
 from .options import (
+    DATA,
+    FILES,
+    MODEL,
     AllowFractional,
     AllowLinks,
     BatchKey,
@@ -22,6 +25,7 @@ from .options import (
     Layer,
     MemoryLimit,
     NewAllowFractional,
+    NewBatchKey,
     NewGeneNames,
     NewLayer,
     NewUseRaw,
@@ -41,7 +45,10 @@ _FREEZE: dict[str, bool | str] = {
     "none": False,
 }
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write the run to.")]
+Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", help="Folder to write the run to.", rich_help_panel=FILES),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -53,16 +60,17 @@ def register(app: typer.Typer) -> None:
     def map_command(
         run: Annotated[Path, typer.Argument(help="Reference: a folder that fastvae train wrote.")],
         query: Annotated[list[Path], typer.Argument(help="New cells; one file or several.")],
-        output: Output,
         *,
-        batch_key: BatchKey = None,
+        output: Output,
+        batch_key: NewBatchKey = None,
         batch_key_of: BatchKeyOf = None,
         batch_per_file: BatchPerFile = None,
         freeze: Annotated[
             str,
             typer.Option(
                 help="What keeps the reference's weights: all (but the columns of new batches), "
-                "decoder, encoder or none."
+                "decoder, encoder or none.",
+                rich_help_panel=MODEL,
             ),
         ] = "all",
         layer: NewLayer = None,
@@ -72,7 +80,10 @@ def register(app: typer.Typer) -> None:
         allow_links: AllowLinks = False,
         gene_names: NewGeneNames = None,
         min_genes: Annotated[
-            float, typer.Option(help="Refuse a smaller share of the reference's genes.")
+            float,
+            typer.Option(
+                help="Refuse a smaller share of the reference's genes.", rich_help_panel=DATA
+            ),
         ] = 0.1,
         settings: TrainSettings,
         seed: Seed = 0,

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands have, and the parts of a help page that they stand in."""
 
 from __future__ import annotations
 
@@ -7,26 +7,40 @@ from typing import Annotated
 
 import typer
 
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Layer = Annotated[str | None, typer.Option(help="Take the counts from this layer instead of X.")]
-UseRaw = Annotated[bool, typer.Option("--use-raw", help="Take the counts from raw instead of X.")]
+DATA, MODEL, TRAINING, FILES, EXPERT = PANELS = ("Data", "Model", "Training", "Files", "Expert")
+"""The parts of a help page, in their order; what most people never need is under Expert."""
+
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace what is already there.", rich_help_panel=FILES),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=TRAINING)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=FILES)]
+Layer = Annotated[
+    str | None,
+    typer.Option(help="Layer with the counts.", show_default="X", rich_help_panel=DATA),
+]
+UseRaw = Annotated[
+    bool, typer.Option("--use-raw", help="Take the counts from raw.", rich_help_panel=DATA)
+]
 NewLayer = Annotated[
     str | None,
     typer.Option(
         help="Layer of the new data with the counts; X is X itself.",
         show_default="where the model had them",
+        rich_help_panel=DATA,
     ),
 ]
 NewUseRaw = Annotated[
-    bool, typer.Option("--use-raw", help="The counts of the new data are in raw.")
+    bool,
+    typer.Option("--use-raw", help="The counts of the new data are in raw.", rich_help_panel=DATA),
 ]
 AllowFractional = Annotated[
     bool,
     typer.Option(
         "--allow-fractional",
         help="Take corrected counts, no longer whole numbers (CellBender, SoupX, DecontX).",
+        rich_help_panel=EXPERT,
     ),
 ]
 AllowLinks = Annotated[
@@ -34,6 +48,7 @@ AllowLinks = Annotated[
     typer.Option(
         "--allow-links",
         help="Also read what files store in other files; only for files that you trust.",
+        rich_help_panel=EXPERT,
     ),
 ]
 NewAllowFractional = Annotated[
@@ -42,41 +57,81 @@ NewAllowFractional = Annotated[
         "--allow-fractional",
         help="Take corrected counts, no longer whole numbers.",
         show_default="if the model did",
+        rich_help_panel=EXPERT,
     ),
 ]
-Genome = Annotated[str | None, typer.Option(help="Which genome of a 10x file that holds several.")]
+Genome = Annotated[
+    str | None,
+    typer.Option(
+        help="Which genome of a 10x file that holds several.",
+        show_default="the only one",
+        rich_help_panel=EXPERT,
+    ),
+]
 GeneNames = Annotated[
     str | None,
     typer.Option(
-        metavar="COLUMN", help="Column of var that names the genes.", show_default="its index"
+        metavar="COLUMN",
+        help="Column of var that names the genes.",
+        show_default="its index",
+        rich_help_panel=EXPERT,
     ),
 ]
 NewGeneNames = Annotated[
     str | None,
     typer.Option(
-        metavar="COLUMN", help="Column of var that names the genes.", show_default="the model's"
+        metavar="COLUMN",
+        help="Column of var that names the genes.",
+        show_default="the model's",
+        rich_help_panel=EXPERT,
     ),
 ]
 Genes = Annotated[
     Path | None,
     typer.Option(
         help="Text file with the genes to use, one per line.",
-        show_default="all that the files share",
+        show_default="all in common",
+        rich_help_panel=EXPERT,
     ),
 ]
 MemoryLimit = Annotated[
-    str | None, typer.Option(help="Memory that streaming from disk may take, such as 2GB.")
+    str | None,
+    typer.Option(
+        help="For streaming from disk, such as 2GB.",
+        show_default="most that is free",
+        rich_help_panel=DATA,
+    ),
 ]
 NTopGenes = Annotated[
-    int | None, typer.Option(help="Use so many of the most variable genes (seurat_v3).")
+    int | None,
+    typer.Option(
+        help="Only so many variable genes (seurat_v3).",
+        show_default="all",
+        rich_help_panel=DATA,
+    ),
 ]
 Residence = Annotated[
-    str, typer.Option(help="Where the counts are kept: auto, device, host or disk.")
+    str,
+    typer.Option(
+        help="Where the counts are kept: auto, device, host or disk.", rich_help_panel=EXPERT
+    ),
 ]
 BatchKey = Annotated[
     list[str] | None,
     typer.Option(
-        help="Column of obs that names the batch of each cell; several times for combinations."
+        metavar="COLUMN",
+        help="Column of obs with the batches; several times for combinations.",
+        show_default="one batch",
+        rich_help_panel=DATA,
+    ),
+]
+NewBatchKey = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Column of obs with the batches; several times for combinations.",
+        show_default="the reference's",
+        rich_help_panel=DATA,
     ),
 ]
 BatchKeyOf = Annotated[
@@ -84,33 +139,54 @@ BatchKeyOf = Annotated[
     typer.Option(
         metavar="FILE=COLUMN",
         help='Another such column, of that file alone: its path, or its name in obs["file"].',
+        show_default="none",
+        rich_help_panel=EXPERT,
     ),
 ]
 BatchPerFile = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Make each file a batch, in a new column of obs."),
+    typer.Option(
+        metavar="NAME",
+        help="Make each file a batch.",
+        show_default="no",
+        rich_help_panel=DATA,
+    ),
 ]
 LabelsKey = Annotated[
     list[str] | None,
     typer.Option(
-        help="Column of obs that names the label of each cell; several times for combinations."
+        metavar="COLUMN",
+        help="Column with the labels.",
+        show_default="none",
+        rich_help_panel=DATA,
     ),
 ]
 LearnedLibrary = Annotated[
     bool,
     typer.Option(
-        "--learned-library", help="Library size as a latent variable, not the total count."
+        "--learned-library",
+        help="Library size as a latent variable, not the total count.",
+        rich_help_panel=EXPERT,
     ),
 ]
 TensorBoard = Annotated[
-    bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard too.")
+    bool,
+    typer.Option(
+        "--tensorboard", help="Write the curves for TensorBoard too.", rich_help_panel=EXPERT
+    ),
 ]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same run.")]
+Seed = Annotated[
+    int, typer.Option(help="The same seed gives the same run.", rich_help_panel=TRAINING)
+]
 Color = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="Column of obs or gene to colour the latent space by; several times for several.",
+        help="Column or gene to draw; several times for several.",
+        show_default="batches and labels",
+        rich_help_panel=FILES,
     ),
 ]
-NoPlots = Annotated[bool, typer.Option("--no-plots", help="Draw no pictures.")]
+NoPlots = Annotated[
+    bool, typer.Option("--no-plots", help="Draw no pictures.", rich_help_panel=FILES)
+]

@@ -10,6 +10,9 @@ import typer
 from ..train.settings import CheckpointOptions, TrainSettings
 from .declared_options import with_declared_options
 from .options import (
+    EXPERT,
+    FILES,
+    MODEL,
     AllowFractional,
     AllowLinks,
     BatchKey,
@@ -43,6 +46,7 @@ def train(
         list[Path],
         typer.Argument(help="An .h5ad, AnnData zarr, 10x .h5, or folder with a .mtx; or several."),
     ],
+    *,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -50,9 +54,9 @@ def train(
             "-o",
             help="Folder to write the run to.",
             show_default="DATA's name + _fastvae",
+            rich_help_panel=FILES,
         ),
     ] = None,
-    *,
     batch_key: BatchKey = None,
     batch_key_of: BatchKeyOf = None,
     batch_per_file: BatchPerFile = None,
@@ -70,18 +74,30 @@ def train(
     device: Device = "auto",
     residence: Residence = "auto",
     memory_limit: MemoryLimit = None,
-    n_latent: Annotated[int, typer.Option(help="Latent dimensions.")] = 10,
-    n_hidden: Annotated[int, typer.Option(help="Width of the hidden layers.")] = 128,
-    n_layers: Annotated[int, typer.Option(help="Hidden layers.")] = 1,
-    dropout_rate: Annotated[float, typer.Option(help="Dropout of the encoder.")] = 0.1,
+    n_latent: Annotated[int, typer.Option(help="Latent dimensions.", rich_help_panel=MODEL)] = 10,
+    n_hidden: Annotated[
+        int, typer.Option(help="Width of the hidden layers.", rich_help_panel=MODEL)
+    ] = 128,
+    n_layers: Annotated[int, typer.Option(help="Hidden layers.", rich_help_panel=MODEL)] = 1,
+    dropout_rate: Annotated[
+        float, typer.Option(help="Dropout of the encoder.", rich_help_panel=MODEL)
+    ] = 0.1,
     dispersion: Annotated[
-        str, typer.Option(help="gene, gene-batch, gene-label or gene-cell.")
+        str,
+        typer.Option(help="gene, gene-batch, gene-label or gene-cell.", rich_help_panel=EXPERT),
     ] = "gene",
-    reconstruction_loss: Annotated[str, typer.Option(help="zinb, nb or poisson.")] = "zinb",
-    latent_distribution: Annotated[str, typer.Option(help="normal or ln.")] = "normal",
+    reconstruction_loss: Annotated[
+        str, typer.Option(help="zinb, nb or poisson.", rich_help_panel=MODEL)
+    ] = "zinb",
+    latent_distribution: Annotated[
+        str, typer.Option(help="normal or ln.", rich_help_panel=EXPERT)
+    ] = "normal",
     learned_library: LearnedLibrary = False,
     encode_covariates: Annotated[
-        bool, typer.Option("--encode-covariates", help="Tell the encoder the batch too.")
+        bool,
+        typer.Option(
+            "--encode-covariates", help="Tell the encoder the batch too.", rich_help_panel=EXPERT
+        ),
     ] = False,
     color: Color = None,
     no_plots: NoPlots = False,
@@ -90,7 +106,7 @@ def train(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train on DATA and write model, history, latent space and pictures of both to a folder."""
+    """Train on DATA; write model, latent space and pictures. Switches are off by default."""
     with user_errors():
         from ..model.model import Model
         from ..report.pictures import Wanted, colours_of

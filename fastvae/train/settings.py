@@ -18,6 +18,9 @@ MOST_EPOCHS = 1_000_000
 
 PRECISIONS = ("float32", "tf32", "bf16")
 
+FILES, EXPERT = "Files", "Expert"
+"""Parts of a command's help; the other options are under Training."""
+
 TRAIN = ("train",)
 """Of options that ``fastvae train`` has and ``fastvae map`` does not."""
 
@@ -59,11 +62,12 @@ class TrainSettings:
         0.9,
         "Share of the cells to train on; the rest validates.",
         doc="Share of the cells to train on, in (0, 1]; the others are for validation.",
+        panel=EXPERT,
         above=0.0,
     )
     early_stopping: bool = option(
         False,
-        "Stop when the validation ELBO no longer improves.",
+        "Stop when validation is no longer better.",
         doc="Stop when the validation ELBO has not improved by more than "
         "`early_stopping_min_delta` for `early_stopping_patience` epochs, and go back to the "
         "weights of the best epoch.",
@@ -79,15 +83,15 @@ class TrainSettings:
     )
     learning_rate: float | Literal["auto"] | None = option(
         None,
-        "Of Adam; auto is 1e-3 sqrt(batch size / 128). Without it: 1e-3, or auto where the batch "
-        "size is auto.",
+        "Of Adam; auto follows the batch size.",
         doc='Of Adam. The rate "auto" is ``1e-3 * sqrt(batch_size / 128)``; None is the same where '
         '`batch_size` is "auto", and scvi\'s 1e-3 otherwise.',
         metavar="RATE|auto",
+        unset="1e-3; auto if the batch size is",
         above=0.0,
     )
     eps: float = option(0.01, "Of Adam: added to its denominator.", commands=(), above=0.0)
-    weight_decay: float = option(1e-6, "Of Adam.")
+    weight_decay: float = option(1e-6, "Of Adam.", panel=EXPERT)
     n_epochs_kl_warmup: int | None = option(
         400,
         "Epochs over which the KL weight grows from 0 to 1.",
@@ -95,6 +99,7 @@ class TrainSettings:
         "ends below 1, as in scvi-tools. None: it is 1 throughout.",
         commands=TRAIN,
         minimum=0,
+        panel=EXPERT,
     )
     n_steps_kl_warmup: int | None = option(
         None,
@@ -107,7 +112,9 @@ class TrainSettings:
         "Clip the norm of the gradient to this.",
         doc="Clip the norm of the whole gradient to this; None does not clip.",
         commands=TRAIN,
+        unset="not clipped",
         above=0.0,
+        panel=EXPERT,
     )
     reduce_lr_on_plateau: bool = option(
         False,
@@ -116,6 +123,7 @@ class TrainSettings:
         "(without validation, the training ELBO) has had no new best for more than `lr_patience` "
         "epochs.",
         commands=TRAIN,
+        panel=EXPERT,
     )
     lr_factor: float = option(
         0.6,
@@ -135,6 +143,7 @@ class TrainSettings:
         '"bf16", dense layers in bfloat16. Counts and likelihoods stay float32.',
         commands=TRAIN,
         options=PRECISIONS,
+        panel=EXPERT,
     )
     cuda_graph: bool | None = option(
         None,
@@ -143,12 +152,14 @@ class TrainSettings:
         "process trains alone; True: also in each of several, as two graphs.",
         commands=TRAIN,
         unset="if one process trains alone",
+        panel=EXPERT,
     )
     sync_batch_norm: bool = option(
         False,
         "Normalise over all processes (torchrun).",
         doc="With several processes, normalise over the minibatches of all of them.",
         commands=TRAIN,
+        panel=EXPERT,
     )
     compile: bool = option(
         False,
@@ -156,6 +167,7 @@ class TrainSettings:
         doc="Run the hidden layers through ``torch.compile`` while training. Losses are the same "
         "to rounding; on a CPU steps were no faster for it (`bench/studies/compiled_layers.py`).",
         commands=TRAIN,
+        panel=EXPERT,
     )
 
     def __post_init__(self) -> None:
@@ -221,7 +233,9 @@ class CheckpointOptions:
         "Checkpoint after so many epochs; they stay.",
         doc="A checkpoint after so many epochs; None: not by epochs.",
         metavar="EPOCHS",
+        unset="by minutes alone",
         minimum=1,
+        panel=EXPERT,
     )
     checkpoint_minutes: float | None = option(
         None,
@@ -230,17 +244,23 @@ class CheckpointOptions:
         metavar="MINUTES",
         command_default=10.0,
         above=0.0,
+        panel=EXPERT,
     )
     keep_checkpoints: int = option(
-        2, "How many checkpoints stay.", doc="How many of the newest stay.", minimum=1
+        2,
+        "How many checkpoints stay.",
+        doc="How many of the newest stay.",
+        minimum=1,
+        panel=EXPERT,
     )
     resume: bool = option(
         False,
-        "Go on from the newest checkpoint of the run in the folder.",
+        "Go on where the run was cut short.",
         doc="Go on from the newest checkpoint in `checkpoint_dir` (from the beginning if there is "
         "none): on a CPU to the same weights as without the break, bit for bit. Data, network, "
         "`seed`, `batch_size` and `train_size` must be what they were; the rest may change. "
         "`max_epochs` counts from the beginning.",
+        panel=FILES,
     )
 
     def __post_init__(self) -> None:

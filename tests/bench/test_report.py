@@ -47,6 +47,9 @@ ROW = {
 }
 
 
+BLOCKS = ("benchmarks", "numbers", "gpu")
+
+
 class Checkout:
     """A repository with nothing but pages and results."""
 
@@ -54,10 +57,10 @@ class Checkout:
         self.root = root
         (root / "bench" / "results").mkdir(parents=True)
         (root / "docs").mkdir()
-        for page in ("README.md", "docs/benchmarks.md"):
-            (root / page).write_text(
-                "before\n<!-- benchmarks:start -->\nold\n<!-- benchmarks:end -->\nafter\n"
-            )
+        blocks = {"README.md": BLOCKS, "docs/benchmarks.md": BLOCKS[:1]}
+        for page, names in blocks.items():
+            text = "\n".join(f"<!-- {name}:start -->\nold\n<!-- {name}:end -->" for name in names)
+            (root / page).write_text(f"before\n{text}\nafter\n")
         self.git("init", "-q", "-b", "main")
         self.commit = self.commit_all()
 
@@ -102,7 +105,7 @@ def test_tables_are_written_between_the_markers_and_checked(report, checkout, mo
     readme, docs = ((checkout.root / p).read_text() for p in ("README.md", "docs/benchmarks.md"))
     for page in (readme, docs):
         assert page.startswith("before\n<!-- benchmarks:start -->")
-        assert page.endswith("<!-- benchmarks:end -->\nafter\n")
+        assert page.endswith(":end -->\nafter\n")
         assert "old" not in page
         assert "not measured on a GPU" in page
     assert "| 0.500 ms | 8.00 ms | 16.0x | `operations` |" in readme
@@ -112,6 +115,49 @@ def test_tables_are_written_between_the_markers_and_checked(report, checkout, mo
     assert run(report, monkeypatch, checkout, "--check") == 0
     (checkout.root / "README.md").write_text(readme.replace("16.0x", "61.0x"))
     assert run(report, monkeypatch, checkout, "--check") == 1
+
+
+def test_the_three_numbers_are_there_with_their_conditions_or_not_at_all(
+    report, checkout, monkeypatch
+):
+    environment = checkout.operations()["environment"]
+    contents = {
+        "cpu_training_12k_2k": {
+            "cells": 12000,
+            "genes": 2000,
+            "cells_per_second": {"fastvae": 300.0, "scvi-tools": 100.0},
+            "every_run": {
+                name: [{"cells_per_second": rate, "version": "1.4.2"}]
+                for name, rate in (("fastvae", 300.0), ("scvi-tools", 100.0))
+            },
+        },
+        "streaming": {
+            "genes": 2000,
+            "limit": "500MB",
+            "peak": {"cells": 10**6, "peak_mb": 400.0, "cells_per_second": 9.0},
+            "steps": {"memory 10": {"speed": 1.0}, "h5ad 10": {"speed": 0.9}},
+        },
+    }
+    for name, content in contents.items():
+        checkout.add(name, {"environment": environment, "threads": 2, **content})
+    results = report.inputs.load(checkout.root)
+    assert report.headlines.three_numbers(results) == ""
+    reached = {"seconds": 10.0, "times_sooner": 5.0}
+    content = {
+        "cells": 900,
+        "genes": 70,
+        "threads": 2,
+        "reached": {"lowest": {"fastvae": reached, "scvi-tools": {"seconds": 50.0}}},
+    }
+    checkout.add("time_to_quality_pbmc_7sets_10k", {"environment": environment, **content})
+    text = report.headlines.three_numbers(report.inputs.load(checkout.root))
+    assert text.startswith("| **3.0x** | **5.0x** | **400 MB** |")
+    for condition in (
+        "12,000 simulated cells x 2,000 genes, defaults, 2 CPU cores",
+        "900 blood cells x 70 genes, 10 s instead of 50 s",
+        "1,000,000 cells x 2,000 genes streamed from disk with a limit of 500MB",
+    ):
+        assert condition in text
 
 
 def test_figures_follow_their_numbers(report, checkout, monkeypatch):
@@ -190,4 +236,4 @@ def test_a_page_without_markers_is_said(report, checkout, monkeypatch, capsys):
     checkout.add("operations", checkout.operations())
     (checkout.root / "README.md").write_text("no markers\n")
     assert run(report, monkeypatch, checkout) == 2
-    assert "README.md needs one <!-- benchmarks:start -->" in capsys.readouterr().err
+    assert "README.md needs one <!-- numbers:start -->" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import typer
 from command_line import run
 
 from fastvae.cli import app
+from fastvae.cli.options import PANELS
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands
 
@@ -29,6 +30,29 @@ def test_every_word_is_shown(name: str, monkeypatch: pytest.MonkeyPatch) -> None
             assert words(text) in shown, parameter.name
         if isinstance(parameter.show_default, str):
             assert f"[default: ({parameter.show_default})]" in shown, parameter.name
+
+
+def test_the_common_options_of_train_fit_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run("train", "--help").output.splitlines()
+    titles = {line.split()[1]: n for n, line in enumerate(lines, 1) if line.startswith("╭─ ")}
+    assert list(titles) == ["Arguments", "Options", *PANELS]
+    assert titles["Expert"] <= 60
+
+
+@pytest.mark.parametrize("name", ["train", "map"])
+def test_every_default_is_shown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    shown = words(run(name, "--help").output)
+    for parameter in COMMANDS[name].params:
+        if parameter.param_type_name != "option" or parameter.required:
+            continue
+        if parameter.is_flag and parameter.default is False:
+            continue  # a switch, off by default
+        default = parameter.show_default
+        text = f"({default})" if isinstance(default, str) else str(parameter.default)
+        assert parameter.default is not None or isinstance(default, str), parameter.name
+        assert f"[default: {text}]" in shown, parameter.name
 
 
 def test_defaults_that_depend_on_the_data_are_in_words() -> None:
