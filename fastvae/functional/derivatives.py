@@ -335,6 +335,6 @@ class Heads:
         return nll, found.hidden, found.log_library, found.log_theta
 
 
-def log_library_size(x: Counts) -> Tensor:
+def log_library_size(x: Counts, floor: float = 1.0) -> Tensor:
     """Natural log of the total of each cell (N, 1); see `functional.log_library_size`."""
-    return _log_total(x, 1.0)
+    return _log_total(x, floor)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from .._torch import device_of, evaluating
 from ..data import Minibatch, Minibatches
 from ..errors import InputError
-from ..vae.gradients import StockGradients
 from .callbacks import Callback
 from .checkpoints import Checkpoints, Loaded
 from .cuda_graph import Readback, StaticSteps, StaticWork, make_static_steps
@@ -44,6 +43,7 @@ from .state import (
     with_prefix,
 )
 from .step import (
+    Gradients,
     apply_gradients,
     compute_gradients,
     evaluate_sums,
@@ -118,7 +118,7 @@ class Run:
         self.callbacks = list(callbacks)
         self._static: StaticSteps | None = None
         self.watch = ThreadWatch(self.device.type == "cpu" and self.group.alone, self.say)
-        self._written: StockGradients | None = None
+        self._written: Gradients | None = None
         on_cuda = self.device.type == "cuda"
         self.optimizer = torch.optim.Adam(
             [p for p in module.parameters() if p.requires_grad],

@@ -5,14 +5,16 @@ Nothing here reads a number back from the device: sums stay in tensors until the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..data import Minibatch
+from ..functional.gather import CountLogs
 from ..vae.gradients import StockGradients
 from ..vae.stock import stock_throughout, takes_logs
 from ..vae.vae import VAE
@@ -72,7 +74,7 @@ def compute_gradients(
 
 
 def write_gradients(
-    gradients: StockGradients,
+    gradients: Gradients,
     batch: Minibatch,
     kl_weight: Tensor,
     sums: Tensor,
@@ -83,12 +85,37 @@ def write_gradients(
     _add(sums, *gradients(*given, kl_weight, share, batch.logs))
 
 
-def without_autograd(module: nn.Module, settings: TrainSettings) -> StockGradients | None:
-    """Return what computes the gradients of `module` without autograd; None where that must."""
-    plainly = settings.precision != "bf16" and not settings.compile
-    if not plainly or not stock_throughout(module):
+class Gradients(Protocol):
+    """Computes the gradients of a module without autograd, from what its ``forward`` takes."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        local_l_mean: Any,
+        local_l_var: Any,
+        batch_index: Any,
+        y: Any,
+        kl_weight: Tensor,
+        share: float = 1.0,
+        logs: CountLogs | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Leave the gradients in the parameters; return the two parts of the loss, (N,) both."""
+
+
+@functools.singledispatch
+def written_gradients(module: nn.Module) -> Gradients | None:
+    """Return what computes the gradients of `module` without autograd; None where nothing does.
+
+    Classes that are no VAE register a function of their own.
+    """
+    return StockGradients(cast(VAE, module)) if stock_throughout(module) else None
+
+
+def without_autograd(module: nn.Module, settings: TrainSettings) -> Gradients | None:
+    """Return what a training step calls instead of autograd; None where autograd is needed."""
+    if settings.precision == "bf16" or settings.compile:
         return None
-    return StockGradients(cast(VAE, module))
+    return written_gradients(module)
 
 
 def apply_gradients(

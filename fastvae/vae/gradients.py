@@ -6,7 +6,7 @@ way back; sums may differ in their last bits.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from ..functional.derivatives import (
     ordered_counts,
 )
 from ..functional.gather import CountLogs
-from ..nn import VARIANCE_FLOOR, DecoderSCVI, Encoder, FCLayers, identity, refuse_one_cell
+from ..nn import VARIANCE_FLOOR, DecoderSCVI, refuse_one_cell
 from .arguments import prior
 from .steps import (
     LIKELIHOODS,
@@ -41,11 +41,137 @@ if TYPE_CHECKING:
     from .vae import VAE
 
 
+class Losses(NamedTuple):
+    """Loss of each cell (N,): -log p(x | z, l), and the divergences of z and of log l."""
+
+    nll: Tensor
+    kl_z: Tensor
+    kl_library: Tensor | None
+
+
+class NetworkGradients:
+    """Loss and gradients of the networks of a VAE, from prepared input.
+
+    Networks of scvi-tools, whose parts have the same names, are taken as well. The gradients of the
+    parameters are written anew at each call, to memory that stays the same.
+
+    Parameters
+    ----------
+    z_encoder, l_encoder, decoder
+        Networks in training mode; no `l_encoder` where the library size is observed.
+    n_genes
+        Number of genes.
+    likelihood
+        ``"zinb"``, ``"nb"`` or ``"poisson"``.
+    table
+        Log dispersion (G,) or (G, K); None where the decoder has a head for it, or for Poisson.
+    """
+
+    def __init__(
+        self,
+        z_encoder: Any,
+        l_encoder: Any | None,
+        decoder: Any,
+        n_genes: int,
+        likelihood: str,
+        table: Tensor | None,
+    ) -> None:
+        of_cell = table is None and likelihood != "poisson"
+        self._of_z = _EncoderGradients(z_encoder, n_genes)
+        self._of_library = None if l_encoder is None else _EncoderGradients(l_encoder, n_genes)
+        self._decoder = _hidden_layers(decoder.px_decoder)
+        self._heads = Heads(
+            _linear(decoder.px_scale_decoder[0]),
+            _linear(decoder.px_dropout_decoder) if likelihood == "zinb" else None,
+            _linear(decoder.px_r_decoder) if of_cell else None,
+        )
+        self._table = None if table is None else Parameter.of(table)
+        parts = [self._of_z, self._of_library, self._decoder, self._heads]
+        self._parameters = [p for part in parts if part is not None for p in part.parameters]
+        if self._table is not None:
+            self._parameters.append(self._table)
+        self._means: dict[tuple[int, float, torch.dtype], Tensor] = {}
+        networks = [z_encoder, decoder.px_decoder, *([] if l_encoder is None else [l_encoder])]
+        self._batches_seen = [
+            cast(Tensor, norm.num_batches_tracked)
+            for network in networks
+            for norm in network.modules()
+            if isinstance(norm, nn.BatchNorm1d)
+        ]
+
+    def run(
+        self,
+        x: Counts,
+        seen: Counts,
+        by_encoder: Tensor | None,
+        by_decoder: Tensor | None,
+        library: Tensor | tuple[Any, Any],
+        theta: tuple[Tensor | None, Tensor | None],
+        kl_weight: Tensor,
+        share: float,
+    ) -> Losses:
+        """Leave in ``.grad`` those of ``share * mean(nll + kl_weight * kl_z + kl_library)``.
+
+        Parameters
+        ----------
+        x, seen
+            Counts, and what the encoders see of them.
+        by_encoder, by_decoder
+            Indicators of the covariates (N, K), where the networks are told some.
+        library
+            The observed log library size (N, 1), or mean and variance of the prior of a learned
+            one, (N, 1) each.
+        theta
+            Log dispersion (G,) or (K, G) and the row of each cell, as far as there are any.
+        kl_weight
+            0-d tensor on the device.
+        share
+            What the mean over these cells counts.
+        """
+        hidden_z, passed_z, drawn = self._of_z.forward(seen, by_encoder, None)
+        drawn_l = None
+        if self._of_library is not None:
+            assert isinstance(library, tuple)
+            like = drawn.z[:, :1]
+            names = ("local_l_mean", "local_l_var")
+            mean, var = (
+                prior(value, name, like) for value, name in zip(library, names, strict=True)
+            )
+            hidden_l, passed_l, drawn_l = self._of_library.forward(seen, by_encoder, (mean, var))
+            library = drawn_l.z
+        assert isinstance(library, Tensor)
+        hidden, passed = self._decoder.forward(drawn.z, by_decoder)
+
+        upstream = self._upstream(x.shape[0], share, drawn.kl)
+        nll, by_hidden, by_library, by_theta = self._heads.nll_and_gradients(
+            x, hidden, library, *theta, upstream, by_library=drawn_l is not None
+        )
+        if self._table is not None and by_theta is not None:
+            self._table.gradient.copy_(by_theta if by_theta.dim() == 1 else by_theta.t())
+
+        by_z = cast(Tensor, self._decoder.backward(by_hidden, passed, by_decoder, True))
+        self._of_z.backward(by_z, upstream * kl_weight, hidden_z, passed_z, drawn, by_encoder)
+        if self._of_library is not None and drawn_l is not None:
+            given = hidden_l, passed_l, drawn_l, by_encoder
+            self._of_library.backward(cast(Tensor, by_library), upstream, *given)
+        torch._foreach_add_(self._batches_seen, 1)
+        for parameter, gradient in self._parameters:
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
+        return Losses(nll, drawn.kl, None if drawn_l is None else drawn_l.kl)
+
+    def _upstream(self, n: int, share: float, like: Tensor) -> Tensor:
+        """The gradient of the mean by the loss of each of n cells, made once for each size."""
+        key = n, share, like.dtype
+        if key not in self._means:
+            self._means[key] = torch.full((n,), share / n, dtype=like.dtype, device=like.device)
+        return self._means[key]
+
+
 class StockGradients:
     """Loss and gradients of a minibatch, for a VAE of which nothing has been replaced.
 
-    Whether that is so `stock.stock_throughout` answers. The gradients of the parameters are
-    written anew at each call, to memory that stays the same.
+    Whether that is so `stock.stock_throughout` answers.
 
     Parameters
     ----------
@@ -56,38 +182,18 @@ class StockGradients:
     def __init__(self, model: VAE) -> None:
         one_of("reconstruction_loss", model.reconstruction_loss, LIKELIHOODS)
         self._model = model
-        self._of_z = _EncoderGradients(model.z_encoder, model._n_input)
-        self._of_library = (
-            None
-            if model.use_observed_lib_size
-            else _EncoderGradients(model.l_encoder, model._n_input)
+        poisson = model.reconstruction_loss == "poisson"
+        self._has_table = not (poisson or model.dispersion == "gene-cell")
+        self._networks = NetworkGradients(
+            model.z_encoder,
+            None if model.use_observed_lib_size else model.l_encoder,
+            model.decoder,
+            model._n_input,
+            model.reconstruction_loss,
+            model.px_r if self._has_table else None,
         )
-        decoder = cast(DecoderSCVI, model.decoder)
-        self._decoder = _hidden_layers(decoder.px_decoder)
-        self._told = decoder.px_decoder.n_cat_list[0]
-        likelihood = model.reconstruction_loss
-        of_cell = model.dispersion == "gene-cell" and likelihood != "poisson"
-        self._heads = Heads(
-            _linear(cast(nn.Linear, decoder.px_scale_decoder[0])),
-            _linear(decoder.px_dropout_decoder) if likelihood == "zinb" else None,
-            _linear(decoder.px_r_decoder) if of_cell else None,
-        )
-        self._table = None
-        if likelihood != "poisson" and not of_cell:
-            self._table = Parameter.of(model.px_r)
-        parts = [self._of_z, self._of_library, self._decoder, self._heads]
-        self._parameters = [p for part in parts if part is not None for p in part.parameters]
-        if self._table is not None:
-            self._parameters.append(self._table)
-        self._means: dict[tuple[int, float, torch.dtype], Tensor] = {}
-        networks = [model.z_encoder, decoder.px_decoder]
-        networks += [] if self._of_library is None else [model.l_encoder]
-        self._batches_seen = [
-            cast(Tensor, norm.num_batches_tracked)
-            for network in networks
-            for norm in network.modules()
-            if isinstance(norm, nn.BatchNorm1d)
-        ]
+        encoder = model.n_batch if model.encode_covariates and model.n_batch > 1 else 0
+        self._told = encoder, cast(DecoderSCVI, model.decoder).px_decoder.n_cat_list[0]
 
     @torch.no_grad()
     def __call__(
@@ -107,90 +213,69 @@ class StockGradients:
         ----------
         x, local_l_mean, local_l_var, batch_index, y, logs
             As for ``VAE.forward``.
-        kl_weight
-            0-d tensor on the device.
-        share
-            What the mean over these cells counts.
+        kl_weight, share
+            As for :meth:`NetworkGradients.run`.
 
         Returns
         -------
         tuple of Tensor
             The two parts of the loss of each cell, (N,), as ``VAE.forward`` returns them.
+
+        Raises
+        ------
+        InputError
+            As ``VAE.forward``.
         """
-        model, n = self._model, x.shape[0]
+        model = self._model
         check_input(model, x, True)
-        refuse_one_cell(n)
+        refuse_one_cell(x.shape[0])
         covariates = covariates_of(model, x, batch_index, y)
         counts = ordered_counts(x)
-        seen = _encoder_input(model, counts, logs)
-        dtype = _values(seen).dtype
-        told = [model.n_batch if model.encode_covariates and model.n_batch > 1 else 0, self._told]
+        dtype = model.z_encoder.mean_encoder.weight.dtype
+        seen = encoder_counts(counts, dtype, model.log_variational, logs)
         by_encoder, by_decoder = (
-            covariates.batch.one_hot(n_cat, dtype) if n_cat else None for n_cat in told
+            covariates.batch.one_hot(k, dtype) if k else None for k in self._told
         )
-
-        hidden_z, passed_z, drawn = self._of_z.forward(seen, by_encoder, None)
-        if self._of_library is None:
+        library: Any = local_l_mean, local_l_var
+        if model.use_observed_lib_size:
             library = log_library_size(counts) if logs is None else logs.log_library
             library = library.to(dtype)
-        else:
-            like = drawn.z[:, :1]
-            of_prior = (
-                prior(local_l_mean, "local_l_mean", like),
-                prior(local_l_var, "local_l_var", like),
-            )
-            hidden_l, passed_l, drawn_l = self._of_library.forward(seen, by_encoder, of_prior)
-            library = drawn_l.z
-        hidden, passed = self._decoder.forward(drawn.z, by_decoder)
-
-        upstream = self._upstream(n, share, drawn.kl)
-        table = codes = None
-        if self._table is not None or model.dispersion != "gene-cell":
-            table, codes = log_dispersion(model, None, covariates)
-        nll, by_hidden, by_library, by_table = self._heads.nll_and_gradients(
-            counts,
-            hidden,
-            library,
-            None if self._table is None else table,
-            codes,
-            upstream,
-            by_library=self._of_library is not None,
+        theta: tuple[Tensor | None, Tensor | None] = None, None
+        if model.dispersion != "gene-cell":
+            # also for poisson, so that missing covariates are refused alike
+            found = log_dispersion(model, None, covariates)
+            theta = found if self._has_table else theta
+        nll, kl_z, kl_library = self._networks.run(
+            counts, seen, by_encoder, by_decoder, library, theta, kl_weight, share
         )
-        if self._table is not None and by_table is not None:
-            self._table.gradient.copy_(by_table if by_table.dim() == 1 else by_table.t())
+        return nll if kl_library is None else nll + kl_library, kl_z
 
-        by_z = cast(Tensor, self._decoder.backward(by_hidden, passed, by_decoder, True))
-        self._of_z.backward(by_z, upstream * kl_weight, hidden_z, passed_z, drawn, by_encoder)
-        if self._of_library is not None:
-            given = cast(Tensor, by_library), upstream, hidden_l, passed_l, drawn_l, by_encoder
-            self._of_library.backward(*given)
-            nll = nll + drawn_l.kl
-        torch._foreach_add_(self._batches_seen, 1)
-        self._hand_over()
-        return nll, drawn.kl
 
-    def _upstream(self, n: int, share: float, like: Tensor) -> Tensor:
-        """The gradient of the mean by the loss of each of n cells, made once for each size."""
-        key = n, share, like.dtype
-        if key not in self._means:
-            self._means[key] = torch.full((n,), share / n, dtype=like.dtype, device=like.device)
-        return self._means[key]
-
-    def _hand_over(self) -> None:
-        for parameter, gradient in self._parameters:
-            if parameter.grad is not gradient:
-                parameter.grad = gradient
+def encoder_counts(
+    counts: Counts, dtype: torch.dtype, log1p: bool, logs: CountLogs | None = None
+) -> Counts:
+    """What encoders of `dtype` see of counts: log(1 + x), which may be known, or x."""
+    values = counts.values if counts.dense is None else counts.dense
+    assert values is not None
+    if logs is not None and log1p:
+        seen = logs.log1p.to(dtype)
+    else:
+        values = values.to(torch.promote_types(values.dtype, dtype))
+        seen = (torch.log1p(values) if log1p else values).to(dtype)
+    if counts.dense is None:
+        return counts._replace(values=seen)
+    return counts._replace(dense=seen)
 
 
 class _EncoderGradients:
     """One encoder: hidden layers on counts, posterior, sample."""
 
-    def __init__(self, encoder: Encoder, n_genes: int) -> None:
+    def __init__(self, encoder: Any, n_genes: int) -> None:
         self._layers = _hidden_layers(encoder.encoder, n_genes)
         self._latent = Latent(
             _linear(encoder.mean_encoder),
             _linear(encoder.var_encoder),
-            encoder.z_transformation is not identity,
+            isinstance(encoder.z_transformation, nn.Softmax),
             VARIANCE_FLOOR,
         )
 
@@ -221,12 +306,13 @@ def _linear(module: nn.Linear) -> Linear:
     return Linear(module.weight, module.bias)
 
 
-def _hidden_layers(module: FCLayers, n_genes: int | None = None) -> Layers:
+def _hidden_layers(module: Any, n_genes: int | None = None) -> Layers:
     """The layers of `module`; the first is on counts where their number of genes is given."""
     found: list[Layer] = []
     for block in module.fc_layers:
-        parts: Any = block
-        linear, norm, dropout = parts[0], parts[1], parts[3]
+        linear = next(part for part in block if isinstance(part, nn.Linear))
+        norm: Any = next(part for part in block if isinstance(part, nn.BatchNorm1d))
+        dropout = next((part for part in block if isinstance(part, nn.Dropout)), None)
         of_norm = norm.weight, norm.bias, norm.running_mean, norm.running_var
         product: Linear | CountLinear
         if n_genes is not None and not found:
@@ -242,23 +328,3 @@ def _hidden_layers(module: FCLayers, n_genes: int | None = None) -> Layers:
             )
         )
     return Layers(found)
-
-
-def _encoder_input(model: VAE, counts: Counts, logs: CountLogs | None) -> Counts:
-    """What the encoders see: log(1 + x) or x, in their dtype."""
-    dtype = model.z_encoder.mean_encoder.weight.dtype
-    if logs is not None and model.log_variational:
-        seen = logs.log1p.to(dtype)
-    else:
-        values = _values(counts)
-        values = values.to(torch.promote_types(values.dtype, dtype))
-        seen = (torch.log1p(values) if model.log_variational else values).to(dtype)
-    if counts.dense is None:
-        return counts._replace(values=seen)
-    return counts._replace(dense=seen)
-
-
-def _values(counts: Counts) -> Tensor:
-    values = counts.values if counts.dense is None else counts.dense
-    assert values is not None
-    return values

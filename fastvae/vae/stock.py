@@ -5,6 +5,7 @@ A replacement is always used. These functions say whether a short cut computes t
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,20 +19,24 @@ from .autoencoder import Autoencoder
 _ENCODE = Encoder.forward
 _DECODE = (DecoderSCVI.forward, LinearDecoderSCVI.forward)
 _LAYERS = FCLayers.forward
-_CODE = {
-    kind: {name: getattr(kind, name) for name in names}
-    for kind, names in {
+_CODE: dict[type[nn.Module], dict[str, Any]] = {}
+
+
+def remember_code(names: Mapping[type[nn.Module], Sequence[str]]) -> None:
+    """Take note of methods of classes as they are defined, for `untouched` to compare with."""
+    for kind, methods in names.items():
+        _CODE[kind] = {name: getattr(kind, name, None) for name in methods}
+
+
+remember_code(
+    {
         Encoder: ("forward", "moments"),
         DecoderSCVI: ("forward", "logits"),
         FCLayers: ("forward", "dense_layers", "_indicators"),
-        nn.Linear: ("forward",),
-        nn.BatchNorm1d: ("forward",),
-        nn.ReLU: ("forward",),
-        nn.Dropout: ("forward",),
-        nn.Softmax: ("forward",),
-        nn.Sequential: ("forward",),
-    }.items()
-}
+        **dict.fromkeys((nn.Linear, nn.BatchNorm1d, nn.ReLU), ("forward",)),
+        **dict.fromkeys((nn.Dropout, nn.Softmax, nn.Sequential), ("forward",)),
+    }
+)
 _METHODS: dict[str, Any] = dict.fromkeys(("forward", "inference", "get_reconstruction_loss"))
 
 
@@ -91,8 +96,9 @@ def takes_sparse(module: Any) -> bool:
 
 def takes_logs(model: Autoencoder) -> bool:
     """Whether ``VAE.forward`` may be given logarithms of the counts: nobody else sees the call."""
-    dtypes = {parameter.dtype for parameter in model.parameters()}
-    return own_method(model, "forward") and not has_hooks(model) and dtypes == {torch.float32}
+    module = cast(nn.Module, model)
+    dtypes = {parameter.dtype for parameter in module.parameters()}
+    return own_method(model, "forward") and not has_hooks(module) and dtypes == {torch.float32}
 
 
 def sparse_first_layers(model: Autoencoder) -> list[nn.Linear] | None:
@@ -192,40 +198,44 @@ def stock_throughout(model: nn.Module) -> bool:
     if _METHODS["forward"] is not getattr(type(model), "forward", None):
         return False
     vae = cast(Autoencoder, model)
-    if not all(own_method(model, name) for name in _METHODS):
+    if not all(own_method(model, name) for name in _METHODS) or hides_a_method(model):
         return False
-    if _changed(model) or has_hooks(model):
-        return False
-    parts = [
-        part for child in (vae.z_encoder, vae.l_encoder, vae.decoder) for part in child.modules()
-    ]
+    networks = vae.z_encoder, vae.l_encoder, vae.decoder
     return (
-        fused_forward_is_faithful(vae)
+        not has_hooks(model)
+        and fused_forward_is_faithful(vae)
         and type(vae.decoder) is DecoderSCVI
-        and all(map(_own_part, parts))
-        and all(part.training for part in (model, *parts))
-        and all(map(_free, model.parameters()))
-        and all(map(_whole, (part for part in parts if type(part) is FCLayers)))
+        and model.training
+        and all(untouched(network, FCLayers) for network in networks)
+        and all(map(trained_as_it_is, model.parameters()))
     )
 
 
-def _own_part(module: nn.Module) -> bool:
-    """Whether `module` is of a known class whose code, and its own, nobody has replaced."""
+def untouched(network: nn.Module, layers: type[nn.Module]) -> bool:
+    """Whether every part of a network in training is of a known class, with that class's code.
+
+    The hidden layers are of the class `layers`, and each has batch normalisation and ReLU.
+    """
+    parts = list(network.modules())
+    hidden = [part for part in parts if type(part) is layers]
+    return all(_own_code(part) and part.training for part in parts) and all(map(_whole, hidden))
+
+
+def _own_code(module: nn.Module) -> bool:
     own = _CODE.get(type(module))
     if own is None or any(getattr(type(module), name) is not code for name, code in own.items()):
         return False
-    return not (_changed(module) or has_hooks(module))
+    return not (hides_a_method(module) or has_hooks(module))
 
 
-def _changed(module: nn.Module) -> bool:
-    """Whether a method of the class is hidden by an attribute of the instance."""
-    return any(
-        callable(value) and hasattr(type(module), name) for name, value in vars(module).items()
-    )
+def hides_a_method(module: nn.Module) -> bool:
+    """Whether an attribute of the instance stands before a method of its class."""
+    own = vars(module).items()
+    return any(callable(value) and hasattr(type(module), name) for name, value in own)
 
 
-def _free(parameter: nn.Parameter) -> bool:
-    """Whether a parameter is trained as it is, and nobody waits for its gradient."""
+def trained_as_it_is(parameter: nn.Parameter) -> bool:
+    """Whether nothing is made of a parameter, it is not frozen, and no hook gets its gradient."""
     return bool(
         type(parameter) is nn.Parameter
         and parameter.requires_grad
@@ -235,18 +245,15 @@ def _free(parameter: nn.Parameter) -> bool:
     )
 
 
-def _whole(layers: FCLayers) -> bool:
-    """Whether each hidden layer has all its parts, with the options of this package."""
+def _whole(layers: Any) -> bool:
+    """Whether each hidden layer has all its parts, with the options that are usual here."""
     for block in layers.fc_layers:
-        parts: list[Any] = list(cast(nn.Sequential, block))
+        parts: list[Any] = [part for part in block if part is not None]
         if [type(part) for part in parts[:3]] != [nn.Linear, nn.BatchNorm1d, nn.ReLU]:
             return False
-        linear, norm, _, *dropout = parts
+        linear, norm, _, *rest = parts
         if linear.bias is None or not norm.affine or norm.running_mean is None:
             return False
-        if norm.momentum is None or [type(part) for part in dropout if part] not in (
-            [],
-            [nn.Dropout],
-        ):
+        if norm.momentum is None or [type(part) for part in rest] not in ([], [nn.Dropout]):
             return False
     return True

@@ -87,14 +87,21 @@ class ByRow(nn.Module):
         )
         reconstruction = found.reconstruction_loss["reconstruction_loss"]
         kl = found.kl_local[MODULE_KEYS.KL_Z_KEY]
-        if not self.module.use_observed_lib_size:
-            kl_library = found.kl_local[MODULE_KEYS.KL_L_KEY]
+        learned = not self.module.use_observed_lib_size
+        kl_library = found.kl_local[MODULE_KEYS.KL_L_KEY] if learned else None
+        return *self.noted(reconstruction, kl, kl_library), 0.0
+
+    def noted(
+        self, reconstruction: Tensor, kl: Tensor, kl_library: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Add to `extra`; return the two parts of the loss that the loop takes, (N,) both."""
+        if kl_library is not None:
             reconstruction = reconstruction + kl_library
             self._note(0, kl_library)
         if self.training and self.warmup_steps is not None:
             self._note(1, kl, (self._steps / self.warmup_steps).clamp(max=1.0))
             self._steps += 1
-        return reconstruction, kl, 0.0
+        return reconstruction, kl
 
     def _note(self, which: int, values: Tensor, weight: Tensor | float = 1.0) -> None:
         with torch.no_grad():

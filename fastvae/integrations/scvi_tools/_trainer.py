@@ -18,14 +18,18 @@ from ...data.stores.residence import place
 from ...errors import InputError, one_of
 from ...functional import dispatch as _backend
 from ...train import NonFiniteError, new_history, train_vae
+from ...train.step import written_gradients
 from ._checks import check_data
 from ._epoch_log import EpochLog
+from ._gradients import gradients_of
 from ._loop_module import ByRow, store_of
 from ._minibatches import DataSplitter, Source
 from ._training_plan import in_their_words
 from ._which_loop import AUTOMATIC, LOOPS, say, training_settings, why_lightning
 
 _log = logging.getLogger("fastvae")
+
+written_gradients.register(ByRow, gradients_of)
 
 
 class Trainer(TheirTrainer):
