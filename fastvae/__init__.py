@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
-    from . import data, datasets, distributions, functional, integrations, nn, plots, train
+    from . import data, datasets, distributions, functional, integrations, nn, plots, report, train
     from .errors import InputError
     from .model.model import Model
     from .vae.ldvae import LDVAE
@@ -34,6 +34,7 @@ __all__ = [
     "integrations",
     "nn",
     "plots",
+    "report",
     "train",
 ]
 

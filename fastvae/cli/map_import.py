@@ -18,6 +18,7 @@ from .options import (
     BatchKey,
     BatchKeyOf,
     BatchPerFile,
+    Color,
     Device,
     GeneNames,
     Genome,
@@ -29,6 +30,7 @@ from .options import (
     NewGeneNames,
     NewLayer,
     NewUseRaw,
+    NoPlots,
     Overwrite,
     Quiet,
     Residence,
@@ -90,6 +92,8 @@ def register(app: typer.Typer) -> None:
         device: Device = "auto",
         residence: Residence = "auto",
         memory_limit: MemoryLimit = None,
+        color: Color = None,
+        no_plots: NoPlots = False,
         checkpoints: CheckpointOptions,
         overwrite: Overwrite = False,
         quiet: Quiet = False,
@@ -100,7 +104,7 @@ def register(app: typer.Typer) -> None:
             from ..model.mapping import origin_lines
             from ..model.model import Model
             from .inputs import assignments
-            from .run_folder import fit_and_write, print_run, run_folder
+            from .run_folder import fit_and_write, print_run, run_folder, wanted_pictures
 
             if freeze not in _FREEZE:
                 raise InputError(f"--freeze must be {', '.join(_FREEZE)}, not {freeze!r}")
@@ -133,6 +137,7 @@ def register(app: typer.Typer) -> None:
                     folder,
                     settings,
                     checkpoints,
+                    pictures=wanted_pictures(model, color, plots=not no_plots, quiet=quiet),
                     seed=seed,
                     device=device,
                     progress=not quiet,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 CHECKPOINTS = "checkpoints"
+MANY_CELLS = 20_000
+"""Their UMAP takes more than some seconds."""
 
 _PARTIAL = re.compile(
     r"\.(model|config|history|loss|latent|report)-\w+\.(safetensors|json|csv|png|h5ad|html)"
@@ -96,6 +98,23 @@ def resume_command() -> str:
     if words[:1] not in (["train"], ["map"]):
         return "the same command with --resume"
     return shlex.join(["fastvae", *words, "--resume"])
+
+
+def wanted_pictures(model: Model, color: list[str] | None, *, plots: bool, quiet: bool) -> Wanted:
+    """Return what the pictures of a run are to show.
+
+    Raises
+    ------
+    InputError
+        A colour is neither a column nor a gene; before training, not after.
+    """
+    from ..report.pictures import Wanted, colours_of
+
+    wanted = Wanted(color or (), plots=plots, quiet=quiet)
+    if wanted.color:
+        assert model._frames is not None
+        colours_of(model._frames.obs, model, wanted)
+    return wanted
 
 
 def this_command() -> str:
@@ -171,6 +190,8 @@ def write_run(model: Model, folder: Path, pictures: Wanted | None = None) -> np.
     for name in _DERIVED:
         (folder / name).unlink(missing_ok=True)  # of the model that was there before
     try:
+        if pictures.plots and not pictures.quiet and model._own_store().n_cells > MANY_CELLS:
+            typer.echo("computing the latent space and its UMAP", err=True)
         # Pictures come last: whatever goes wrong with them, the rest is there.
         latent = model.write_latent(folder / "latent.h5ad", overwrite=True, umap=pictures.plots)
         if pictures.plots:

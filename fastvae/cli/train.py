@@ -109,10 +109,9 @@ def train(
     """Train on DATA; write model, latent space and pictures. Switches are off by default."""
     with user_errors():
         from ..model.model import Model
-        from ..report.pictures import Wanted, colours_of
         from ..train.processes import launched
         from .inputs import assignments, gene_list
-        from .run_folder import fit_and_write, print_run, run_folder
+        from .run_folder import fit_and_write, print_run, run_folder, wanted_pictures
 
         output = output or Path(f"{data[0].resolve().stem}_fastvae")
         with (
@@ -145,16 +144,12 @@ def train(
                 use_observed_lib_size=not learned_library,
                 encode_covariates=encode_covariates,
             )
-            wanted = Wanted(color or (), plots=not no_plots)
-            if wanted.color:  # refused before training, not after
-                assert model._frames is not None
-                colours_of(model._frames.obs, model, wanted)
             latent = fit_and_write(
                 model,
                 folder,
                 settings,
                 checkpoints,
-                pictures=wanted,
+                pictures=wanted_pictures(model, color, plots=not no_plots, quiet=quiet),
                 seed=seed,
                 device=device,
                 progress=not quiet,

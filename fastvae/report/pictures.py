@@ -36,6 +36,8 @@ class Wanted:
         Columns of obs; a small panel for each of their categories.
     plots
         Whether any picture is drawn.
+    quiet
+        Whether nothing is said meanwhile.
     method, seed, dpi
         As `fastvae.plots.plot_latent` takes them.
     """
@@ -43,6 +45,7 @@ class Wanted:
     color: Sequence[str] = ()
     highlight: Sequence[str] = ()
     plots: bool = True
+    quiet: bool = False
     method: str = "auto"
     seed: int = 0
     dpi: int = 150

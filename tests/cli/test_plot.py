@@ -12,6 +12,7 @@ from command_line import run
 from small_models import small_data
 
 from fastvae import Model
+from fastvae.cli import run_folder
 from fastvae.plots import figures, projection
 from fastvae.report import pictures
 
@@ -73,6 +74,29 @@ def test_no_plots_are_drawn_unasked(data: Path, tmp_path: Path) -> None:
     run("train", data, "-o", folder, *TRAIN, "--no-plots")
     assert not list(folder.glob("*.png"))
     assert "X_umap" not in anndata.read_h5ad(folder / "latent.h5ad").obsm
+
+
+def test_map_draws_too(data: Path, trained: Path, tmp_path: Path) -> None:
+    query = anndata.read_h5ad(data)[:60].copy()
+    query.obs["batch"] = "new"
+    query.write_h5ad(tmp_path / "query.h5ad")
+    words = ["map", trained, tmp_path / "query.h5ad", "--batch-key", "batch", "-q"]
+    run(*words, "-o", tmp_path / "a", "--max-epochs", 1, "--color", "cell_type")
+    assert (tmp_path / "a" / "latent.png").is_file()
+    run(*words, "-o", tmp_path / "b", "--max-epochs", 1, "--no-plots")
+    assert not list((tmp_path / "b").glob("*.png"))
+    said = run(*words, "-o", tmp_path / "c", "--max-epochs", 1, "--color", "x", code=2).stderr
+    assert "neither a column of obs nor a gene" in said
+
+
+def test_a_long_wait_is_announced(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "MANY_CELLS", 100)
+    loud = [word for word in TRAIN if word != "-q"]
+    said = run("train", data, "-o", tmp_path / "a", *loud).stderr
+    assert said.endswith("computing the latent space and its UMAP\n")
+    assert "UMAP" not in run("train", data, "-o", tmp_path / "b", *TRAIN).stderr
 
 
 def test_an_unknown_colour_is_refused_before_training(data: Path, tmp_path: Path) -> None:
