@@ -1,4 +1,4 @@
-"""The operations: likelihood with gradients, sampling with KL, the first layer from CSR counts.
+"""The operations: likelihood, decoder heads with it, sampling with KL, the first layer from CSR.
 
     pytest bench/bench_operations.py [--quick] [--bench-out=DIR] [-k "zinb and cpu"]
 
@@ -12,12 +12,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from _kit import agreement, contenders, first_layer, problems, sampling
+from _kit import agreement, contenders, decoder_heads, first_layer, problems, sampling
 from _kit.contest import Case, Contest, Step
 from _kit.turns import Turns
 
+from fastvae import functional as fn
+
 DENSITY = 0.08
 SIZES = [(128, 2000), (1024, 8000)]
+HEADS_SIZES = [(128, 2000), (128, 8000), (128, 20_000), (1024, 20_000)]
 QUICK_SIZES = [(128, 500)]
 LATENT = 10
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -112,6 +115,21 @@ def first_layer_contest(n: int, genes: int, device: torch.device) -> Contest:
     )
 
 
+def heads_contest(n: int, genes: int, device: torch.device) -> Contest:
+    problem = decoder_heads.Problem(n, genes, DENSITY, device)
+    with fn.use_backend("torch"):
+        exact = decoder_heads.with_gradients(decoder_heads.together, problem.double())
+
+    def make(name: str) -> Step:
+        return partial(decoder_heads.with_gradients, decoder_heads.heads_of(name), problem)
+
+    return Contest(
+        {name: partial(make, name) for name in decoder_heads.HEADS},
+        lambda name, step: agreement.compare(step(), exact, decoder_heads.RESULTS),
+        contenders.unavailable(device),
+    )
+
+
 def cases(quick: bool) -> list[Case]:
     found = []
     seconds = 0.3 if quick else 8.0
@@ -131,6 +149,11 @@ def cases(quick: bool) -> list[Case]:
             labels = {"operation": "first layer", **size}
             prepare = partial(first_layer_contest, n, genes, where)
             found.append(Case(labels, others, prepare, seconds / 2))
+        for n, genes in QUICK_SIZES if quick else HEADS_SIZES:
+            labels = {"operation": "decoder heads and likelihood, zinb csr"}
+            labels |= {"cells": n, "genes": genes, "device": device}
+            prepare = partial(heads_contest, n, genes, where)
+            found.append(Case(labels, decoder_heads.HEADS, prepare, seconds))
     return found
 
 
