@@ -47,6 +47,9 @@ def sweep_of(forward: Callable[..., Any], and_gradients: Callable[..., Any]) -> 
     return sweep
 
 
+WORTH = 500_000  # bytes of one head's logits below which calls cost more than memory saves
+
+
 class Head(NamedTuple):
     """One head: its parameters in the dtype of the products, and memory for its logits."""
 
@@ -91,9 +94,12 @@ class BlockedHeads(NamedTuple):
     def pay(self, x: Counts, p: HeadParameters, dtype: torch.dtype | None) -> bool:
         """Whether the operation is better than layers and likelihood one after the other.
 
-        It is where backward need not decode again (`early`), or memory is what matters.
+        It is where backward need not decode again (`early`) and the work is worth its calls, and
+        where there is more than one block, for its memory.
         """
-        return self.early or self.cells(x, p, dtype) < x.shape[0]
+        n, genes = x.shape
+        worth = n * genes * p.product_dtype(dtype).itemsize >= WORTH
+        return (self.early and worth) or self.cells(x, p, dtype) < n
 
     def cells(self, x: Counts, p: HeadParameters, dtype: torch.dtype | None) -> int:
         """Number of cells that are decoded at once."""

@@ -22,15 +22,17 @@ WORTH = 2**20  # multiplications below which the call costs more than it saves
 
 def fits(*matrices: Tensor | None) -> bool:
     """Whether the library takes these: float32 on the CPU, not empty and without gaps."""
-    return all(
-        t is None or (t.dtype == torch.float32 and t.is_contiguous() and t.is_cpu and t.numel())
-        for t in matrices
-    )
+    for t in matrices:
+        if t is not None and not (
+            t.dtype == torch.float32 and t.is_contiguous() and t.is_cpu and t.numel()
+        ):
+            return False
+    return True
 
 
 def _call(sizes: tuple[int, int, int], add: bool, **tensors: Tensor | None) -> Any:
     n, g, h = sizes
-    found = {name: None if t is None else t.data_ptr() for name, t in tensors.items()}
+    found = {name: t.data_ptr() for name, t in tensors.items() if t is not None}
     threads = threads_for(n * g * h // 64)
     return ctypes.byref(ProductCall(n=n, g=g, h=h, threads=threads, add=add, **found))
 

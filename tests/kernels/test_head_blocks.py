@@ -148,3 +148,23 @@ def test_peak_memory_of_a_step(kind, most):
     share = float(run.stdout)
     print(f"peak of {share:.3f} N G numbers")
     assert 0.1 < share < most
+
+
+@pytest.mark.parametrize(
+    ("n", "genes", "half", "pays"),
+    [
+        (128, 1000, False, True),
+        (128, 900, False, False),
+        (128, 1000, True, False),
+        (128, 2000, True, True),
+        (1, 60_000, False, False),
+    ],
+)
+def test_where_one_operation_pays(n, genes, half, pays):
+    x, leaves, _ = problem("zinb", (n, 2), "gene", torch.float32)
+    wide = counts(x)._replace(shape=(n, genes))
+    dtype = torch.bfloat16 if half else None
+    assert cpu.HEADS.pay(wide, parameters(leaves), dtype) == pays
+    later = cpu.HEADS._replace(early=False)  # as on a GPU: for more than one block alone
+    assert not later.pay(wide, parameters(leaves), dtype)
+    assert later._replace(cache=1, least=16).pay(wide, parameters(leaves), dtype) == (n > 8)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fastvae.kernels.heads import driver
 from small_models import batches_of, small_store
 from tiny import G, N, build, forward
 from torch import nn
@@ -37,16 +38,25 @@ def apart(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(steps, "plain_heads", lambda *_: False)
 
 
+def _functions(node: Any) -> str:
+    """Names of the functions that made a loss, one after the other."""
+    if node is None:
+        return ""
+    return " ".join([node.name(), *(_functions(before) for before, _ in node.next_functions)])
+
+
 @pytest.mark.parametrize(("likelihood", "dispersion"), CASES)
 def test_one_operation_and_logits_agree(
     likelihood: str, dispersion: str, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(driver, "WORTH", 0)  # for the smallest of problems
     results = []
     for together in (True, False):
         vae = build(reconstruction_loss=likelihood, dispersion=dispersion).train()
         if not together:
             apart(monkeypatch)
         losses = forward(vae, x)
+        assert ("HeadsNLL" in _functions(losses.grad_fn)) == together
         (losses * torch.linspace(-1, 2, 2 * N).view(2, N)).sum().backward()
         results.append((losses, {name: p.grad for name, p in vae.named_parameters()}))
     (losses, grads), (want_losses, want) = results
