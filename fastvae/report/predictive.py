@@ -41,13 +41,13 @@ class PredictiveCheck:
                 "Entries that are zero, %",
                 f"{100 * self.measured.zeros.mean():.1f}",
                 f"{100 * self.drawn.zeros.mean():.1f}",
-                "alike, within some percent",
+                "alike",
             ),
             (
                 "Difference of the share of zeros, mean over genes, percentage points",
                 "",
                 f"{100 * np.abs(self.measured.zeros - self.drawn.zeros).mean():.2f}",
-                "below 2",
+                "near 0",
             ),
             (
                 "Drawn mean / measured, middle half of the genes",
