@@ -55,6 +55,8 @@ class Backend:
         The same counts, looked at once for all other operations.
     gather_dense, gather_csr, gather_columns
         Rows of counts that are kept on the device, and what else is known of these cells.
+    add_losses
+        Sums of the losses of cells.
     csr_pays
         Whether a minibatch of fixed size moves fewer bytes as CSR arrays that are longer than its
         rows say; None where the kernels take no such arrays.
@@ -84,6 +86,7 @@ class Backend:
     gather_dense: Callable[..., Any]
     gather_csr: Callable[..., Any]
     gather_columns: Callable[..., Any]
+    add_losses: Callable[..., None]
     nll_with_gradients: Callable[..., Any] | None = None
     finish: Callable[..., Any] | None = None
     expected_upstream: Callable[..., Any] | None = None

@@ -80,7 +80,7 @@ def dispersion(
                 f"theta_index has shape {tuple(theta_index.shape)} and dtype {theta_index.dtype}; "
                 f"expected ({n},) integers, one row of log_theta per cell"
             )
-        theta_index = theta_index.reshape(n).long()
+        theta_index = theta_index.reshape(n).long().contiguous()
         if not in_range:
             index_range("theta_index", theta_index, log_theta.shape[0], "rows of log_theta")
         return log_theta, theta_index

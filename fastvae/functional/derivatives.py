@@ -297,8 +297,11 @@ class Heads:
         theta_index: Tensor | None,
         upstream: Tensor,
         by_library: bool = True,
+        table_gradient: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Write the gradients of the heads for the upstream gradient (N,).
+
+        `table_gradient` may lend memory for the gradient by `log_theta`.
 
         Returns
         -------
@@ -330,7 +333,10 @@ class Heads:
             ),
             HeadNeeds(log_library=by_library),
             None,
-            HeadGradients(**{name: p.gradient for name, p in there.items()}),
+            HeadGradients(
+                **{name: p.gradient for name, p in there.items()},
+                log_theta=None if table is None else table_gradient,
+            ),
         )
         return nll, found.hidden, found.log_library, found.log_theta
 

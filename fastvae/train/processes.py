@@ -58,10 +58,17 @@ class Group:
         """Whether this process is the one that writes."""
         return self.rank == 0
 
-    def wrap(self, module: nn.Module) -> nn.Module:
+    def wrap(self, module: nn.Module, captured: bool = False) -> nn.Module:
         """Return `module` such that its gradients are averaged over the processes.
 
         All start with the weights of the first. `average_buffers` handles the buffers.
+
+        Parameters
+        ----------
+        module
+            In this process.
+        captured
+            Whether its step is to be captured as CUDA graphs too.
         """
         if self.alone:
             return module
@@ -70,9 +77,11 @@ class Group:
         buffers = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
         # Heads that a likelihood does not use have no gradient.
         options: dict[str, Any] = {"find_unused_parameters": True, buffers: False}
-        if self.device.type != "cuda":
+        if not captured or self.device.type != "cuda":
             return parallel(module, **options)
-        # On the default stream it would keep autograd nodes that a CUDA graph cannot capture.
+        # On the default stream it would keep autograd nodes that a CUDA graph cannot capture. Those
+        # of another stream are waited for in a step that is not captured, which torch warns of.
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         current, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
         side.wait_stream(current)
         with torch.cuda.stream(side):

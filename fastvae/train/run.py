@@ -102,7 +102,7 @@ class Run:
         self.checkpoints = checkpoints
         self.device = device_of(module)
         self.group = Group(self.device)
-        self.network = self.group.wrap(module)
+        self.network = self.group.wrap(module, captured=bool(settings.cuda_graph))
         self._sizes = batches.sizes()
         self._weights, self._alike = self._shares()
         self._share = 1.0

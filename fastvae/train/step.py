@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..data import Minibatch
 from ..functional.gather import CountLogs
+from ..functional.losses import add_losses
 from ..vae.gradients import StockGradients
 from ..vae.stock import stock_throughout, takes_logs
 from ..vae.vae import VAE
@@ -70,7 +71,7 @@ def compute_gradients(
     reconstruction, kl = loss_terms(module, batch, precision)
     loss = (reconstruction + kl_weight * kl).mean()
     (loss if share == 1.0 else loss * share).backward()
-    _add(sums, reconstruction, kl)
+    add_losses(sums, reconstruction, kl)
 
 
 def write_gradients(
@@ -82,7 +83,7 @@ def write_gradients(
 ) -> None:
     """Do what `compute_gradients` does, without autograd."""
     given = batch.x, batch.local_l_mean, batch.local_l_var, batch.batch_index, batch.y
-    _add(sums, *gradients(*given, kl_weight, share, batch.logs))
+    add_losses(sums, *gradients(*given, kl_weight, share, batch.logs))
 
 
 class Gradients(Protocol):
@@ -142,12 +143,8 @@ def evaluate_sums(
         if stop():
             return False
         reconstruction, kl = loss_terms(module, batch, precision)
-        _add(sums, reconstruction, kl)
+        add_losses(sums, reconstruction, kl)
     return True
-
-
-def _add(sums: Tensor, reconstruction: Tensor, kl: Tensor) -> None:
-    sums += torch.stack((reconstruction.detach(), kl.detach())).sum(dim=1, dtype=torch.float64)
 
 
 @contextmanager

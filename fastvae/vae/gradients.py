@@ -143,11 +143,15 @@ class NetworkGradients:
         hidden, passed = self._decoder.forward(drawn.z, by_decoder)
 
         upstream = self._upstream(x.shape[0], share, drawn.kl)
+        by_gene = None  # a table with a column for each category is turned over first
+        if self._table is not None and self._table.value.dim() == 1:
+            by_gene = self._table.gradient
+        of_library = drawn_l is not None
         nll, by_hidden, by_library, by_theta = self._heads.nll_and_gradients(
-            x, hidden, library, *theta, upstream, by_library=drawn_l is not None
+            x, hidden, library, *theta, upstream, by_library=of_library, table_gradient=by_gene
         )
-        if self._table is not None and by_theta is not None:
-            self._table.gradient.copy_(by_theta if by_theta.dim() == 1 else by_theta.t())
+        if self._table is not None and by_theta is not None and by_gene is None:
+            self._table.gradient.copy_(by_theta.t())
 
         by_z = cast(Tensor, self._decoder.backward(by_hidden, passed, by_decoder, True))
         self._of_z.backward(by_z, upstream * kl_weight, hidden_z, passed_z, drawn, by_encoder)

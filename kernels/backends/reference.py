@@ -14,6 +14,7 @@ from ..hidden import reference as hidden
 from ..latent import reference as latent
 from ..likelihood import reference as likelihood
 from ..linear import reference as linear
+from ..losses import reference as losses
 from ..products import TORCH
 
 REFERENCE = Backend(
@@ -41,4 +42,5 @@ REFERENCE = Backend(
     gather_dense=gather.gather_dense,
     gather_csr=gather.gather_csr,
     gather_columns=gather.gather_columns,
+    add_losses=losses.add_losses,
 )

@@ -17,6 +17,7 @@ from ..likelihood import gpu as likelihood
 from ..likelihood import gpu_log_prob as elementwise
 from ..linear import cost
 from ..linear import gpu as linear
+from ..losses import gpu as losses
 from .reference import REFERENCE
 
 _nll_forward = on_own_device(likelihood.nll_forward)
@@ -44,5 +45,6 @@ BACKEND = REFERENCE.but(
     gather_dense=on_own_device(gather.gather_dense),
     gather_csr=on_own_device(gather.gather_csr),
     gather_columns=on_own_device(gather.gather_columns),
+    add_losses=on_own_device(losses.add_losses),
     csr_pays=cost.csr_pays,
 )

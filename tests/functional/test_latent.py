@@ -148,8 +148,11 @@ def test_log_library_size(backend):
 
 
 def test_backends(monkeypatch):
+    on_cpu = {"device": "cpu"}  # whatever the other tests run on
+
     def one():
-        return fn.poisson_nll(torch.ones(1, 2), torch.zeros(1, 2), torch.zeros(1, 1))
+        logits, library = torch.zeros(1, 2, **on_cpu), torch.zeros(1, 1, **on_cpu)
+        return fn.poisson_nll(torch.ones(1, 2, **on_cpu), logits, library)
 
     def message(name):
         with fn.use_backend(name), pytest.raises(InputError) as caught:
@@ -172,7 +175,7 @@ def test_backends(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     for name in ("triton", "cpu"):
         with fn.use_backend(name), pytest.raises(InputError, match="one tensor is float64"):
-            fn.kl_normal(torch.ones(2, 3).double(), torch.ones(2, 3))
+            fn.kl_normal(torch.ones(2, 3, **on_cpu).double(), torch.ones(2, 3, **on_cpu))
 
 
 @pytest.mark.parametrize(
