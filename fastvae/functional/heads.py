@@ -71,7 +71,7 @@ def zinb_heads_nll(
     -------
     Tensor, (N,)
         As of :func:`~fastvae.functional.zinb_nll`. Differentiable by everything but `x`, once.
-        Inside ``torch.autocast`` products are taken in its dtype, sums and likelihood in float32.
+        Inside ``torch.autocast`` products are taken in its dtype, the likelihood in float32.
 
     Raises
     ------
