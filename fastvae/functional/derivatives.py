@@ -274,12 +274,19 @@ class Heads:
     scale, zero_inflation, dispersion
         The heads of the scale logits, of the zero-inflation logits and of the log dispersion of
         each cell; None where there is none.
+    products
+        The dtype of the matrix products, where it is not that of the weights.
     """
 
     def __init__(
-        self, scale: Linear, zero_inflation: Linear | None, dispersion: Linear | None
+        self,
+        scale: Linear,
+        zero_inflation: Linear | None,
+        dispersion: Linear | None,
+        products: torch.dtype | None = None,
     ) -> None:
         self._scale, self._zi, self._r = scale, zero_inflation, dispersion
+        self._products = products
         self._backend = select(scale.parameters[0].value)
 
     @property
@@ -332,7 +339,7 @@ class Heads:
                 **given,
             ),
             HeadNeeds(log_library=by_library),
-            None,
+            self._products,
             HeadGradients(
                 **{name: p.gradient for name, p in there.items()},
                 log_theta=None if table is None else table_gradient,

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from .._torch import device_of
 from ..data import Minibatch
 from ..functional.gather import CountLogs
 from ..functional.losses import add_losses
@@ -104,19 +105,25 @@ class Gradients(Protocol):
 
 
 @functools.singledispatch
-def written_gradients(module: nn.Module) -> Gradients | None:
+def written_gradients(module: nn.Module, products: torch.dtype | None = None) -> Gradients | None:
     """Return what computes the gradients of `module` without autograd; None where nothing does.
 
-    Classes that are no VAE register a function of their own.
+    `products` is the dtype of the products of the decoder's heads, where it is not that of the
+    weights. Classes that are no VAE register a function of their own.
     """
-    return StockGradients(cast(VAE, module)) if stock_throughout(module) else None
+    return StockGradients(cast(VAE, module), products) if stock_throughout(module) else None
 
 
 def without_autograd(module: nn.Module, settings: TrainSettings) -> Gradients | None:
-    """Return what a training step calls instead of autograd; None where autograd is needed."""
-    if settings.precision == "bf16" or settings.compile:
+    """Return what a training step calls instead of autograd; None where autograd is needed.
+
+    With bf16 on a CPU the products of the decoder's heads alone are in bfloat16: for smaller
+    layers the conversions cost more than they save.
+    """
+    half = settings.precision == "bf16"
+    if settings.compile or (half and device_of(module).type != "cpu"):
         return None
-    return written_gradients(module)
+    return written_gradients(module, torch.bfloat16 if half else None)
 
 
 def apply_gradients(

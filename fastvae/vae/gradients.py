@@ -65,6 +65,8 @@ class NetworkGradients:
         ``"zinb"``, ``"nb"`` or ``"poisson"``.
     table
         Log dispersion (G,) or (G, K); None where the decoder has a head for it, or for Poisson.
+    products
+        The dtype of the products of the decoder's heads, where it is not that of the weights.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class NetworkGradients:
         n_genes: int,
         likelihood: str,
         table: Tensor | None,
+        products: torch.dtype | None = None,
     ) -> None:
         of_cell = table is None and likelihood != "poisson"
         self._of_z = _EncoderGradients(z_encoder, n_genes)
@@ -84,6 +87,7 @@ class NetworkGradients:
             _linear(decoder.px_scale_decoder[0]),
             _linear(decoder.px_dropout_decoder) if likelihood == "zinb" else None,
             _linear(decoder.px_r_decoder) if of_cell else None,
+            products,
         )
         self._table = None if table is None else Parameter.of(table)
         parts = [self._of_z, self._of_library, self._decoder, self._heads]
@@ -181,9 +185,11 @@ class StockGradients:
     ----------
     model
         In training mode.
+    products
+        As for `NetworkGradients`.
     """
 
-    def __init__(self, model: VAE) -> None:
+    def __init__(self, model: VAE, products: torch.dtype | None = None) -> None:
         one_of("reconstruction_loss", model.reconstruction_loss, LIKELIHOODS)
         self._model = model
         poisson = model.reconstruction_loss == "poisson"
@@ -195,6 +201,7 @@ class StockGradients:
             model._n_input,
             model.reconstruction_loss,
             model.px_r if self._has_table else None,
+            products,
         )
         encoder = model.n_batch if model.encode_covariates and model.n_batch > 1 else 0
         self._told = encoder, cast(DecoderSCVI, model.decoder).px_decoder.n_cat_list[0]

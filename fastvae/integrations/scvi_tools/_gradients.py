@@ -62,9 +62,11 @@ class ModuleGradients:
     ----------
     by_row
         The module and its registered columns, in training mode.
+    products
+        As for `NetworkGradients`.
     """
 
-    def __init__(self, by_row: ByRow) -> None:
+    def __init__(self, by_row: ByRow, products: torch.dtype | None = None) -> None:
         self._by_row = by_row
         module: Any = by_row.module
         self._module = module
@@ -77,6 +79,7 @@ class ModuleGradients:
             module.n_input,
             module.gene_likelihood,
             module.px_r if self._has_table else None,
+            products,
         )
         parts: list[Any] = [module.z_encoder.encoder, module.decoder.px_decoder]
         self._told = [sum(part.n_cat_list) for part in parts]
@@ -118,6 +121,6 @@ class ModuleGradients:
         return self._by_row.noted(*losses)
 
 
-def gradients_of(by_row: ByRow) -> ModuleGradients | None:
+def gradients_of(by_row: ByRow, products: torch.dtype | None = None) -> ModuleGradients | None:
     """Return the gradients without autograd, or None; see `train.step.written_gradients`."""
-    return None if why_autograd(by_row) else ModuleGradients(by_row)
+    return None if why_autograd(by_row) else ModuleGradients(by_row, products)
