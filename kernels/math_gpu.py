@@ -116,6 +116,19 @@ def log1p_unit(e):
 
 
 @triton.jit
+def log1p_less_share(e):
+    """(log(1 + e) - e/(1 + e))/e^2 for 0 <= e <= 1 with relative error 9e-7: 8 instructions."""
+    p = tl.fma(e, 0.0286728665, -0.157946199)
+    p = tl.fma(e, p, 0.39967227)
+    p = tl.fma(e, p, -0.63951093)
+    p = tl.fma(e, p, 0.768369377)
+    p = tl.fma(e, p, -0.788400888)
+    p = tl.fma(e, p, 0.74891746)
+    p = tl.fma(e, p, -0.666626453)
+    return tl.fma(e, p, 0.499999732)
+
+
+@triton.jit
 def log(x):
     """log x for normal x > 0; anything finite elsewhere, also for NaN: about 18 instructions."""
     bits = x.to(tl.int32, bitcast=True)
@@ -190,7 +203,7 @@ def times_where_above(product, factor, x, bound):
     bounds = tl.full(x.shape, bound, tl.float32)
     return tl.inline_asm_elementwise(
         "{.reg .pred p; setp.gt.f32 p, $3, $4; mov.f32 $0, $1; @p mul.f32 $0, $1, $2;}",
-        "=f,f,f,f,f",
+        "=&f,f,f,f,f",
         [product, factor, x, bounds],
         dtype=tl.float32,
         is_pure=True,
@@ -206,7 +219,7 @@ def plus_where_above(total, term, x, bound):
     bounds = tl.full(x.shape, bound, tl.float32)
     return tl.inline_asm_elementwise(
         "{.reg .pred p; setp.gt.f32 p, $3, $4; mov.f32 $0, $1; @p add.f32 $0, $1, $2;}",
-        "=f,f,f,f,f",
+        "=&f,f,f,f,f",
         [total, term, x, bounds],
         dtype=tl.float32,
         is_pure=True,

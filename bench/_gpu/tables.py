@@ -190,7 +190,7 @@ def tiles(content: Content) -> str:
             best = row["fastest"]
             pair = [number(1e3 * times[k]["median_ms"]) for k in ("default", best)]
             lines.append([row["kernel"], row["cells"], row["genes"], pair[0], best, pair[1]])
-    return table(["kernel", "cells", "genes", "default us", "best BLOCK/warps", "us"], lines)
+    return table(["kernel", "cells", "genes", "default us", "best programs/warps", "us"], lines)
 
 
 RENDER: dict[str, Callable[[Content], str]] = {

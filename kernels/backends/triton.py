@@ -22,7 +22,7 @@ from .reference import REFERENCE
 
 _nll_forward = on_own_device(likelihood.nll_forward)
 _nll_backward = on_own_device(likelihood.nll_backward)
-_compiled = register("triton", _nll_forward, _nll_backward, statistics=3)
+_compiled = register("triton", _nll_forward, _nll_backward, statistics=0)
 
 BACKEND = REFERENCE.but(
     name="triton",
@@ -30,6 +30,8 @@ BACKEND = REFERENCE.but(
     nll_forward=either(_compiled.nll_forward, _nll_forward),
     nll_backward=either(_compiled.nll_backward, _nll_backward),
     nll_and_gradients=on_own_device(likelihood.nll_and_gradients),
+    nll_with_gradients=on_own_device(likelihood.nll_with_gradients),
+    finish=on_own_device(likelihood.finish),
     heads_forward=on_own_device(HEADS.heads_forward),
     heads_with_gradients=on_own_device(HEADS.heads_with_gradients),
     heads_pay=HEADS.pay,

@@ -221,7 +221,7 @@ def nll_with_gradients(
     return nll, Early(expected, _needed(grads, needs))
 
 
-def finish(early: Early, grad: Tensor) -> Grads | None:
+def finish(early: Early, grad: Tensor, x: Counts, p: Parameters) -> Grads | None:
     """Return the gradients if `grad` is what they were made for."""
     return early.grads if is_expected(early.expected, grad) else None
 

@@ -56,12 +56,12 @@ class CountNLL(torch.autograd.Function):
     @first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # noqa: D102
         early, ctx.early = ctx.early, None  # a second backward computes them anew
-        grads = None if early is None else ctx.backend.finish(early, grad)
-        if grads is not None:
-            return (*[None] * 7, *grads, None)
         saved = ctx.saved_tensors
         x = Counts(ctx.shape, *saved[:4])
         p, norm = Parameters(*saved[4:9]), saved[9]
+        grads = None if early is None else ctx.backend.finish(early, grad, x, p)
+        if grads is not None:
+            return (*[None] * 7, *grads, None)
         grads = ctx.backend.nll_backward(grad, x, p, norm, ctx.needs_input_grad[7:11])
         return (*[None] * 7, *grads, None)
 

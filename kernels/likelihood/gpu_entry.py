@@ -1,7 +1,7 @@
 """-log p of one count and its gradients: the device functions every likelihood kernel calls.
 
-Counts that are whole and at most 7 take a product, the others Loader's saddle-point form, which
-is evaluated only for tiles that hold such a count. README.md derives all of it.
+`entry` is branch-free and complete for counts of 0 and 1. Whole counts up to 7 add the logarithm
+of a product, and the others take Loader's saddle-point form. README.md derives all of it.
 """
 
 from __future__ import annotations
@@ -144,77 +144,73 @@ def saddle_dispersion_grad(x, given, log_mu, r, theta):
 
 
 @triton.jit
-def saddle_nll(x, given, log_mu, r, theta, pi, FAMILY: tl.constexpr):
-    """-log p(x) where `is_large`; anything elsewhere."""
-    y = large_count(x, given)
-    nll = -saddle_log_prob(y, log_mu, saddle_mean(log_mu), r, theta, FAMILY)
-    if FAMILY == ZINB:
-        nll += sp.at_least(pi, 0.0) + sp.log1p_unit(sp.exp_minus(tl.abs(pi)))
-    return nll
+def saddle_nll(x, given, log_mu, r, theta, FAMILY: tl.constexpr):
+    """-log NB(x), or Poisson, where `is_large`; anything elsewhere."""
+    return -saddle_log_prob(large_count(x, given), log_mu, saddle_mean(log_mu), r, theta, FAMILY)
 
 
 @triton.jit
-def entry_nll(x, log_mu, r, theta, pi, FAMILY: tl.constexpr):
-    """-log p(x) and its gradient by log mu; the former unfinished where `is_large`.
-
-    NaN in any parameter reaches both: through a tail where a maximum drops it.
-    """
-    positive = x > 0.0
+def small_nll(x, theta, FAMILY: tl.constexpr):
+    """What a whole count from 2 to 7 adds to the -log p of `entry`: nothing for less."""
     if FAMILY == POISSON:
-        mu = sp.exp(log_mu)
-        factorial = small_product(x, tl.zeros_like(x) + 1.0, tl.zeros_like(x))  # 1/x!
-        return mu - tl.where(positive, x * log_mu + sp.log_short(factorial), 0.0), mu - x
-    u = log_mu - r
-    e = sp.exp_minus(tl.abs(u))
-    tail = sp.log1p_unit(e)
-    nll = theta * (tl.maximum(u, 0.0) + tail)
+        return -sp.log_short(small_product(x, tl.zeros_like(x) + 1.0, tl.zeros_like(x)))  # 1/x!
     # theta >= 1 and theta < 1 want different parts of theta^-x in the product
     step = sp.rcp_approx(tl.maximum(theta, 1.0))
-    product = small_product(x, tl.minimum(theta, 1.0), step)
-    shared = x * (tl.minimum(u, 0.0) + tl.maximum(r, 0.0) - tail) + tl.minimum(r, 0.0)
-    rho = tl.where(u > 0.0, e, 1.0) * sp.rcp_approx(1.0 + e)
-    d = rho * (sp.exp(log_mu) - x)
-    if FAMILY == NB:
-        return nll - tl.where(positive, shared + sp.log_short(product), 0.0), d
-    c = nll + pi
-    ec = sp.exp_minus(tl.abs(c))
-    # one reciprocal and one logarithm serve the product where x > 0, and log1p(e^-|c|) and
-    # w = sigmoid(-c) elsewhere
-    inverse = sp.rcp_approx(tl.where(positive, product, 1.0 + ec))
-    w = tl.where(c < 0.0, 1.0, ec) * inverse
-    d = tl.where(positive, d, w * d)
-    above = sp.at_least(pi, 0.0)
-    linear = tl.where(positive, nll - shared + above, sp.at_most(nll, sp.at_least(-pi, 0.0)))
-    return linear + sp.log_short((1.0 + sp.exp_minus(tl.abs(pi))) * inverse), d
+    return -sp.log_short(small_product(x, tl.minimum(theta, 1.0), step))
 
 
 @triton.jit
-def entry_grads(x, log_mu, r, theta, pi, FAMILY: tl.constexpr, WANT_THETA: tl.constexpr):
-    """Gradients of -log p(x) by log mu, r and pi; by r unfinished where `is_large`."""
-    mu = sp.exp(log_mu)
-    if FAMILY == POISSON:
-        return mu - x, mu, mu
-    zero = x <= 0.0  # a NaN is none
+def negative_binomial(x, log_mu, r, theta):
+    """-log NB(x) at 0 and less what it is at x; gradients by log mu and r.
+
+    All of it comes from the smaller one of mu and theta, which keeps its digits where the two
+    differ: -log NB(0) = mu log1p(e)/e with e = mu/theta < 1, and theta (u + log1p(e)) with
+    e = theta/mu.
+    """
     u = log_mu - r
+    more = u > 0.0
     e = sp.exp_minus(tl.abs(u))
     inverse = sp.rcp_approx(1.0 + e)
-    rho = tl.where(u > 0.0, e, 1.0) * inverse
-    d_mu = rho * (mu - x)
-    softplus = tl.maximum(u, 0.0) + sp.log1p_unit(e)
-    d_theta = mu
-    if WANT_THETA:
-        v = tl.where(u > 0.0, 1.0, e) * inverse
-        near = -sp.log1pmx_near(-tl.minimum(v, 0.5))
-        d_theta = theta * tl.where(v < 0.5, near, softplus - v)
-        d_theta += small_harmonic(x, theta) - x * v
+    smaller = tl.where(more, theta, saddle_mean(log_mu))
+    factor = tl.where(more, e, 1.0)
+    above = tl.maximum(u, 0.0)
+    rest = e * sp.log1p_less_share(e)  # log1p(e)/e - 1/(1 + e)
+    quotient = rest + inverse  # log1p(e)/e
+    at_zero = smaller * tl.fma(factor, quotient, above)
+    by_r = smaller * tl.fma(factor, rest, tl.fma(factor - 1.0, inverse, above))
+    part = factor * x  # over 1 + e it is rho x
+    by_log_mu = (smaller - part) * inverse
+    by_r += part * inverse - x
+    below = tl.minimum(u, 0.0) + tl.maximum(r, 0.0) - e * quotient
+    return at_zero, tl.fma(x, below, tl.minimum(r, 0.0)), by_log_mu, by_r
+
+
+@triton.jit
+def entry(x, large, log_mu, r, theta, pi, FAMILY: tl.constexpr):
+    """-log p(x), and its gradients by log mu, r and pi, but for what the gamma function adds.
+
+    That is `small_nll` and `small_harmonic` for whole counts up to 7. Where `large`, the first
+    lacks `saddle_nll` and the gradient by r is unfinished. NaN in any parameter reaches all.
+    """
+    positive = (x <= 0.0) == 0  # also a NaN
+    if FAMILY == POISSON:
+        mu = sp.exp(log_mu)
+        nll = mu - tl.where(positive, x * log_mu, 0.0)
+        return tl.where(large, 0.0, nll), mu - x, mu, mu
+    at_zero, less, by_log_mu, by_r = negative_binomial(x, log_mu, r, theta)
+    at_x = tl.where(large, 0.0, at_zero - less)
     if FAMILY == NB:
-        return d_mu, d_theta, mu
-    c = theta * softplus + pi
-    ec = sp.exp_minus(tl.abs(c))
-    w = tl.where(c < 0.0, 1.0, ec) * sp.rcp_approx(1.0 + ec)
+        return tl.where(positive, at_x, at_zero), by_log_mu, by_r, at_zero
+    c = at_zero + pi
+    ec = tl.where(positive, 0.0, sp.exp_minus(tl.abs(c)))  # then c reaches no gradient by pi
     ep = sp.exp_minus(tl.abs(pi))
-    inverse = sp.rcp_approx(1.0 + ep)
-    no = tl.where(pi > 0.0, ep, 1.0) * inverse  # sigmoid(-pi)
-    yes = tl.where(pi > 0.0, 1.0, ep) * inverse
-    scale = tl.where(zero, w, 1.0)
-    return scale * d_mu, scale * d_theta, tl.where(zero, w - no, yes)
+    b = 1.0 + ec
+    p = 1.0 + ep
+    shared = sp.rcp_approx(b * p)  # one reciprocal serves both sigmoids
+    inverse = shared * p
+    w = tl.where(c < 0.0, 1.0, ec) * inverse  # P(the zero is the NB's)
+    no = tl.where(pi > 0.0, ep, 1.0) * (shared * b)  # sigmoid(-pi)
+    w = tl.where(positive, 1.0, w)
+    at_x += sp.at_least(pi, 0.0)
+    linear = tl.where(positive, at_x, sp.at_most(at_zero, sp.at_least(-pi, 0.0)))
+    return tl.fma(sp.log2_approx(p * inverse), sp.LN2, linear), w * by_log_mu, w * by_r, w - no

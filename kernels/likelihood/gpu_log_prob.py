@@ -24,13 +24,14 @@ from .gpu_entry import (
     RESULT_MAX,
     ZINB,
     bounded_count,
-    entry_grads,
-    entry_nll,
+    entry,
     family_of,
     is_large,
     saddle_dispersion_grad,
     saddle_nll,
     saturate,
+    small_harmonic,
+    small_nll,
 )
 
 BLOCK = 512
@@ -47,6 +48,16 @@ def log_within(x, lowest, log_highest):
     valid = x >= 0.0
     log_x = tl.minimum(sp.log(bounded), log_highest)
     return tl.where(valid, log_x, float("nan")), tl.where(valid, bounded, float("nan"))
+
+
+@triton.jit
+def place(TALL: tl.constexpr, BLOCK: tl.constexpr):
+    """Row and columns of a program. A single row may be longer than 32 bits and grid y reach."""
+    if TALL:
+        row = tl.zeros((), tl.int64)
+        return row, tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.program_id(0).to(tl.int64)
+    return row, tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
 
 
 @triton.jit
@@ -75,20 +86,20 @@ def load_entry(
 def forward_kernel(
     x_ptr, mu_ptr, theta_ptr, pi_ptr, out_ptr, G, eps,
     x_row, x_col, mu_row, mu_col, theta_row, theta_col, pi_row, pi_col,
-    FAMILY: tl.constexpr, BLOCK: tl.constexpr,
+    FAMILY: tl.constexpr, TALL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A block of one row: log p."""
-    row = tl.program_id(0).to(tl.int64)
-    col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    row, col = place(TALL, BLOCK)
     inside = col < G
     given, x, _, log_mu, r, theta, pi = load_entry(
         x_ptr, mu_ptr, theta_ptr, pi_ptr, row, col, inside, eps,
         x_row, x_col, mu_row, mu_col, theta_row, theta_col, pi_row, pi_col, FAMILY,
     )  # fmt: skip
-    nll, _ = entry_nll(x, log_mu, r, theta, pi, FAMILY)
     large = is_large(x)
+    nll, _, _, _ = entry(x, large, log_mu, r, theta, pi, FAMILY)
+    nll += tl.where((x > 1.0) & (large == 0), small_nll(x, theta, FAMILY), 0.0)
     if tl.max(large.to(tl.int32)) > 0:
-        nll = tl.where(large, saddle_nll(x, given, log_mu, r, theta, pi, FAMILY), nll)
+        nll += tl.where(large, saddle_nll(x, given, log_mu, r, theta, FAMILY), 0.0)
     tl.store(out_ptr + row * G + col, -nll, mask=inside)
 
 
@@ -96,11 +107,10 @@ def forward_kernel(
 def backward_kernel(
     x_ptr, mu_ptr, theta_ptr, pi_ptr, grad_ptr, dmu_ptr, dtheta_ptr, dpi_ptr, G, eps,
     x_row, x_col, mu_row, mu_col, theta_row, theta_col, pi_row, pi_col,
-    FAMILY: tl.constexpr, WANT_THETA: tl.constexpr, BLOCK: tl.constexpr,
+    FAMILY: tl.constexpr, WANT_THETA: tl.constexpr, TALL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A block of one row: gradients by mu, theta and pi."""
-    row = tl.program_id(0).to(tl.int64)
-    col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    row, col = place(TALL, BLOCK)
     inside = col < G
     given, x, mu, log_mu, r, theta, pi = load_entry(
         x_ptr, mu_ptr, theta_ptr, pi_ptr, row, col, inside, eps,
@@ -110,10 +120,11 @@ def backward_kernel(
     log_mu = sp.at_least(log_mu, LOG_SMALLEST)
     at = row * G + col
     grad = -tl.load(grad_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    d_mu, d_theta, d_pi = entry_grads(x, log_mu, r, theta, pi, FAMILY, WANT_THETA)
+    large = is_large(x)
+    _, d_mu, d_theta, d_pi = entry(x, large, log_mu, r, theta, pi, FAMILY)
     tl.store(dmu_ptr + at, grad * saturate(d_mu / mu), mask=inside)
     if WANT_THETA:
-        large = is_large(x)
+        d_theta += small_harmonic(x, theta)
         if tl.max(large.to(tl.int32)) > 0:
             d_theta = tl.where(large, saddle_dispersion_grad(x, given, log_mu, r, theta), d_theta)
         tl.store(dtheta_ptr + at, grad * saturate(d_theta / theta), mask=inside)
@@ -130,6 +141,12 @@ def _tall(x: Counts, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(None if t is None else t.reshape(1, n * genes) for t in (x.dense, *tensors))
 
 
+def _grid(n: int, genes: int) -> tuple[int, ...]:
+    """One program for each block of a row; grid y, which ends at 65,535, counts blocks."""
+    blocks = triton.cdiv(genes, BLOCK)
+    return (blocks,) if n == 1 else (n, blocks)
+
+
 def _strides(*tensors: Tensor | None) -> list[int]:
     return [s for t in tensors for s in ((0, 0) if t is None else t.stride())]
 
@@ -144,9 +161,10 @@ def log_prob_forward(
     assert counts is not None
     if out.numel():
         n, genes = counts.shape
-        forward_kernel[(n, triton.cdiv(genes, BLOCK))](
+        forward_kernel[_grid(n, genes)](
             counts, mean, out if theta is None else theta, out if pi is None else pi,
-            out, genes, eps, *_strides(counts, mean, theta, pi), FAMILY=family, BLOCK=BLOCK,
+            out, genes, eps, *_strides(counts, mean, theta, pi), FAMILY=family, TALL=n == 1,
+            BLOCK=BLOCK, enable_fp_fusion=True,
         )  # fmt: skip
     return out
 
@@ -170,10 +188,10 @@ def log_prob_backward(
     assert counts is not None
     if d_mu.numel():
         n, genes = counts.shape
-        backward_kernel[(n, triton.cdiv(genes, BLOCK))](
+        backward_kernel[_grid(n, genes)](
             counts, mean, d_mu if theta is None else theta, d_mu if pi is None else pi,
             grad.contiguous(), d_mu, d_mu if d_theta is None else d_theta,
             d_mu if d_zi is None else d_zi, genes, eps, *_strides(counts, mean, theta, pi),
-            FAMILY=family, WANT_THETA=want_theta, BLOCK=BLOCK,
+            FAMILY=family, WANT_THETA=want_theta, TALL=n == 1, BLOCK=BLOCK, enable_fp_fusion=True,
         )  # fmt: skip
     return d_mu, d_theta, d_zi

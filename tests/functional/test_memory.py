@@ -10,10 +10,11 @@ N, G = 128, 640
 
 
 class Allocations(TorchDispatchMode):
-    """New storages, as a number of float32 matrices of N x G; smaller ones count as well."""
+    """New storages, as a number of float32 matrices of cells x genes; smaller ones count too."""
 
-    def __init__(self, *given):
+    def __init__(self, cells, genes, *given):
         super().__init__()
+        self.matrix = 4 * cells * genes
         self.kept = {}
         self.given = {t.untyped_storage()._cdata for t in given}
 
@@ -28,7 +29,7 @@ class Allocations(TorchDispatchMode):
 
     @property
     def matrices(self):
-        return sum(storage.nbytes() for storage in self.kept.values()) / (4 * N * G)
+        return sum(storage.nbytes() for storage in self.kept.values()) / self.matrix
 
 
 class NoLaunch:
@@ -64,24 +65,31 @@ def test_only_inputs_and_row_statistics_are_saved(backend, sparse):
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR")
-@pytest.mark.parametrize(("sparse", "forward", "backward"), [(False, 0, 2), (True, 1, 2)])
+@pytest.mark.parametrize(("sparse", "forward", "backward"), [(False, 2, 0), (True, 1, 2)])
 def test_matrices_the_kernels_are_given(monkeypatch, sparse, forward, backward):
     pytest.importorskip("triton")
     for kernel in (
-        "likelihood.gpu.forward_kernel",
-        "likelihood.gpu.backward_kernel",
+        "likelihood.gpu.nll_kernel",
+        "likelihood.gpu.compare_kernel",
         "gather.gpu.dense_kernel",
     ):
         monkeypatch.setattr(f"fastvae.kernels.{kernel}", NoLaunch())
-    x, leaves = arguments(sparse)
-    upstream = torch.ones(N)
+    n, genes = 65536, 320  # more cells than programs, whose scratch memory is a few rows each
+    x = torch.zeros(n, genes)
+    shapes = (n, genes), (n, 1), (genes,), (n, genes)
+    leaves = [torch.empty(shape, requires_grad=True) for shape in shapes]
+    x = x.to_sparse_csr() if sparse else x
+    upstream = torch.ones(n)
     given = [x.crow_indices(), x.col_indices(), x.values()] if sparse else []
-    few = 0.1  # row statistics, and a partial sum per chunk of cells for the dispersion
+    few = 0.1  # numbers per cell, and the scratch memory of 1,024 programs
     with fn.use_backend("triton"):
-        with Allocations(*given) as seen:
+        with Allocations(n, genes, *given) as seen, torch.no_grad():
+            fn.zinb_nll(x, *leaves)
+        assert (1 if sparse else 0) <= seen.matrices <= (1 if sparse else 0) + few
+        with Allocations(n, genes, *given) as seen:
             nll = fn.zinb_nll(x, *leaves)
         assert forward <= seen.matrices <= forward + few
-        with Allocations(*given) as seen:
+        with Allocations(n, genes, *given) as seen:
             torch.autograd.grad(nll, leaves, upstream)
         assert backward <= seen.matrices <= backward + few
 
@@ -99,12 +107,12 @@ def test_the_cpu_library_is_given_two_matrices(sparse):
     given = [x.crow_indices(), x.col_indices(), x.values()] if sparse else []
     few = 0.25  # a row per thread, and a partial sum per block of cells for the dispersion
     with fn.use_backend("cpu"):
-        with Allocations(*given) as seen, torch.no_grad():
+        with Allocations(N, G, *given) as seen, torch.no_grad():
             fn.zinb_nll(x, *leaves)
         assert seen.matrices <= few
-        with Allocations(*given) as seen:
+        with Allocations(N, G, *given) as seen:
             nll = fn.zinb_nll(x, *leaves)
         assert 2 <= seen.matrices <= 2 + few
-        with Allocations(*given) as seen:
+        with Allocations(N, G, *given) as seen:
             torch.autograd.grad(nll, leaves, upstream)
         assert seen.matrices <= few

@@ -7,6 +7,7 @@ from fastvae.kernels.counts import Counts
 from fastvae.kernels.parameters import Parameters
 from likelihoods import FAMILIES, LAYOUTS, call, problem
 
+from fastvae import functional as fn
 from fastvae.functional import dispatch
 
 SHAPES = [(0, 4), (7, 1), (3, 131)]
@@ -66,3 +67,42 @@ def test_only_what_is_needed(backend):
             assert (grad is None) == (not need)
             if need:
                 torch.testing.assert_close(grad, full)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_upstream_gradient_is_expected_again(family):
+    gpu = pytest.importorskip("fastvae.kernels.likelihood.gpu")
+    gpu._expected.clear()
+    _, p, (dense, leaves, keywords) = arguments(family, (5, 40), "table")
+    x = Counts((5, 40), dense)
+    needs = (True, True, p.log_theta is not None, p.zi_logits is not None)
+    same, other = torch.full((5,), 0.25), torch.randn(5)
+    with fn.use_backend("triton"), np.errstate(all="ignore"):
+        for upstream, then in [(same, 0.25), (same, 0.25), (other, 0.25), (same, 0.25)]:
+            nll = call(family, dense, leaves, keywords)
+            got = torch.autograd.grad(nll, list(leaves.values()), upstream)
+            assert [e.item() for e in gpu._expected.values()] == [then]
+            value, want = gpu.nll_and_gradients(upstream, x, p, needs)
+            # never by what ran before: the same numbers bit by bit
+            assert torch.equal(nll.detach(), value)
+            for a, b in zip(got, [g for g in want if g is not None], strict=True):
+                assert torch.equal(a, b)
+
+
+def test_gradients_are_not_computed_twice_where_the_expected_one_came(monkeypatch):
+    gpu = pytest.importorskip("fastvae.kernels.likelihood.gpu")
+    _, _, (dense, leaves, keywords) = arguments("zinb", (3, 9), "gene")
+    gpu._expected.clear()
+    launch, redone = gpu._launch, []
+
+    def watched(x, p, memory, grad, redo=None):
+        if redo is not None:
+            redone.append(redo.item())
+        launch(x, p, memory, grad, redo)
+
+    monkeypatch.setattr(gpu, "_launch", watched)
+    with fn.use_backend("triton"), np.errstate(all="ignore"):
+        for upstream in (1.0, 0.5, 0.5):
+            nll = call("zinb", dense, leaves, keywords)
+            torch.autograd.grad(nll, list(leaves.values()), torch.full((3,), upstream))
+    assert redone == [0, 1, 0]

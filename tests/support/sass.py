@@ -35,6 +35,10 @@ class Report:
     it has none), without and within the parts that branches skip; every copy that ptxas makes of
     a loop it unrolls counts. ``mufu`` counts the special-function ones of ``main``. ``loads`` and
     ``stores`` are the global ones of ``main`` by width in bits.
+
+    The likelihood kernel has one loop after the other. ``parts`` has the instructions of each: per
+    entry in those over all genes, which are ``main`` together, and per pass over a list in the
+    others, which are ``rare``. ``loads`` and ``stores`` are those of the sweep.
     """
 
     case: str
@@ -51,6 +55,7 @@ class Report:
     mufu: float
     loads: dict[int, int]
     stores: dict[int, int]
+    parts: dict[str, float]
 
 
 def missing() -> str | None:
@@ -106,6 +111,48 @@ def main_and_rare(
     return [lines[i] for i in inside if i not in rare], [lines[i] for i in inside if i in rare]
 
 
+def innermost_loops(lines: list[str], labels: dict[str, int]) -> list[list[str]]:
+    """Instructions of every loop that has no other inside, in the order of the code."""
+    jumps = [(i, labels[j[1]]) for i, line in enumerate(lines) if (j := JUMP.search(line))]
+    loops = sorted({(to, at + 1) for at, to in jumps if to < at})
+    return [
+        lines[first:last]
+        for first, last in loops
+        if not any(
+            (first, last) != (begin, end) and first <= begin and end <= last for begin, end in loops
+        )
+    ]
+
+
+def parts_of(launch: Launch, lines: list[str], labels: dict[str, int]) -> dict[str, list[str]]:
+    """The loops of the likelihood kernel by name."""
+    loops = innermost_loops(lines, labels)
+    if len(loops) != len(launch.bits):
+        raise RuntimeError(
+            f"{launch.kernel}, {launch.case} has {len(loops)} loops; expected {list(launch.bits)}"
+        )
+    return dict(zip(launch.bits, loops, strict=True))
+
+
+def entries_of(launch: Launch, part: str, loop: list[str]) -> float:
+    """Entries that a thread takes in one pass, by what it reads; 1 for a pass over a list."""
+    read = sum(width * number for width, number in widths(loop, "LDG").items())
+    return read / launch.bits[part] if launch.bits[part] else 1.0
+
+
+def on_real_data(report: Report, share: dict[str, Any]) -> float:
+    """Instructions per entry of the likelihood kernel with the lists that real counts make.
+
+    `share` is a row of tests/support/count_shares.json. The lists cost a program the same for each
+    cell, whatever the number of genes that a thread of it has.
+    """
+    passes = share["passes"][str(report.warps)]
+    lists = passes["groups"] * report.parts["parting"]
+    lists += passes["small"] * report.parts["small counts"]
+    lists += passes["large"] * report.parts["large counts"]
+    return report.main + lists / (share["genes"] / (32 * report.warps))
+
+
 def widths(lines: list[str], kind: str) -> dict[int, int]:
     """Global accesses by width in bits."""
     found: Counter[int] = Counter()
@@ -145,7 +192,23 @@ def measure(launch: Launch, target: int) -> Report:
         resources = _tool("cuobjdump", "-res-usage", str(cubin))
     usage = {k: int(v) for k, v in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", resources)}
     lines, labels = instructions(text)
-    main, rare = main_and_rare(lines, labels, launch.looped)
+    parts = {}
+    if launch.bits:
+        loops = parts_of(launch, lines, labels)
+        per_pass = {name: entries_of(launch, name, loop) for name, loop in loops.items()}
+        parts = {name: len(loop) / per_pass[name] for name, loop in loops.items()}
+        whole = [name for name in loops if launch.bits[name]]
+        main_count = sum(parts[name] for name in whole)
+        rare_count = sum(parts.values()) - main_count
+        mufu = sum(
+            sum(operation(line).startswith("MUFU") for line in loops[name]) / per_pass[name]
+            for name in whole
+        )
+        main = loops["sweep"]
+    else:
+        main, rare = main_and_rare(lines, labels, launch.looped)
+        main_count, rare_count = len(main) / launch.entries, len(rare) / launch.entries
+        mufu = sum(operation(line).startswith("MUFU") for line in main) / launch.entries
     kinds = Counter(operation(line).split(".")[0] for line in lines)
     return Report(
         case=launch.case,
@@ -157,11 +220,12 @@ def measure(launch: Launch, target: int) -> Report:
         registers=usage["REG"],
         stack=usage["STACK"],
         local=usage["LOCAL"] + kinds["LDL"] + kinds["STL"],
-        main=len(main) / launch.entries,
-        rare=len(rare) / launch.entries,
-        mufu=sum(operation(line).startswith("MUFU") for line in main) / launch.entries,
+        main=main_count,
+        rare=rare_count,
+        mufu=mufu,
         loads=widths(main, "LDG"),
         stores=widths(main, "STG"),
+        parts=parts,
     )
 
 

@@ -33,6 +33,7 @@ class Launch:
     entries: int
     looped: bool
     core: bool
+    bits: dict[str, int]  # of the likelihood kernel's loops: what one entry reads; 0 in lists
 
 
 Case = tuple[str, Callable[[], Any], bool]
@@ -51,6 +52,21 @@ def _argument(value: Any) -> tuple[str, Any, bool]:
     return "i32" if abs(value) < 2**31 else "i64", None, value % 16 == 0
 
 
+def _loops(signature: dict[str, str], values: dict[str, Any]) -> dict[str, int]:
+    """The loops of the likelihood kernel in their order, and how many bits an entry reads there."""
+
+    def width(name: str) -> int:
+        return int("".join(filter(str.isdigit, signature[name])))  # of *fp32
+
+    s, x = width("s_ptr"), width("x_ptr")
+    r = width("r_ptr") if values["FAMILY"] else 0
+    pi = width("pi_ptr") if values["FAMILY"] == 2 else 0
+    column = 32 if values["WANT_THETA"] and not values["PER_CELL"] else 0
+    found = {"maximum": s, "sum": s, "sweep": x + s + r + pi + column}
+    found |= {"parting": 0, "small counts": 0, "large counts": 0}
+    return found | ({"softmax": s + 32} if values["WANT_S"] else {})
+
+
 def _note(
     case: str, function: Any, values: dict[str, Any], options: dict[str, Any], core: bool
 ) -> Launch:
@@ -67,6 +83,8 @@ def _note(
         if divisible:
             attributes[(i,)] = [["tt.divisibility", 16]]
     tile = math.prod(v for k, v in values.items() if k in ("BLOCK", "ROWS"))
+    if function.fn.__name__ == "nll_kernel":
+        tile = 128 * values["WARPS"]
     *_, family, module = function.fn.__module__.split(".")
     module = family if module == "gpu" else module.removeprefix("gpu_")
     return Launch(
@@ -80,6 +98,7 @@ def _note(
         entries=max(1, tile // (32 * options["num_warps"])),
         looped=" in range(" in function.src,
         core=core,
+        bits=_loops(signature, values) if function.fn.__name__ == "nll_kernel" else {},
     )
 
 
@@ -108,6 +127,7 @@ def _likelihood(
     counts: torch.dtype = torch.float32,
     n: int = N,
     genes: int = G,
+    value: bool = False,
 ) -> Callable[[], Any]:
     from fastvae.kernels.backends.triton import BACKEND as fused
     from fastvae.kernels.counts import Counts
@@ -123,11 +143,27 @@ def _likelihood(
         pi = torch.empty(n, genes, dtype=logits) if family == "ZINB" else None
         index = torch.zeros(n, dtype=torch.int64) if layout == "grouped" else None
         p = Parameters(s, torch.empty(n, 1), r, pi, index)
-        _, stats = fused.nll_forward(x, p)
-        needs = (True, True, r is not None, pi is not None)
-        fused.nll_backward(torch.empty(n), x, p, stats, needs)
+        if value:
+            fused.nll_forward(x, p)
+        else:
+            needs = (True, True, r is not None, pi is not None)
+            fused.nll_and_gradients(torch.empty(n), x, p, needs)
 
     return launch
+
+
+def _likelihood_again() -> None:
+    """Both launches of a step under autograd: the second one computes where it has to."""
+    from fastvae.kernels.backends.triton import BACKEND as fused
+    from fastvae.kernels.counts import Counts
+    from fastvae.kernels.parameters import Parameters
+
+    x, s = Counts((N, G), torch.empty(N, G)), torch.empty(N, G)
+    p = Parameters(s, torch.empty(N, 1), torch.empty(G), s)
+    assert fused.nll_with_gradients is not None
+    assert fused.finish is not None
+    _, early = fused.nll_with_gradients(x, p, (True,) * 4)
+    fused.finish(early, torch.empty(N), x, p)
 
 
 def _log_prob(family: str) -> Callable[[], Any]:
@@ -203,6 +239,7 @@ def cases() -> list[Case]:
     found: list[Case] = []
     for family in ("ZINB", "NB", "Poisson"):
         found.append((family, _likelihood(family), True))
+        found.append((f"{family}, value", _likelihood(family, value=True), family == "ZINB"))
     found.append((f"ZINB, {MANY_CELLS} cells", _likelihood("ZINB", n=MANY_CELLS), True))
     for family in ("ZINB", "NB"):
         for layout in ("grouped", "per cell"):
@@ -213,6 +250,7 @@ def cases() -> list[Case]:
     for dtype in (torch.int32, torch.uint8, torch.int64):
         name = str(dtype).removeprefix("torch.")
         found.append((f"ZINB, {name} counts", _likelihood("ZINB", counts=dtype), False))
+    found.append(("ZINB, again", _likelihood_again, False))
     found.append((f"ZINB, {G + 1} genes", _likelihood("ZINB", genes=G + 1), False))
     for family in ("ZINB", "NB", "Poisson"):
         found.append((f"{family} log_prob", _log_prob(family), family == "ZINB"))

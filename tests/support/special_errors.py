@@ -42,6 +42,13 @@ CASES = {
     "log": (special.log, mp.log, _spread(1e-30, 1e30), 2, 2e-7),
     "log_short": (special.log_short, mp.log, _spread(1e-30, 1e30), 2, 3e-7),
     "log1p_unit": (special.log1p_unit, mp.log1p, _spread(1e-20, 1), 1, 2.5e-7),
+    "log1p_less_share": (
+        special.log1p_less_share,
+        lambda e: (mp.log1p(e) - e / (1 + e)) / e**2,
+        _spread(1e-8, 1),
+        1,
+        1e-6,
+    ),
     "log1p": (special.log1p, mp.log1p, _spread(1e-20, 1e6), 1, 3e-7),
     "log1pmx_near": (
         special.log1pmx_near,
