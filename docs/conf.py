@@ -20,13 +20,19 @@ project_copyright = author
 version = release = fastvae.__version__
 
 sys.path.insert(0, str(Path(__file__).parent))
-extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "command_reference"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx_design",
+    "numpydoc",
+    "command_reference",
+]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"fastvae {version}"
 html_show_copyright = False
 smartquotes = False
-myst_enable_extensions = ["dollarmath", "deflist"]
+myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
 
 default_role = "py:obj"  # `name` in a docstring

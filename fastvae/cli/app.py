@@ -43,7 +43,6 @@ app = typer.Typer(
     help="Train the scVI variational autoencoder on single-cell counts, fast.",
     epilog="Start with:  fastvae demo",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -224,7 +223,13 @@ def demo(
         from ..report.pictures import Wanted
         from ..train.settings import TrainSettings
         from .demo import DEMO_FIT, MARKERS, demo_data, mixing_lines
-        from .run_folder import fit_and_write, print_run, run_folder, this_command
+        from .run_folder import (
+            exit_if_interrupted,
+            fit_and_write,
+            print_run,
+            run_folder,
+            this_command,
+        )
 
         with run_folder(output, overwrite=overwrite) as folder:
             adata = demo_data()
@@ -249,6 +254,7 @@ def demo(
                 overwrite=True,
             )
             print_run(model, folder)
+            exit_if_interrupted(model)
             for line in mixing_lines(adata, latent):
                 typer.echo(line)
             typer.echo("next, with data of your own:")

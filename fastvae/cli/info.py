@@ -20,14 +20,11 @@ from ..data.sources.stored_file import read_outline
 from ..errors import InputError
 from ..model.saving import CONFIG, WEIGHTS, read_config
 from ..model.setup import Setup
+from .likely_columns import few_categories, likely_columns
 from .user_errors import as_options
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-MOST_BATCHES = 200
-"""A column with more categories than this is not suggested as a batch."""
 
 
 def describe(path: Path, slot: Slot) -> str:
@@ -64,6 +61,7 @@ def describe_joint(paths: Sequence[Path], slot: Slot) -> str:
     if any(file.cell_names()[0] != obs.index[0] for file in files[:1]):
         rows.append(("cell names", f"in several files; joined they are such as {obs.index[0]!r}"))
     rows += [(f"obs[{str(name)!r}]", _describe_column(obs[name])) for name in obs.columns]
+    rows += _likely(obs)
     rows.append(("", "--batch-per-file NAME makes each file a batch"))
     return _table(rows)
 
@@ -94,7 +92,18 @@ def _describe_data(path: Path, slot: Slot) -> str:
         rows.append((f"{slot} as counts", f"no: {as_options(str(problem))}"))
     rows += extra
     rows += [(f"obs[{str(name)!r}]", _describe_column(obs[name])) for name in obs.columns]
-    return _table(rows)
+    return _table(rows + _likely(obs))
+
+
+def _likely(obs: pd.DataFrame) -> list[tuple[str, str]]:
+    """Name the columns that are likely batches and labels."""
+    batches, labels = likely_columns(obs)
+    rows = []
+    if batches:
+        rows.append(("likely batches", f"{', '.join(batches)}: --batch-key {batches[0]}"))
+    if labels:
+        rows.append(("likely labels", f"{', '.join(labels)}: --labels-key {labels[0]}"))
+    return rows
 
 
 def _other_parts(
@@ -149,8 +158,7 @@ def _describe_column(column: pd.Series) -> str:
     missing = int(column.isna().sum())
     if missing:
         return f"{text}, missing for {missing:,} cells"
-    few = 2 <= n_values <= min(MOST_BATCHES, max(2, len(column) // 10))
-    if few and (whole or not kind.startswith("float")):
+    if few_categories(column):
         shown = ", ".join(category_name(value) for value in values[:4])
         text += f" ({shown}{', ...' if n_values > 4 else ''}); can be a --batch-key"
     return text

@@ -104,7 +104,13 @@ def register(app: typer.Typer) -> None:
             from ..model.mapping import origin_lines
             from ..model.model import Model
             from .inputs import assignments
-            from .run_folder import fit_and_write, print_run, run_folder, wanted_pictures
+            from .run_folder import (
+                exit_if_interrupted,
+                fit_and_write,
+                print_run,
+                run_folder,
+                wanted_pictures,
+            )
 
             if freeze not in _FREEZE:
                 raise InputError(f"--freeze must be {', '.join(_FREEZE)}, not {freeze!r}")
@@ -143,6 +149,7 @@ def register(app: typer.Typer) -> None:
                     progress=not quiet,
                 )
                 print_run(model, folder)
+                exit_if_interrupted(model)
 
     @app.command(
         "import",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from .. import __version__
 from .._files import WriteError, check_writable_folder
 from ..errors import InputError
 
@@ -21,9 +23,10 @@ if TYPE_CHECKING:
     from ..model.model import Model
     from ..report.pictures import Wanted
     from ..train.settings import CheckpointOptions, TrainSettings
+    from .run_log import RunLog
 
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, LOG = "checkpoints", "log.txt"
 MANY_CELLS = 20_000
 """Their UMAP takes more than some seconds."""
 
@@ -59,6 +62,8 @@ def run_folder(path: Path, *, overwrite: bool, resume: bool = False) -> Iterator
     finally:
         if new:
             with suppress(OSError):
+                if [path.name for path in folder.iterdir()] == [LOG]:
+                    (folder / LOG).unlink()  # of a training that came to nothing
                 folder.rmdir()  # refuses a folder with something in it
 
 
@@ -139,32 +144,65 @@ def fit_and_write(
     With several processes, only the first writes. A complete run removes its checkpoints, unless
     they were written after a number of epochs (`checkpoint_every`).
     """
-    from ..report.report import COMMAND
-    from ..train import NonFiniteError
-    from ..train.checkpoints import CheckpointFiles
     from ..train.processes import leads
+    from .run_log import RunLog
 
+    resume = checkpoints is not None and checkpoints.resume
+    log = RunLog(folder / LOG if leads() else None, go_on=resume)
     if checkpoints is not None:
         others |= checkpoints.as_dict() | {"checkpoint_dir": folder / CHECKPOINTS}
+    with log.recording():
+        log.write(f"fastvae {__version__}: {this_command()}")
+        _fit(model, folder, settings, log, pictures, others)
+        log.write(repr(model).splitlines()[-1].strip())
+        if not leads():
+            return None
+        if model.training["ending"] == "interrupted":
+            _say_interrupted(model, checkpoints)
+        return _write_all(model, folder, pictures, others.get("checkpoint_every") is not None)
+
+
+def _fit(
+    model: Model,
+    folder: Path,
+    settings: TrainSettings,
+    log: RunLog,
+    pictures: Wanted | None,
+    others: dict[str, Any],
+) -> None:
+    """Train; where the loss stops being finite, write the last good weights first."""
+    from ..report.report import COMMAND
+    from ..train import NonFiniteError
+    from ..train.processes import leads
+
     try:
-        model.fit(**settings.as_dict(), **others)
+        model.fit(**settings.as_dict(), callbacks=[log], **others)
         model.training[COMMAND] = this_command()
     except NonFiniteError:
         if model.is_trained and leads():
             write_run(model, folder, pictures)
             typer.echo(f"the last good weights are in {folder}", err=True)
         raise
-    if not leads():
-        return None
-    if model.training["ending"] == "interrupted":
-        if checkpoints is not None:
-            typer.echo(f"a checkpoint is written; go on with:\n  {resume_command()}", err=True)
-        if not model.is_trained:
-            raise InputError("interrupted before the first step; there is no model to write")
-        typer.echo(
-            f"interrupted after {model.training['epochs']} whole epochs; saving what was learned",
-            err=True,
-        )
+
+
+def _say_interrupted(model: Model, checkpoints: CheckpointOptions | None) -> None:
+    if checkpoints is not None:
+        typer.echo(f"a checkpoint is written; go on with:\n  {resume_command()}", err=True)
+    if not model.is_trained:
+        typer.echo("interrupted before the first step; there is no model to write", err=True)
+        exit_if_interrupted(model)
+    typer.echo(
+        f"interrupted after {model.training['epochs']} whole epochs; saving what was learned",
+        err=True,
+    )
+
+
+def _write_all(
+    model: Model, folder: Path, pictures: Wanted | None, keeps_checkpoints: bool
+) -> np.ndarray:
+    """Write the run, and remove checkpoints that are no longer needed."""
+    from ..train.checkpoints import CheckpointFiles
+
     try:
         latent = write_run(model, folder, pictures)
     except WriteError as error:
@@ -174,11 +212,20 @@ def fit_and_write(
             f"{error}. The training itself is kept in {folder / CHECKPOINTS}; with room, only "
             f"this is written again by:  {resume_command()}"
         ) from error
-    if model.training["ending"] != "interrupted" and others.get("checkpoint_every") is None:
+    if model.training["ending"] != "interrupted" and not keeps_checkpoints:
         CheckpointFiles(folder / CHECKPOINTS).clear()
         with suppress(OSError):
             (folder / CHECKPOINTS).rmdir()
     return latent
+
+
+def exit_if_interrupted(model: Model) -> None:
+    """End with the status that shells give a program which a signal ended: 130 or 143.
+
+    The signal may have come to another process of the run; then it counts as Ctrl-C.
+    """
+    if model.training["ending"] == "interrupted":
+        raise typer.Exit(128 + (model._signal or signal.SIGINT))
 
 
 def write_run(model: Model, folder: Path, pictures: Wanted | None = None) -> np.ndarray:
@@ -222,6 +269,7 @@ def list_files(folder: Path) -> list[str]:
         "model.safetensors": "weights",
         "config.json": "options, genes, batches, training summary",
         "history.csv": "losses of every epoch",
+        LOG: "what was done, with times",
         "loss.png": "loss curve",
         "latent.h5ad": 'latent space in obsm["X_fastvae"], its UMAP in obsm["X_umap"], obs and var',
         "report.html": "all about the run on one page",

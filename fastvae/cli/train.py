@@ -109,9 +109,16 @@ def train(
     """Train on DATA; write model, latent space and pictures. Switches are off by default."""
     with user_errors():
         from ..model.model import Model
-        from ..train.processes import launched
+        from ..train.processes import launched, leads
         from .inputs import assignments, gene_list
-        from .run_folder import fit_and_write, print_run, run_folder, wanted_pictures
+        from .likely_columns import missing_batch_key
+        from .run_folder import (
+            exit_if_interrupted,
+            fit_and_write,
+            print_run,
+            run_folder,
+            wanted_pictures,
+        )
 
         output = output or Path(f"{data[0].resolve().stem}_fastvae")
         with (
@@ -144,6 +151,10 @@ def train(
                 use_observed_lib_size=not learned_library,
                 encode_covariates=encode_covariates,
             )
+            assert model._frames is not None
+            one_batch = not batch_key and batch_per_file is None
+            if one_batch and leads() and (warning := missing_batch_key(model._frames.obs)):
+                typer.echo(f"warning: {warning}", err=True)
             latent = fit_and_write(
                 model,
                 folder,
@@ -158,6 +169,7 @@ def train(
             if latent is None:  # another process writes
                 return
             print_run(model, folder)
+            exit_if_interrupted(model)
             typer.echo("next:")
             typer.echo(f"  fastvae report {folder} {' '.join(map(str, data))}")
             typer.echo(f"  fastvae embed {folder} {' '.join(map(str, data))} -o embedded.h5ad")

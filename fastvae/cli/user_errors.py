@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,8 @@ def know_options(app: typer.Typer) -> None:
 def user_errors() -> Iterator[None]:
     """Print an error that the user can correct as one line, and exit with status 2.
 
-    Messages name options in the place of arguments. A defect keeps its traceback.
+    Ctrl-C ends with status 130. Messages name options in the place of arguments. A defect keeps its
+    traceback.
     """
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -48,6 +50,9 @@ def user_errors() -> Iterator[None]:
         text = " ".join(str(error).split())
         typer.echo(f"error: {as_options(text)}", err=True)
         raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(128 + signal.SIGINT) from error
 
 
 def as_options(text: str) -> str:

@@ -53,6 +53,7 @@ class State:
         self._history = new_history()
         self.training: dict[str, Any] = {}
         self.is_trained = False
+        self._signal: int | None = None  # that interrupted the last training
         self.origin: dict[str, Any] = {}
 
     @classmethod

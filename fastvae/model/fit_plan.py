@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._status import print_status
 from ..data import Minibatches
 from ..data.stores.residence import place
 from ..data.stores.store import Store
 from ..errors import whole_number
 from ..functional import dispatch as _backend
 from ..train import TrainSettings, split_cells
-from ..train.checkpoints import Checkpoints, open_checkpoints
+from ..train.checkpoints import Checkpoints, Loaded, open_checkpoints
 from ..train.processes import Group
 from ..train.schedules import resolved
 from ..train.settings import CheckpointOptions
@@ -92,7 +92,9 @@ class FitPlan:
         settings = resolved(settings, store.n_cells, len(train_cells), group.device)
         store, reason = place(store, residence, group.device)
         if progress and group.leads:
-            print(f"{reason}; {_backend.describe(group.device)}", file=sys.stderr, flush=True)
+            print_status(f"{reason}; {_backend.describe(group.device)}")
+            if options.resume:
+                print_status(_resumes_from(found, options))
         return cls(
             store=store,
             settings=settings,
@@ -166,3 +168,14 @@ class FitPlan:
             "the order of the cells": order,
             "number of processes": self.group.size,
         }
+
+
+def _resumes_from(found: Loaded | None, options: CheckpointOptions) -> str:
+    """Say where a resumed run goes on."""
+    if found is None:
+        return f"no checkpoint in {options.checkpoint_dir}: training starts from the beginning"
+    state = found.state
+    place = f"after {len(state['history'].get('epoch', ()))} whole epochs"
+    if state["steps"]:
+        place += f" and {state['steps']} minibatches of the next"
+    return f"resuming from {found.path}: {place}"

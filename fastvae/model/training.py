@@ -169,6 +169,7 @@ class Fitting(State):
         except NonFiniteError as error:
             self._summarise(plan, "non-finite", error.steps, None)
             raise
+        self._signal = result.signal
         self._summarise(plan, result.ending, result.steps, result.best_epoch)
         return self
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from .._status import print_status
 from .._torch import current, device_of, seeded
 from ..data import Minibatches
 from ..errors import InputError
@@ -38,12 +38,15 @@ class TrainResult:
         Whole epochs and minibatches of this run.
     best_epoch
         With early stopping, the epoch whose weights the model has now; else None.
+    signal
+        Number of the signal that interrupted it, where this process received one.
     """
 
     ending: Ending
     epochs: int
     steps: int
     best_epoch: int | None
+    signal: int | None = None
 
 
 def train_vae(
@@ -141,6 +144,7 @@ def train_vae(
         epochs=len(history["epoch"]) - run.first_epoch,
         steps=run.steps_done - run.first_step,
         best_epoch=run.stopper.best_epoch if run.stopper else None,
+        signal=interrupt.signal if interrupted else None,
     )
 
 
@@ -186,7 +190,7 @@ def _prepare(run: Run, settings: TrainSettings, validation: Validation, progress
     not_captured = run.prepare(validation.batches)
     if shown and run.device.type == "cuda":
         text = f"not captured: {not_captured}" if not_captured else "captured as a CUDA graph"
-        print(f"training step {text}", file=sys.stderr, flush=True)
+        print_status(f"training step {text}")
 
 
 def _train_epochs(

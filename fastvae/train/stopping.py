@@ -73,10 +73,17 @@ class EarlyStopping:
 
 
 class Interrupt:
-    """Whether Ctrl-C was pressed or SIGTERM came; see `interruptible`."""
+    """Whether Ctrl-C was pressed or SIGTERM came; see `interruptible`.
+
+    Attributes
+    ----------
+    signal
+        The number of the first signal; None before it, and where it came to another process.
+    """
 
     def __init__(self) -> None:
         self.pressed = False
+        self.signal: int | None = None
 
 
 @contextmanager
@@ -91,10 +98,10 @@ def interruptible() -> Iterator[Interrupt]:
         yield interrupt
         return
 
-    def note(_signal: int, _frame: FrameType | None) -> None:
+    def note(number: int, _frame: FrameType | None) -> None:
         if interrupt.pressed:
             raise KeyboardInterrupt
-        interrupt.pressed = True
+        interrupt.pressed, interrupt.signal = True, number
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, note) for number in numbers]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,7 @@ def test_train_leaves_a_whole_run(data: Path, trained: Path) -> None:
         "history.csv",
         "latent.h5ad",
         "latent.png",
+        "log.txt",
         "loss.png",
         "model.safetensors",
     ]
@@ -73,14 +75,15 @@ def test_without_a_name_the_run_is_named_after_the_data(
 
 def test_train_says_what_it_wrote(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    result = run("train", data, "-o", folder, "--max-epochs", 1)
+    options = ["--max-epochs", 1, "--batch-key", "batch"]
+    result = run("train", data, "-o", folder, *options)
     assert "epoch 1/1  -ELBO" in result.stderr
     assert "cells/s" in result.stderr
     assert result.stdout.startswith("trained for 1 epochs (finished), training -ELBO")
     for name in ("model.safetensors", "config.json", "history.csv", "loss.png", "latent.h5ad"):
         assert str(folder / name) in result.stdout
     assert f"fastvae embed {folder} {data}" in result.stdout
-    quiet = run("train", data, "-o", folder, "--max-epochs", 1, "--overwrite", "--quiet")
+    quiet = run("train", data, "-o", folder, *options, "--overwrite", "--quiet")
     assert quiet.stderr == ""
 
 
@@ -181,11 +184,14 @@ def test_warnings_are_one_line(data: Path, tmp_path: Path) -> None:
     assert re.search(r"X as counts +yes, with some values that are not whole", done.stdout)
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_training_is_saved(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals,
+    status: int,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import signal
-
     from fastvae.train import run as training
 
     calls = []
@@ -195,17 +201,31 @@ def test_interrupted_training_is_saved(
         original(*arguments)
         calls.append(1)
         if len(calls) == 6:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     monkeypatch.setattr(training, "apply_gradients", press)
     folder = tmp_path / "run"
     arguments = [*TRAIN, "--max-epochs", 50, "--train-size", 1]
-    result = run("train", data, "-o", folder, *arguments)
+    result = run("train", data, "-o", folder, *arguments, code=status)
     assert "interrupted after 1 whole epochs; saving what was learned" in result.stderr
     model = Model.load(folder, data)
     assert model.training["ending"] == "interrupted"
     assert (model.training["epochs"], model.training["steps"]) == (1, 6)
     assert np.isfinite(model.get_latent_representation()).all()
+    monkeypatch.setattr(training, "apply_gradients", original)
+    again = run("train", data, "-o", folder, *arguments[:-4], "--train-size", 1, "--resume")
+    assert "resuming from" in again.stderr
+    assert "after 1 whole epochs and 2 minibatches of the next" in again.stderr
+
+
+def test_ctrl_c_outside_of_training_has_its_status(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastvae.cli.info.describe", press)
+    assert run("info", data, code=130).stderr == "interrupted\n"
 
 
 def test_diverged_training_keeps_its_last_good_weights(data: Path, tmp_path: Path) -> None:
@@ -232,6 +252,8 @@ def test_info_on_data(data: Path) -> None:
     assert found["counts"] == f"1 to {adata.X.max():g} where not zero"
     assert found["obs['batch']"] == "2 categories (batch_0, batch_1); can be a --batch-key"
     assert found["obs['library']"] == "float64"
+    assert found["likely batches"] == "batch: --batch-key batch"
+    assert found["likely labels"] == "cell_type: --labels-key cell_type"
 
 
 def test_info_on_data_without_counts_still_says_what_is_there(data: Path, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_interrupted_map_says_how_to_go_on(reference, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(training, "apply_gradients", press)
         patch.setattr(sys, "argv", ["fastvae", *map(str, arguments)])
-        said = output_of(*arguments)
+        said = output_of(*arguments, code=130)
     assert "a checkpoint is written; go on with:\n  fastvae map " in said
     command = next(line for line in said.splitlines() if line.startswith("  fastvae map "))
     assert (tmp_path / "cut" / "checkpoints").is_dir()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
-from command_line import run
+from command_line import RUNNER, run
 
 from fastvae.cli import app
 from fastvae.cli.options import PANELS
@@ -53,6 +54,18 @@ def test_every_default_is_shown(name: str, monkeypatch: pytest.MonkeyPatch) -> N
         text = f"({default})" if isinstance(default, str) else str(parameter.default)
         assert parameter.default is not None or isinstance(default, str), parameter.name
         assert f"[default: {text}]" in shown, parameter.name
+
+
+def test_shell_completion_is_offered_and_writes_nothing_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "--install-completion" in words(run("--help").output)
+    monkeypatch.setenv("_FASTVAE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "fastvae tr")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert RUNNER.invoke(app, [], prog_name="fastvae").output.split() == ["train"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_defaults_that_depend_on_the_data_are_in_words() -> None:

@@ -240,7 +240,7 @@ def test_command_line_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
 
     with monkeypatch.context() as patch:
         StopAt(patch, 9, signal.SIGTERM)
-        output = invoke("--overwrite")
+        output = invoke("--overwrite", code=143)
     assert f"go on with:\n  fastvae {' '.join(words)} --resume\n" in output
     assert "error: --resume goes on and --overwrite starts" in invoke(
         "--resume", "--overwrite", code=2

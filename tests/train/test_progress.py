@@ -6,7 +6,9 @@ import math
 import re
 
 import pytest
+import rich.console
 
+from fastvae._status import print_status
 from fastvae.train import progress as module
 from fastvae.train.progress import Bar, Lines, Progress, make_progress
 
@@ -63,6 +65,17 @@ def test_bar_moves_and_ends(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     assert task.completed == 200
     assert task.fields["status"].startswith("-ELBO 390.00  validation 395.00")
     assert "epoch 4/4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("jupyter", "stream"), [(False, "err"), (True, "out")])
+def test_a_notebook_has_the_status_outside_of_the_red_box(
+    jupyter: bool, stream: str, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(rich.console, "_is_jupyter", lambda: jupyter)
+    print_status("training")
+    shown = capsys.readouterr()
+    assert getattr(shown, stream) == "training\n"
+    assert shown.out + shown.err == "training\n"
 
 
 def test_kind_fits_where_it_goes(monkeypatch: pytest.MonkeyPatch, capsys) -> None:

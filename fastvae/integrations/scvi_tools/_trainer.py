@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from scvi.train import Trainer as TheirTrainer
 from scvi.train import TrainRunner
 
+from ..._status import print_status
 from ...data import Minibatches
 from ...data.stores.residence import place
 from ...errors import InputError, one_of
@@ -111,7 +111,7 @@ class Trainer(TheirTrainer):
         bar = self.progress_bar_callback
         shown = bar is not None and not bar.is_disabled
         if shown:
-            print(f"{where}; {_backend.describe(device)}", file=sys.stderr, flush=True)
+            print_status(f"{where}; {_backend.describe(device)}")
         seed = int(torch.randint(2**31, ()))
         cells: dict[str, Any] = {"batch_size": settings.cells_per_minibatch, "device": device}
         batches = Minibatches(
