@@ -29,6 +29,8 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["pages.css"]
 html_title = f"fastvae {version}"
 html_show_copyright = False
 smartquotes = False

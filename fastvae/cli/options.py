@@ -98,7 +98,7 @@ MemoryLimit = Annotated[
     str | None,
     typer.Option(
         help="For streaming from disk, such as 2GB.",
-        show_default="most that is free",
+        show_default="by what is free",
         rich_help_panel=DATA,
     ),
 ]

@@ -10,6 +10,7 @@ import sys
 from types import ModuleType
 
 import pytest
+import typer
 from places import DOCS
 
 from fastvae import Model
@@ -118,3 +119,23 @@ def test_every_picture_of_the_gallery_is_shown() -> None:
     for path in there:
         assert path.read_bytes()[:4] == b"\x89PNG"
     assert sum(path.stat().st_size for path in there) < 500_000
+
+
+def test_every_option_has_an_anchor() -> None:
+    nodes = pytest.importorskip("docutils.nodes")
+    pytest.importorskip("sphinx")
+    from fastvae.cli import app
+
+    reference = program("command_reference")
+    commands = typer.main.get_command(app).commands
+    for name, command in commands.items():
+        section = reference._section(name, command)
+        anchors = [one for term in section.findall(nodes.term) for one in term["ids"]]
+        assert len(anchors) == len(set(anchors))
+        options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
+        assert {
+            reference.anchor(name, next(o for o in p.opts if o[:2] == "--")) for p in options
+        } <= {*anchors}
+    assert (
+        reference.anchor("train", "--batch-key") in (DOCS / "api" / "command_line.md").read_text()
+    )
