@@ -25,6 +25,7 @@ from ._gradients import gradients_of
 from ._loop_module import ByRow, store_of
 from ._minibatches import DataSplitter, Source
 from ._training_plan import in_their_words
+from ._watched_threads import WatchedThreads
 from ._which_loop import AUTOMATIC, LOOPS, say, training_settings, why_lightning
 
 _log = logging.getLogger("fastvae")
@@ -174,6 +175,7 @@ class CheckingRunner(TrainRunner):
         if manager is not None:
             check_data(model, manager, again=True)
         super().__init__(model, training_plan, data_splitter, **kwargs)
+        self.trainer.callbacks.append(WatchedThreads())
 
 
 class Runner(CheckingRunner):

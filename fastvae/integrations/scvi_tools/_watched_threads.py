@@ -1,0 +1,43 @@
+"""The watch over torch's threads while Lightning trains."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+
+from ...train.thread_watch import ThreadWatch
+
+_log = logging.getLogger("fastvae")
+
+
+class WatchedThreads(Callback):
+    """Trains with fewer threads while other programs use the processors: see `ThreadWatch`."""
+
+    def __init__(self) -> None:
+        self._watch: ThreadWatch | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin to watch, on a CPU with one process."""
+        alone = trainer.strategy.root_device.type == "cpu" and trainer.world_size == 1
+        self._watch = ThreadWatch(alone, _log.warning)
+        self._watch.__enter__()
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Count a step."""
+        if self._watch is not None:
+            self._watch.after_step()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Set the number of threads that there was before."""
+        self._leave()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Set the number of threads that there was before."""
+        self._leave()
+
+    def _leave(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.__exit__(None, None, None)
