@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from _kit import agreement, contenders, decoder_heads, first_layer, problems, sampling
 from _kit.contest import Case, Contest, Step
+from _kit.environment import devices
 from _kit.turns import Turns
 
 from fastvae import functional as fn
@@ -23,7 +24,6 @@ SIZES = [(128, 2000), (1024, 8000)]
 HEADS_SIZES = [(128, 2000), (128, 8000), (128, 20_000), (1024, 20_000)]
 QUICK_SIZES = [(128, 500)]
 LATENT = 10
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 LIKELIHOOD = (
     *contenders.OURS,
     "fastvae torch compiled",
@@ -133,7 +133,7 @@ def heads_contest(n: int, genes: int, device: torch.device) -> Contest:
 def cases(quick: bool) -> list[Case]:
     found = []
     seconds = 0.3 if quick else 8.0
-    for device in DEVICES:
+    for device in devices():
         where = torch.device(device)
         for n, genes in QUICK_SIZES if quick else SIZES:
             size = {"cells": n, "genes": genes, "device": device}

@@ -19,6 +19,7 @@ import torch
 from _kit import contenders, problems
 from _kit.agreement import error
 from _kit.contest import Case, Contest, Step
+from _kit.environment import devices
 from _kit.legacy import LegacyVAE
 from _kit.turns import Turns
 from torch import Tensor, nn
@@ -31,7 +32,6 @@ DENSITY, N_BATCH = 0.08, 2
 LOSS_LIMIT, GRADIENT_LIMIT, DRAWN_LIMIT = 1e-4, 1e-3, 0.02
 SIZES = [(128, 2000), (512, 2000), (2048, 2000), (128, 1000), (128, 8000), (128, 20000)]
 QUICK_SIZES = [(64, 300)]
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 OBSERVED = (*contenders.OURS, "fastvae within scvi-tools", "scvi-tools", "scvi-tools compiled")
 LEARNED = (*contenders.OURS, "legacy", "legacy compiled")
 ADAM: dict[str, Any] = {"lr": 1e-3, "eps": 0.01, "weight_decay": 1e-6}
@@ -213,7 +213,7 @@ def contest(kind: str, n: int, genes: int, device: torch.device, compiled: bool)
 
 def cases(quick: bool) -> list[Case]:
     found = []
-    for device in DEVICES:
+    for device in devices():
         for kind, providers in (("observed library", OBSERVED), ("learned library", LEARNED)):
             for n, genes in QUICK_SIZES if quick else SIZES:
                 labels: dict[str, Any] = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _kit.environment import device_facts, devices
 from _kit.turns import CLOCK, Turns
 
 COLLECTED = pytest.StashKey[list[str]]()
@@ -19,6 +20,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--bench-out", type=Path, metavar="DIR", help="write one JSON file per module")
     group.addoption("--overwrite", action="store_true", help="replace JSON files that are there")
     group.addoption("--threads", type=int, help="of torch; every core by default")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    facts = device_facts()
+    return f"compared on: {facts['device']} ({', '.join(devices())})"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,12 +1,15 @@
-"""Everything that needs a GPU, in one run: tests, then measurements, most important part first.
+"""Everything that needs a GPU, in one run: checks and measurements, most important part first.
 
-    python bench/gpu_suite.py --out DIR [--quick] [--device cuda|cpu] [--minutes 9]
-                              [--parts tests,bandwidth,...] [--peer-python PYTHON]
-    python bench/gpu_suite.py --table DIR        markdown tables of what DIR holds
+    python bench/gpu_suite.py --check            what is missing here, and what would be left out
+    python bench/gpu_suite.py --out DIR [--minutes 9] [--parts smoke,bandwidth,...]
+                              [--merged FILE] [--peer-python PYTHON] [--commit HASH]
+    python bench/gpu_suite.py --out DIR --device cpu --tiny      a rehearsal, no measurement
+    python bench/gpu_suite.py --table DIR        markdown tables of what DIR (or FILE) holds
 
 Each part runs in a process of its own and writes DIR/PART.json after every row; a part that dies
-is started again after the row that killed it. DIR/summary.json says what ran, on what, for how
-long, and what the time did not allow. --quick takes tiny sizes, to see that all of it works.
+is started again after the row that killed it, and one that fails stops no other. DIR/summary.json
+says what ran, on what, for how long, and what the time did not allow. --merged keeps all of it in
+one more file, rewritten every few seconds, for machines that hand back few files.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import importlib
 import json
 import os
 import signal
@@ -24,20 +28,28 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from _gpu import figures, needs, tables
 from _kit import environment
 from _kit.results import RESTART, Part, PoisonedDeviceError, read_json, short, write_json
 
 # Weights, about seconds: a part may take its share of the time left to it and those after it.
 PARTS = {
-    "tests": 130.0,
-    "bandwidth": 25.0,
-    "kernels": 200.0,
-    "operations": 65.0,
-    "training": 110.0,
-    "tiles": 60.0,
+    "smoke": 35.0,
+    "bandwidth": 12.0,
+    "training": 165.0,
+    "tests": 90.0,
+    "kernels": 90.0,
+    "operations": 40.0,
+    "tiles": 25.0,
+    "atlas": 60.0,
+    "inspectors": 25.0,
 }
+MODULES = {"tests": "correctness"}  # of _gpu, where the part's name is not the module's
 LEAST = 4.0  # a part with less time than this is left out
+GRACE = 15.0  # a part keeps to its time between rows; this is for the row under way
+LOOK_EVERY = 5.0  # seconds between two readings of the clocks, and writings of the merged file
 RESTARTS = 3
+TINY = "tiny sizes: a rehearsal, nothing in here is a measurement"
 SUPPORT = Path(__file__).resolve().parent.parent / "tests" / "support"
 
 
@@ -46,8 +58,10 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, help="folder for the results")
+    parser.add_argument("--merged", type=Path, metavar="FILE", help="one file with all of them")
+    parser.add_argument("--check", action="store_true", help="say what is missing, and stop")
     parser.add_argument("--table", type=Path, metavar="DIR", help="print tables and stop")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes")
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes, which measure nothing")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--minutes", type=float, default=9.0, help="for all parts together")
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
@@ -61,9 +75,23 @@ def arguments() -> argparse.Namespace:
     unknown = sorted(set(args.parts) - set(PARTS))
     if unknown:
         parser.error(f"unknown parts: {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    if not args.table and not args.out:
-        parser.error("give --out DIR for the results, or --table DIR to print them")
+    if not (args.table or args.out or args.check):
+        parser.error("give --out DIR for the results, --check, or --table DIR to print them")
     return args
+
+
+def measure(args: argparse.Namespace, part: Part) -> None:
+    """Run the part that was asked for; only its own module is imported."""
+    import torch
+
+    more: list[Any] = []
+    if args.run == "training":
+        more = [args.peer_python]
+    elif args.run == "kernels":
+        facts = (read_json(args.out / "bandwidth.json") or {}).get("facts", {})
+        more = [facts.get("copy_gb_per_s"), args.compile_seconds]
+    module = importlib.import_module(f"_gpu.{MODULES.get(args.run, args.run)}")
+    module.run(part, torch.device(args.device), args.tiny, *more)
 
 
 def run_part(args: argparse.Namespace) -> int:
@@ -71,36 +99,9 @@ def run_part(args: argparse.Namespace) -> int:
     if args.run == "device":
         write_json(args.out / ".device.json", environment.device_facts())
         return 0
-    import torch
-
-    device = torch.device(args.device)
     part = Part(args.out / f"{args.run}.json", args.seconds)
     try:
-        if args.run == "tests":
-            from _gpu import correctness
-
-            correctness.run(part, device, args.quick)
-        elif args.run == "bandwidth":
-            from _gpu import bandwidth
-
-            bandwidth.run(part, device, args.quick)
-        elif args.run == "kernels":
-            from _gpu import kernels
-
-            facts = (read_json(args.out / "bandwidth.json") or {}).get("facts", {})
-            kernels.run(part, device, args.quick, facts.get("copy_gb_per_s"), args.compile_seconds)
-        elif args.run == "operations":
-            from _gpu import operations
-
-            operations.run(part, device, args.quick)
-        elif args.run == "training":
-            from _gpu import training
-
-            training.run(part, device, args.quick, args.peer_python)
-        elif args.run == "tiles":
-            from _gpu import tiles
-
-            tiles.run(part, device, args.quick)
+        measure(args, part)
     except PoisonedDeviceError:
         return RESTART
     except Exception as error:
@@ -112,30 +113,59 @@ def run_part(args: argparse.Namespace) -> int:
     return 0
 
 
-def child(args: argparse.Namespace, name: str, seconds: float) -> int | None:
+class Watch:
+    """Reads the clocks and writes the merged file while parts run."""
+
+    def __init__(self, args: argparse.Namespace, summary: dict[str, Any]) -> None:
+        self._args, self._summary = args, summary
+        self._clocks: list[dict[str, str]] = []
+
+    def look(self) -> None:
+        self._clocks += environment.nvidia_smi() or []
+        self.merge()
+
+    def merge(self) -> None:
+        """Write everything so far into one file, where that was asked for."""
+        if self._args.merged is None:
+            return
+        found = {name: read_json(self._args.out / f"{name}.json") for name in self._args.parts}
+        parts = {name: content for name, content in found.items() if content is not None}
+        write_json(self._args.merged, {"summary": self._summary, **parts})
+
+    def clocks(self) -> dict[str, list[str]]:
+        """Different readings since the last call, by what was read."""
+        names = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
+        found = {k: list(dict.fromkeys(read[k] for read in self._clocks)) for k in names}
+        self._clocks = []
+        return {k: values for k, values in found.items() if values}
+
+
+def child(args: argparse.Namespace, name: str, seconds: float, watch: Watch) -> int | None:
     """Run this script for one part; its exit status, None if it had to be stopped."""
     command = [sys.executable, str(Path(__file__).resolve()), f"--run={name}"]
     command += [f"--out={args.out}", f"--device={args.device}", f"--seconds={seconds}"]
-    command += [f"--peer-python={args.peer_python}", *(["--quick"] if args.quick else [])]
+    command += [f"--peer-python={args.peer_python}", *(["--tiny"] if args.tiny else [])]
     if args.compile_seconds is not None:
         command.append(f"--compile-seconds={args.compile_seconds}")
     variables = dict(os.environ)
     paths = [str(SUPPORT), variables.get("PYTHONPATH", "")]  # the tests' 50-digit oracle
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    if args.quick:
+    if args.tiny:
         variables["OMP_NUM_THREADS"] = "1"  # tiny sizes: threads would only wait for each other
+    end = time.monotonic() + seconds + GRACE
     with subprocess.Popen(command, env=variables, start_new_session=True) as process:
         try:
-            # A part keeps to its time between rows; the grace is for the row under way.
-            return process.wait(timeout=seconds + 15)
-        except subprocess.TimeoutExpired:
+            while (left := end - time.monotonic()) > 0:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return process.wait(timeout=min(left, LOOK_EVERY))
+                watch.look()
             return None
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # also the part's own children
 
 
-def supervise(args: argparse.Namespace, name: str, seconds: float) -> dict[str, Any]:
+def supervise(args: argparse.Namespace, name: str, seconds: float, watch: Watch) -> dict[str, Any]:
     """Run a part, again after the row that ended its process, within its time."""
     started = time.monotonic()
     path = args.out / f"{name}.json"
@@ -147,7 +177,7 @@ def supervise(args: argparse.Namespace, name: str, seconds: float) -> dict[str, 
         if starts and left < LEAST:
             break
         starts += 1
-        status = child(args, name, left)
+        status = child(args, name, left, watch)
         content = read_json(path) or {}
         if status in (0, None) or content.get("state") == "failed" or not content:
             break
@@ -165,26 +195,36 @@ def supervise(args: argparse.Namespace, name: str, seconds: float) -> dict[str, 
         "starts": starts,
         "seconds": round(time.monotonic() - started, 1),
         "rows": {state: states.count(state) for state in sorted(set(states))},
+        "clocks": watch.clocks(),
     }
 
 
-def run_all(args: argparse.Namespace) -> int:
-    started = time.monotonic()
-    total = 60.0 * args.minutes
-    args.out.mkdir(parents=True, exist_ok=True)
-    summary: dict[str, Any] = {
+def begun(args: argparse.Namespace, missing: list[str]) -> dict[str, Any]:
+    """What the summary says before anything has run."""
+    return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "quick": args.quick,
+        "measurement": not args.tiny,
+        **({"note": TINY} if args.tiny else {}),
         "asked_device": args.device,
         "minutes": args.minutes,
         **environment.describe(),
         **({"commit": args.commit} if args.commit else {}),
+        "missing": missing,
         "parts": {},
         "left_out": {},
     }
+
+
+def run_all(args: argparse.Namespace, missing: list[str]) -> int:
+    """Run all parts, and say at the end what came of them."""
+    started = time.monotonic()
+    total = 60.0 * args.minutes
+    args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "summary.json"
+    summary = begun(args, missing)
+    watch = Watch(args, summary)
     write_json(path, summary)
-    child(args, "device", 60)
+    child(args, "device", 60, watch)
     facts = args.out / ".device.json"
     summary.update(read_json(facts) or {"device": None})
     facts.unlink(missing_ok=True)
@@ -195,12 +235,16 @@ def run_all(args: argparse.Namespace) -> int:
             continue
         weights = [PARTS[other] for other in args.parts[args.parts.index(name) :]]
         own = left * weights[0] / sum(weights)
-        summary["parts"][name] = result = supervise(args, name, own)
+        summary["parts"][name] = result = supervise(args, name, own, watch)
         print(f"{name}: {json.dumps(result)}", flush=True)
         write_json(path, summary)
+        watch.merge()
     summary["seconds"] = round(time.monotonic() - started, 1)
     summary["nvidia_smi_after"] = environment.nvidia_smi()
+    summary["figures"] = figures.of_folder(args.out)
     write_json(path, summary)
+    watch.merge()
+    print(figures.text(summary), flush=True)
     states = {result["state"] for result in summary["parts"].values()}
     return 0 if states <= {"done"} else 1
 
@@ -208,12 +252,19 @@ def run_all(args: argparse.Namespace) -> int:
 def main() -> int:
     args = arguments()
     if args.table:
-        from _gpu import tables
-
         print(tables.render(args.table))
         return 0
+    if args.run:
+        args.out = args.out.resolve()
+        return run_part(args)
+    text, fine = needs.report(args.device, args.peer_python)
+    print(text, flush=True)
+    if args.check or not fine:
+        return 0 if fine else 2
+    if args.tiny:
+        print(TINY, flush=True)
     args.out = args.out.resolve()
-    return run_part(args) if args.run else run_all(args)
+    return run_all(args, needs.left_out(args.device, args.peer_python))
 
 
 if __name__ == "__main__":

@@ -51,10 +51,10 @@ def of_family(row: Row, family: str, backend: str, device: torch.device) -> None
             row.update(state="failed", error=f"{name}: {float(values[at]):.3g} of the allowed")
 
 
-def run(part: Part, device: torch.device, quick: bool) -> None:
-    """Every backend of this device; the grid is long, so the quick run takes one family."""
+def run(part: Part, device: torch.device, tiny: bool) -> None:
+    """Every backend of this device; the grid is long, so the tiny run takes one family."""
     backends = [name for name, reason in available_backends(device).items() if reason is None]
-    for family in ["poisson"] if quick else list(PARAMETERS):
+    for family in ["poisson"] if tiny else list(PARAMETERS):
         for backend in backends:
             part.row(
                 f"50 digits, {family}, {backend}",

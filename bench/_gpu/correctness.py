@@ -16,20 +16,28 @@ from _kit.results import Part, Row
 from . import accuracy
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PATTERNS = [
+PATTERNS = [  # whose tensors are on the device that FASTVAE_TEST_DEVICE names
     "tests/functional/test_*.py",
     "tests/kernels/test_sparse*.py",
     "tests/kernels/test_special.py",
 ]
-QUICK_FILES = ["tests/vae/test_nn.py"]
+CAPTURE = "tests/train/test_capture.py"  # chooses its device itself
+TINY_FILES = ["tests/vae/test_nn.py"]
 KEPT = 5  # failures whose text is kept, per file
 
 
-def files(quick: bool) -> list[str]:
+def files(tiny: bool) -> list[str]:
     """The tests of the operations and of the kernels that a device runs."""
-    if quick:
-        return QUICK_FILES
-    return [str(p.relative_to(ROOT)) for pattern in PATTERNS for p in sorted(ROOT.glob(pattern))]
+    if tiny:
+        return TINY_FILES
+    found = [str(p.relative_to(ROOT)) for pattern in PATTERNS for p in sorted(ROOT.glob(pattern))]
+    return [*found, CAPTURE]
+
+
+def variables(name: str, device: torch.device) -> dict[str, str]:
+    """Where a file's tests run; the kernels are compiled, never interpreted, on a GPU."""
+    interpreted = {"TRITON_INTERPRET": "0"} if device.type == "cuda" else {}
+    return interpreted | ({} if name == CAPTURE else {"FASTVAE_TEST_DEVICE": device.type})
 
 
 def summarise(log: Path) -> dict[str, Any]:
@@ -44,32 +52,36 @@ def summarise(log: Path) -> dict[str, Any]:
     }
 
 
-def run(part: Part, device: torch.device, quick: bool) -> None:
+def run(part: Part, device: torch.device, tiny: bool) -> None:
     """All files at once: compiling kernels takes the host's time, not the device's."""
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
     )
-    environment["FASTVAE_TEST_DEVICE"] = device.type
     part.facts["FASTVAE_TEST_DEVICE"] = device.type
     with tempfile.TemporaryDirectory() as folder:
         running: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
-        for name in files(quick):
+        for name in files(tiny):
             log, output = (Path(folder) / f"{Path(name).stem}.{end}" for end in ("jsonl", "txt"))
-            command = [sys.executable, "-m", "pytest", "-q", "-p", "pytest_log", name]
+            # -P: the package that is installed, not the source folder beside the tests
+            command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "pytest_log", name]
             command += ["-p", "no:cacheprovider", "--maxfail=40"]
             with output.open("wb") as stream:
                 running[name] = (
                     subprocess.Popen(
                         command,
                         cwd=ROOT,
-                        env={**environment, "FASTVAE_TEST_LOG": str(log)},
+                        env={
+                            **environment,
+                            **variables(name, device),
+                            "FASTVAE_TEST_LOG": str(log),
+                        },
                         stdout=stream,
                         stderr=subprocess.STDOUT,
                     ),
                     log,
                 )
-        accuracy.run(part, device, quick)  # while the tests compile their kernels
+        accuracy.run(part, device, tiny)  # while the tests compile their kernels
         for name, (process, log) in running.items():
 
             def fill(row: Row, process: subprocess.Popen[bytes] = process, log: Path = log) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,10 +20,25 @@ from _kit.contenders import (
     forward,
     forward_backward,
 )
-from _kit.problems import FAMILIES, Problem, make_problem, moved_bytes, needed_bytes
+from _kit.problems import (
+    FAMILIES,
+    SPREAD,
+    Problem,
+    make_problem,
+    moved_bytes,
+    needed_bytes,
+    spread_for,
+    tiles_with_large_counts,
+)
 from _kit.results import Part, Row, short
 
 Run = tuple[str, str, int, int]  # family, layout, cells, genes
+
+# "dense genes": the few thousand genes that vary most, which hold more and larger counts
+USUAL = "all genes"
+GENE_SETS = {USUAL: (0.08, SPREAD), "dense genes": (0.2, spread_for(0.15))}
+DENSE_GENES: list[Run] = [("zinb", "dense", 4096, 2000), ("zinb", "csr", 4096, 2000)]
+TINY_DENSE_GENES: list[Run] = [("zinb", "csr", 16, 50)]
 
 # The most telling first: launch-bound, the target size, the usual sizes; then the rest.
 SIZES = [
@@ -39,9 +55,9 @@ SIZES = [
     (128, 60000),
     (1024, 2000),
 ]
-QUICK_SIZES = [(16, 50)]
-COMPILED_SIZES = SIZES[:5] + QUICK_SIZES
-COMPILED_REFERENCE_SIZES = SIZES[:1] + QUICK_SIZES
+TINY_SIZES = [(16, 50)]
+COMPILED_SIZES = SIZES[:5] + TINY_SIZES
+COMPILED_REFERENCE_SIZES = SIZES[:1] + TINY_SIZES
 GRAPH_ENTRIES = 10_000_000  # above it, launches cost next to nothing
 COMPILE_SHARE = 0.4  # of the part's time
 
@@ -149,10 +165,50 @@ def replayed(functions: dict[str, Any], device: torch.device, seconds: float) ->
     return {**timing.interleaved(graphs, device, seconds), **failed}
 
 
+@dataclass
+class Session:
+    """What all rows share; `seconds` are for each direction of each row."""
+
+    part: Part
+    device: torch.device
+    backends: list[str]
+    bandwidth: float | None
+    compiler: Compiler
+    seconds: float
+
+
+def likelihood_row(row: Row, session: Session, case: Run, gene_set: str) -> None:
+    """Everybody is compared with float64, then those who agree are timed in turn."""
+    family, layout, n, genes = case
+    reason = fits(family, n, genes, session.device)
+    if reason:
+        row.update(state="left out", error=reason)
+        return
+    problem = make_problem(family, n, genes, layout, session.device, *GENE_SETS[gene_set])
+    row["density"] = problem.nonzeros / (n * genes)
+    row["tiles_with_large_counts"] = tiles_with_large_counts(problem.dense)
+    losses, row["missing"] = contenders(family, session.backends)
+    forget()
+    if layout == "dense" and gene_set == USUAL:
+        if (n, genes) in COMPILED_SIZES:
+            session.compiler.add("textbook", problem, losses, row)
+        if (n, genes) in COMPILED_REFERENCE_SIZES and family == "zinb":
+            session.compiler.add("reference", problem, losses, row)
+    row["agreement"] = agreement(problem, losses)
+    good = {k: loss for k, loss in losses.items() if row["agreement"][k]["agrees"]}
+    bad = sorted(set(losses) - set(good))
+    session.part.save("running")  # the errors are on disk before the first timing
+    for direction, wrap in [("forward", forward), ("both", forward_backward)]:
+        row[direction] = measure(problem, good, wrap, session.seconds, session.bandwidth)
+        session.part.save("running")
+    if bad:
+        row.update(state="disagreement", error=f"beyond the tolerance: {', '.join(bad)}")
+
+
 def run(
     part: Part,
     device: torch.device,
-    quick: bool,
+    tiny: bool,
     bandwidth: float | None,
     compile_seconds: float | None = None,
 ) -> None:
@@ -164,40 +220,26 @@ def run(
         copy_gb_per_s=bandwidth,
         bytes=" ".join((moved_bytes.__doc__ or "").split()),
         tolerance="loss: largest error relative to max(1, |exact|); all: relative norm; 1e-4",
-        cache="second-level cache emptied before each repeat" if device.type == "cuda" else "warm",
+        cache="filled by reading before each repeat" if device.type == "cuda" else "warm",
     )
-    seconds = 0.05 if quick else 0.5
+    seconds = 0.05 if tiny else 0.5
     if compile_seconds is None:
-        compile_seconds = 0.1 if quick else COMPILE_SHARE * part.left()  # 0.1: one, then no more
+        compile_seconds = 0.1 if tiny else COMPILE_SHARE * part.left()  # 0.1: one, then no more
     compiler = Compiler(compile_seconds)
-    for family, layout, n, genes in order(QUICK_SIZES if quick else SIZES):
-
-        def fill(
-            row: Row, family: str = family, layout: str = layout, n: int = n, genes: int = genes
-        ) -> None:
-            reason = fits(family, n, genes, device)
-            if reason:
-                row.update(state="left out", error=reason)
-                return
-            problem = make_problem(family, n, genes, layout, device)
-            row["density"] = problem.nonzeros / (n * genes)
-            losses, row["missing"] = contenders(family, backends)
-            forget()
-            if (n, genes) in COMPILED_SIZES and layout == "dense":
-                compiler.add("textbook", problem, losses, row)
-            if (n, genes) in COMPILED_REFERENCE_SIZES and (family, layout) == ("zinb", "dense"):
-                compiler.add("reference", problem, losses, row)
-            row["agreement"] = agreement(problem, losses)
-            good = {k: loss for k, loss in losses.items() if row["agreement"][k]["agrees"]}
-            bad = sorted(set(losses) - set(good))
-            part.save("running")  # the errors are on disk before the first timing
-            for direction, wrap in [("forward", forward), ("both", forward_backward)]:
-                row[direction] = measure(problem, good, wrap, seconds, bandwidth)
-                part.save("running")
-            if bad:
-                row.update(state="disagreement", error=f"beyond the tolerance: {', '.join(bad)}")
-
-        labels = {"family": family, "layout": layout, "cells": n, "genes": genes}
+    session = Session(part, device, backends, bandwidth, compiler, seconds)
+    usual = [(case, USUAL) for case in order(TINY_SIZES if tiny else SIZES)]
+    dense = [(case, "dense genes") for case in (TINY_DENSE_GENES if tiny else DENSE_GENES)]
+    for case, gene_set in usual[:4] + dense + usual[4:]:
+        family, layout, n, genes = case
+        key = f"{family} {layout} {n} x {genes}" + ("" if gene_set == USUAL else f", {gene_set}")
         part.row(
-            f"{family} {layout} {n} x {genes}", fill, limit=120, needs=4 * seconds + 0.5, **labels
+            key,
+            lambda row, c=case, s=gene_set: likelihood_row(row, session, c, s),
+            limit=120,
+            needs=4 * seconds + 0.5,
+            family=family,
+            layout=layout,
+            cells=n,
+            genes=genes,
+            gene_set=gene_set,
         )

@@ -122,10 +122,10 @@ def plain(source: CompactCounts) -> Counts:
 
 
 def gather_row(
-    row: Row, cells: int, batch: int, device: torch.device, seconds: float, quick: bool
+    row: Row, cells: int, batch: int, device: torch.device, seconds: float, tiny: bool
 ) -> None:
     """Minibatches of random cells, dense and CSR, from compact and from plain counts."""
-    genes, stored = (60, 20) if quick else (ATLAS_GENES, STORED)
+    genes, stored = (60, 20) if tiny else (ATLAS_GENES, STORED)
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
         needed = 3 * cells * stored + 40 * STRIP

@@ -101,11 +101,11 @@ def linear_row(
     timed(row, both, device, seconds)
 
 
-def run(part: Part, device: torch.device, quick: bool) -> None:
+def run(part: Part, device: torch.device, tiny: bool) -> None:
     """Sizes by how much they tell."""
     backends = [name for name, reason in available_backends(device).items() if reason is None]
-    seconds = 0.05 if quick else 0.3
-    for n, latent in [(16, 5)] if quick else LATENT:
+    seconds = 0.05 if tiny else 0.3
+    for n, latent in [(16, 5)] if tiny else LATENT:
         part.row(
             f"sample_and_kl {n} x {latent}",
             lambda row, n=n, latent=latent: sampling_row(row, n, latent, device, backends, seconds),
@@ -113,7 +113,7 @@ def run(part: Part, device: torch.device, quick: bool) -> None:
             cells=n,
             latent=latent,
         )
-    linear = [(16, 60, 0.1)] if quick else [(*size, d) for d in DENSITIES for size in LINEAR]
+    linear = [(16, 60, 0.1)] if tiny else [(*size, d) for d in DENSITIES for size in LINEAR]
     first = linear[: len(LINEAR)]  # at the usual density
 
     def linear_rows(sizes: list[tuple[int, int, float]]) -> None:
@@ -131,7 +131,7 @@ def run(part: Part, device: torch.device, quick: bool) -> None:
 
     linear_rows(first)
     grid = itertools.product(minibatches.DENSITIES, minibatches.CELLS, minibatches.GENES)
-    for density, n, genes in [(0.1, 16, 60)] if quick else grid:
+    for density, n, genes in [(0.1, 16, 60)] if tiny else grid:
         part.row(
             f"first_layer {n} x {genes} at {density:g}",
             lambda row, n=n, genes=genes, density=density: minibatches.first_layer_row(
@@ -142,11 +142,11 @@ def run(part: Part, device: torch.device, quick: bool) -> None:
             genes=genes,
             density=density,
         )
-    for cells, batch in [(2000, 32)] if quick else minibatches.DATA_SETS:
+    for cells, batch in [(2000, 32)] if tiny else minibatches.DATA_SETS:
         part.row(
             f"gather {batch} of {cells}",
             lambda row, cells=cells, batch=batch: minibatches.gather_row(
-                row, cells, batch, device, seconds, quick
+                row, cells, batch, device, seconds, tiny
             ),
             operation="gather",
             cells=batch,

@@ -62,6 +62,7 @@ def kernels(content: Content) -> str:
         for row in rows:
             times = times_of(row, direction)
             label = [row["family"], row["layout"], row["cells"], row["genes"]]
+            label.append(number(row["tiles_with_large_counts"], 2))
             cells = [number(1e3 * times[n]["median_ms"]) if n in times else "-" for n in names]
             share = times.get(ours, {}).get("share_of_copy", {})
             replay = row[direction].get("graph_replay", {}).get(ours, {}).get("median_ms")
@@ -79,12 +80,12 @@ def kernels(content: Content) -> str:
             )
             peaks = [times.get(n, {}).get("peak_matrices") for n in names]
             memory.append([*label, *(number(p) for p in peaks)])
-        sizes = ["family", "counts", "cells", "genes"]
+        sizes = ["family", "counts", "cells", "genes", "tiles with a count above 7"]
         head = [*sizes, *(f"{n} us" for n in names), f"{ours}, graph us"]
         head += ["of copy, least bytes", "of copy, budget"]
         head += [f"{n} / {ours}" for n in names if n != ours]
         parts += [f"### {title}", table(head, lines)]
-        if any(cell != "-" for line in memory for cell in line[4:]):
+        if any(cell != "-" for line in memory for cell in line[5:]):
             parts += [
                 f"Peak memory beyond the inputs, {title}, in N x G float32 matrices",
                 table([*sizes, *names], memory),
@@ -163,20 +164,49 @@ def sparse(content: Content) -> list[str]:
     return parts
 
 
+def smoke(content: Content) -> str:
+    lines = [
+        [
+            row["key"],
+            *(f"{row['off'][name]:.1e}" for name in ("losses", "weights")),
+            "yes" if row["same_bits"] else "no",
+            row["captured_replays"],
+            row["state"],
+        ]
+        for row in content["rows"]
+        if "off" in row
+    ]
+    head = ["captured against eager", "losses off", "weights off", "same bits", "replays", "state"]
+    return table(head, lines)
+
+
 def training(content: Content) -> str:
     rows = [r for r in content["rows"] if "cells_per_second" in r]
     lines = [
-        [r["library"], r["version"], r["batch_size"], number(r["cells_per_second"])] for r in rows
+        [
+            r["library"],
+            r["version"],
+            r["batch_size"],
+            number(r["cells_per_second"]),
+            number(r.get("replay", {}).get("median_ms")),
+            number(r.get("epoch_seconds")),
+            number(r.get("epoch_overhead_seconds")),
+        ]
+        for r in rows
     ]
     facts = content["facts"]
+    head = ["library", "version", "batch", "cells/s"]
+    head += ["replay alone, ms", "epoch, s", "of it beside the replays, s"]
     parts = [
         f"{facts.get('cells'):,} cells x {facts.get('genes'):,} genes, ZINB",
-        table(["library", "version", "batch", "cells/s"], lines),
+        table(head, lines),
     ]
     for row in content["rows"]:
         if "top" in row:
             keys = [k for k in row if k.endswith("_per_step")]
-            parts.append(table(["per step", "mean"], [[k[:-9], number(row[k])] for k in keys]))
+            means = [[k[:-9], number(row[k])] for k in keys]
+            means.append(["graph nodes", number(row.get("graph_nodes"))])
+            parts.append(table([f"per step of {row['batch_size']}", "mean"], means))
             top = [[f"`{t['name']}`", number(t["us_per_step"])] for t in row["top"][:10]]
             parts.append(table(["kernel or operator", "us per step"], top))
     return "\n\n".join(parts)
@@ -193,24 +223,74 @@ def tiles(content: Content) -> str:
     return table(["kernel", "cells", "genes", "default us", "best programs/warps", "us"], lines)
 
 
+def atlas(content: Content) -> str:
+    lines = [
+        [
+            row["key"],
+            f"gather {batch}",
+            number(gather["cells_per_second"]),
+            number(gather["gb_per_s"]),
+        ]
+        for row in content["rows"]
+        for batch, gather in row.get("gather", {}).items()
+    ]
+    epochs = [
+        [
+            row["key"],
+            row["batch_size"],
+            number(max(found["cells_per_second"])),
+            ", ".join(number(seconds) for seconds in found["seconds"]),
+        ]
+        for row in content["rows"]
+        if (found := row.get("epochs"))
+    ]
+    return "\n\n".join(
+        [
+            table(["atlas", "operation", "cells/s", "GB/s"], lines),
+            table(["epochs of", "batch", "cells/s", "seconds"], epochs),
+        ]
+    )
+
+
+def inspectors(content: Content) -> str:
+    kernels = [kernel for row in content["rows"] for kernel in row.get("kernels", [])]
+    names = list(dict.fromkeys(name for kernel in kernels for name in kernel))
+    counters = table(names, [[kernel.get(name, "-") for name in names] for kernel in kernels])
+    found = [f"{row['key']}: {row['summary']}" for row in content["rows"] if row.get("summary")]
+    return "\n\n".join([*found, *([counters] if kernels else [])])
+
+
 RENDER: dict[str, Callable[[Content], str]] = {
-    "tests": tests,
+    "smoke": smoke,
     "bandwidth": bandwidth,
+    "training": training,
+    "tests": tests,
     "kernels": kernels,
     "operations": operations,
-    "training": training,
     "tiles": tiles,
+    "atlas": atlas,
+    "inspectors": inspectors,
 }
 
 
-def render(folder: Path) -> str:
+def contents(place: Path) -> dict[str, Content]:
+    """What a folder of results holds, or one file with all of them."""
+    if place.is_file():
+        return dict(read_json(place))
+    found = {name: read_json(place / f"{name}.json") for name in ("summary", *RENDER)}
+    return {name: content for name, content in found.items() if content is not None}
+
+
+def render(place: Path) -> str:
     """All tables of the parts that are there, and what is missing from them."""
-    summary = read_json(folder / "summary.json") or {}
+    found = contents(place)
+    summary = found.get("summary", {})
     versions = ", ".join(f"{k} {v}" for k, v in summary.get("versions", {}).items() if v)
     commit = f"{summary.get('commit')}{' with changes' if summary.get('dirty') else ''}"
     parts = [f"{summary.get('device')}; {versions}; commit {commit}; {summary.get('date')}"]
+    parts.append(summary.get("note", ""))
     for name, renderer in RENDER.items():
-        content = read_json(folder / f"{name}.json")
+        content = found.get(name)
         if content is None:
             continue
         parts += [f"## {name}", renderer(content)]

@@ -37,7 +37,7 @@ def sized(module: ModuleType, programs: int, warps: int) -> Iterator[None]:
         module.PROGRAMS, module.warps_of = before
 
 
-def run(part: Part, device: torch.device, quick: bool) -> None:
+def run(part: Part, device: torch.device, tiny: bool) -> None:
     """Value alone, and with gradients; results are compared with the default's."""
     try:
         from fastvae.kernels.likelihood import gpu as likelihood
@@ -48,8 +48,8 @@ def run(part: Part, device: torch.device, quick: bool) -> None:
         part.facts["left_out"] = short(error)
         return
     loss = on_backend(NLL["zinb"], "triton")
-    sizes = [(4, 200)] if quick else SIZES
-    tiles = [(2, 2)] if quick else list(itertools.product(PROGRAMS, WARPS))
+    sizes = [(4, 200)] if tiny else SIZES
+    tiles = [(2, 2)] if tiny else list(itertools.product(PROGRAMS, WARPS))
     for (n, genes), (name, step) in itertools.product(
         sizes, {"value": forward, "gradients": forward_backward}.items()
     ):
@@ -78,7 +78,7 @@ def run(part: Part, device: torch.device, quick: bool) -> None:
                     functions[f"{programs}/{warps}"] = other
                 except Exception as error:
                     row["failed"][f"{programs}/{warps}"] = short(error)
-            row["times"] = timing.interleaved(functions, device, 0.1 if quick else 1.5)
+            row["times"] = timing.interleaved(functions, device, 0.1 if tiny else 1.5)
             row["fastest"] = min(row["times"], key=lambda k: row["times"][k]["median_ms"])
 
         part.row(f"{name} {n} x {genes}", fill, needs=3, kernel=name, cells=n, genes=genes)

@@ -1,6 +1,7 @@
-"""One training run in a process of its own; prints one line of JSON. Imports no neighbour.
+"""Training runs in a process of their own; prints one line of JSON for each minibatch size.
 
-The peer's interpreter runs this file too, so that it needs nothing but torch and its library.
+The peer's interpreter runs this file too, so that the peer's runs import nothing but torch and
+their library.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import itertools
 import json
 import time
 import warnings
+from collections.abc import Iterator
 from statistics import median
 from typing import Any
+
+PROFILED_STEPS = 30
 
 
 def arguments() -> argparse.Namespace:
@@ -19,35 +23,81 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("what", choices=list(RUN))
     parser.add_argument("--data", required=True)
     parser.add_argument("--device", required=True)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--cells", type=int, required=True)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128])
+    parser.add_argument("--epochs", type=int, default=2, help="timed ones, after the first")
+    parser.add_argument("--copies", type=int, default=1, help="how often the cells are repeated")
+    parser.add_argument("--most-steps", type=int, help="of the peer's epochs")
     return parser.parse_args()
 
 
-def fastvae(args: argparse.Namespace) -> dict[str, Any]:
+def repeated(args: argparse.Namespace) -> Any:
+    """The cells of the file, `copies` times under names of their own."""
+    import anndata
+    import numpy as np
+    import scipy.sparse as sp
+
+    data = anndata.read_h5ad(args.data)
+    if args.copies == 1:
+        return data
+    counts = sp.vstack([data.X] * args.copies, format="csr")
+    obs = data.obs.iloc[np.tile(np.arange(data.n_obs), args.copies)].copy()
+    obs.index = [f"cell_{number}" for number in range(len(obs))]
+    return anndata.AnnData(counts, obs=obs, var=data.var)
+
+
+def start_peak(args: argparse.Namespace) -> None:
     import torch
+
+    if args.device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak(args: argparse.Namespace) -> int | None:
+    import torch
+
+    return torch.cuda.max_memory_allocated() if args.device == "cuda" else None
+
+
+def fastvae(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Whole epochs, and beside them the replays of the captured step alone."""
+    import graphs
 
     import fastvae
 
-    model = fastvae.Model(args.data, batch_key="batch")
-    model.fit(args.epochs + 1, args.batch_size, seed=0, progress=False, device=args.device)
-    speeds = model.history["cells_per_second"].tolist()
-    peak = torch.cuda.max_memory_allocated() if args.device == "cuda" else None
-    return {
-        "cells_per_second": median(speeds[1:]),
-        "first_epoch": speeds[0],
-        "final_elbo": model.history["train_elbo"].iloc[-1],
-        "peak_bytes": peak,
-        "version": fastvae.__version__,
-    }
+    data = repeated(args)
+    for size in args.batch_sizes:
+        start_peak(args)
+        model = fastvae.Model(data, batch_key="batch")
+        with graphs.made_steps() as made:
+            model.fit(args.epochs + 1, size, seed=0, progress=False, device=args.device)
+        speeds = model.history["cells_per_second"].tolist()
+        found = {
+            "cells_per_second": median(speeds[1:]),
+            "first_epoch": speeds[0],
+            "epoch_seconds": median(model.history["seconds"].tolist()[1:]),
+            "final_elbo": model.history["train_elbo"].iloc[-1],
+            "peak_bytes": peak(args),
+            "version": fastvae.__version__,
+        }
+        steps = made[-1]
+        if isinstance(steps, str):
+            found["not_captured"] = steps
+        else:
+            alone = graphs.replay_milliseconds(steps.training[size], data.n_obs)
+            number = len(model.train_cells) / size
+            found["replay"] = alone
+            found["steps_per_epoch"] = number
+            seconds = number * alone["median_ms"] / 1e3
+            found["epoch_overhead_seconds"] = found["epoch_seconds"] - seconds
+        yield found
 
 
-def scvi_tools(args: argparse.Namespace) -> dict[str, Any]:
+def scvi_tools(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The peer at its defaults; an epoch of many minibatches is cut at `most_steps`."""
     import logging
 
     warnings.simplefilter("ignore")
-    import anndata
     import scvi
     import torch
 
@@ -57,57 +107,66 @@ def scvi_tools(args: argparse.Namespace) -> dict[str, Any]:
         from pytorch_lightning.callbacks import Callback
 
     logging.disable(logging.CRITICAL)
-    adata = anndata.read_h5ad(args.data)
+    data = repeated(args)
     scvi.settings.seed = 0
-    scvi.model.SCVI.setup_anndata(adata, batch_key="batch")
-    model = scvi.model.SCVI(adata)
-    ends: list[float] = []
+    scvi.model.SCVI.setup_anndata(data, batch_key="batch")
 
     class Clock(Callback):
+        def __init__(self) -> None:
+            self.times: list[float] = []
+            self.steps = 0
+
         def on_train_epoch_start(self, *_: object) -> None:
-            if not ends:
-                ends.append(time.perf_counter())
+            if not self.times:
+                self.times.append(time.perf_counter())
+            self.steps = 0
+
+        def on_train_batch_end(self, *_: object) -> None:
+            self.steps += 1
 
         def on_train_epoch_end(self, *_: object) -> None:
             if args.device == "cuda":
                 torch.cuda.synchronize()
-            ends.append(time.perf_counter())
+            self.times.append(time.perf_counter())
 
-    model.train(
-        max_epochs=args.epochs + 1,
-        accelerator="gpu" if args.device == "cuda" else "cpu",
-        devices=1,
-        batch_size=args.batch_size,
-        enable_progress_bar=False,
-        callbacks=[Clock()],
-    )
-    cells = int(0.9 * args.cells)
-    speeds = [cells / (b - a) for a, b in itertools.pairwise(ends)]
-    return {
-        "cells_per_second": median(speeds[1:]),
-        "first_epoch": speeds[0],
-        "peak_bytes": torch.cuda.max_memory_allocated() if args.device == "cuda" else None,
-        "version": scvi.__version__,
-    }
+    for size in args.batch_sizes:
+        start_peak(args)
+        model, clock = scvi.model.SCVI(data), Clock()
+        model.train(
+            max_epochs=args.epochs + 1,
+            accelerator="gpu" if args.device == "cuda" else "cpu",
+            devices=1,
+            batch_size=size,
+            enable_progress_bar=False,
+            callbacks=[clock],
+            **({"limit_train_batches": args.most_steps} if args.most_steps else {}),
+        )
+        cells = min(clock.steps * size, len(model.train_indices))
+        speeds = [cells / (b - a) for a, b in itertools.pairwise(clock.times)]
+        yield {
+            "cells_per_second": median(speeds[1:]),
+            "first_epoch": speeds[0],
+            "cells_per_epoch": cells,
+            "steps_per_epoch": clock.steps,
+            "peak_bytes": peak(args),
+            "version": scvi.__version__,
+        }
 
 
-def door(args: argparse.Namespace) -> dict[str, Any]:
+def door(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """`model.train` of ``fastvae.integrations.scvi_tools.SCVI`` with fastvae's own loop."""
     import logging
 
     warnings.simplefilter("ignore")
-    import anndata
     import scvi
-    import torch
     from scvi.train._logger import SimpleLogger
 
     from fastvae.integrations.scvi_tools import SCVI
 
     logging.disable(logging.CRITICAL)
-    adata = anndata.read_h5ad(args.data)
+    data = repeated(args)
     scvi.settings.seed = 0
-    SCVI.setup_anndata(adata, batch_key="batch")
-    model = SCVI(adata)
+    SCVI.setup_anndata(data, batch_key="batch")
     times: list[float] = []
     log = SimpleLogger.log_metrics
 
@@ -117,46 +176,57 @@ def door(args: argparse.Namespace) -> dict[str, Any]:
         log(self, metrics, step)
 
     SimpleLogger.log_metrics = clock  # a callback would be a reason to train with Lightning
-    times.append(time.perf_counter())
-    model.train(
-        max_epochs=args.epochs + 1,
-        accelerator="gpu" if args.device == "cuda" else "cpu",
-        devices=1,
-        batch_size=args.batch_size,
-        enable_progress_bar=False,
-        loop="fastvae",
-    )
-    cells = len(model.train_indices)
-    speeds = [cells / (b - a) for a, b in itertools.pairwise(times)]
-    return {
-        "cells_per_second": median(speeds[1:]),
-        "first_epoch": speeds[0],  # placing the counts and capturing the step are in it
-        "final_elbo": float(model.history["elbo_train"].iloc[-1, 0]),
-        "peak_bytes": torch.cuda.max_memory_allocated() if args.device == "cuda" else None,
-        "version": scvi.__version__,
-    }
+    for size in args.batch_sizes:
+        start_peak(args)
+        model = SCVI(data)
+        times[:] = [time.perf_counter()]
+        model.train(
+            max_epochs=args.epochs + 1,
+            accelerator="gpu" if args.device == "cuda" else "cpu",
+            devices=1,
+            batch_size=size,
+            enable_progress_bar=False,
+            loop="fastvae",
+        )
+        cells = len(model.train_indices)
+        speeds = [cells / (b - a) for a, b in itertools.pairwise(times)]
+        yield {
+            "cells_per_second": median(speeds[1:]),
+            "first_epoch": speeds[0],  # placing the counts and capturing the step are in it
+            "final_elbo": float(model.history["elbo_train"].iloc[-1, 0]),
+            "peak_bytes": peak(args),
+            "version": scvi.__version__,
+        }
 
 
-def profile(args: argparse.Namespace) -> dict[str, Any]:
+def profile(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What runs in a step of `Model.fit`: kernels by time, launches, waits of the host."""
+    data = repeated(args)
+    for size in args.batch_sizes:
+        # about 30 steps: to sum up the trace of more would take minutes
+        yield one_profile(args, data[: PROFILED_STEPS * size].copy(), size)
+
+
+def one_profile(args: argparse.Namespace, data: Any, size: int) -> dict[str, Any]:
+    import graphs
     import torch
     from torch.profiler import ProfilerActivity
 
     import fastvae
-    import fastvae.data
 
-    # about 30 steps: to sum up the trace of more would take minutes
-    data = fastvae.data.read(args.data)[: 30 * args.batch_size].copy()
     model = fastvae.Model(data, batch_key="batch")
     options = {"seed": 0, "progress": False, "device": args.device}
-    model.fit(1, args.batch_size, 1.0, **options)
+    with graphs.made_steps() as made, graphs.kept_graphs():
+        model.fit(1, size, 1.0, **options)
+    steps_made = made[-1]
+    captured = not isinstance(steps_made, str)
     before = model.training["steps"]
     cuda = args.device == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with torch.profiler.profile(activities=activities) as trace:
-            model.fit(1, args.batch_size, 1.0, **options)
+            model.fit(1, size, 1.0, **options)
             if cuda:
                 torch.cuda.synchronize()
         events = trace.key_averages()
@@ -177,7 +247,8 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
     ranked = sorted(ranked, key=cost, reverse=True)[:15]
     return {
         "steps": steps,
-        "batch_size": args.batch_size,
+        "graph_nodes": graphs.nodes(steps_made.training[size]) if captured else None,
+        "not_captured": None if captured else steps_made,
         "launches_per_step": counted("cudaLaunchKernel", "cuLaunchKernel"),
         "graph_launches_per_step": counted("cudaGraphLaunch"),
         "copies_per_step": counted("cudaMemcpyAsync"),
@@ -196,4 +267,5 @@ RUN = {"fastvae": fastvae, "scvi-tools": scvi_tools, "door": door, "profile": pr
 
 if __name__ == "__main__":
     asked = arguments()
-    print(json.dumps(RUN[asked.what](asked)))
+    for found in RUN[asked.what](asked):
+        print(json.dumps(found), flush=True)

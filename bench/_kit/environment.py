@@ -61,6 +61,13 @@ def describe() -> dict[str, Any]:
     }
 
 
+def devices() -> list[str]:
+    """Where `pytest bench/` compares: on the GPU where there is one, else on the CPU."""
+    import torch
+
+    return ["cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
 def device_facts() -> dict[str, Any]:
     """Facts from torch; asked in a process of its own, so that the suite's stays clean."""
     import torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,23 +81,54 @@ def to_csr(dense: Tensor) -> Tensor:
         )
 
 
-def make_counts(n: int, genes: int, density: float, device: torch.device, seed: int = 0) -> Tensor:
-    """Counts (N, G): `density` of them not zero, most 1 to 3, about 3 % above 8."""
+SPREAD = 1.8  # of usual genes: 6 % of the nonzeros are above 7
+POWER = 1.3
+LARGE = 7  # larger counts take the longer way through the kernels
+TILE = 512  # genes that a kernel looks at together
+
+
+def spread_for(large: float) -> float:
+    """The spread at which a share `large` of the nonzeros is above 7."""
+    return LARGE / (-math.log(large)) ** POWER
+
+
+def tiles_with_large_counts(counts: Tensor) -> float:
+    """The share of tiles of 512 genes of one cell that hold a count above 7."""
+    missing = -counts.shape[1] % TILE
+    tiles = torch.nn.functional.pad(counts > LARGE, (0, missing)).unflatten(1, (-1, TILE))
+    return float(tiles.any(-1).double().mean())
+
+
+def make_counts(
+    n: int,
+    genes: int,
+    density: float,
+    device: torch.device,
+    seed: int = 0,
+    spread: float = SPREAD,
+) -> Tensor:
+    """Counts (N, G): `density` of them not zero, most 1 to 3 at the usual spread."""
     generator = torch.Generator(device).manual_seed(seed)
 
     def uniform() -> Tensor:
         return torch.rand(n, genes, device=device, generator=generator)
 
     # 1 + floor of an exponential to the power 1.3: mostly 1-3 with a long tail
-    counts = uniform().clamp_(min=1e-7).log_().neg_().pow_(1.3).mul_(1.8).floor_().add_(1)
+    counts = uniform().clamp_(min=1e-7).log_().neg_().pow_(POWER).mul_(spread).floor_().add_(1)
     return counts.masked_fill_(uniform() > density, 0.0)
 
 
 def make_problem(
-    family: str, n: int, genes: int, layout: str, device: torch.device, density: float = 0.08
+    family: str,
+    n: int,
+    genes: int,
+    layout: str,
+    device: torch.device,
+    density: float = 0.08,
+    spread: float = SPREAD,
 ) -> Problem:
     """Counts with a decoder's logits for them, all float32."""
-    counts = make_counts(n, genes, density, device)
+    counts = make_counts(n, genes, density, device, spread=spread)
     generator = torch.Generator(device).manual_seed(1)
 
     def normal(*shape: int) -> Tensor:

@@ -7,7 +7,7 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,10 @@ class Part:
     def left(self) -> float:
         """Seconds until the deadline."""
         return self.deadline - time.monotonic()
+
+    def has(self, keys: Iterable[str]) -> bool:
+        """Whether an earlier process came to all of these rows."""
+        return self._done.issuperset(keys)
 
     def save(self, state: str) -> None:
         content = {"part": self.name, "state": state, "facts": self.facts, "rows": self.rows}

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-FLUSH_BYTES = 256 * 2**20  # several times the second-level cache of any device so far
+FLUSH_BYTES = 512 * 2**20  # several times the second-level cache of any device so far
 WARM_UP = 3
 MIN_ROUNDS = 5
 MAX_ROUNDS = 200
@@ -22,7 +22,12 @@ Timing = dict[str, float]
 
 @cache
 def _flush_buffer() -> torch.Tensor:
-    return torch.empty(FLUSH_BYTES // 4, dtype=torch.int32, device="cuda")
+    return torch.zeros(FLUSH_BYTES // 4, dtype=torch.float32, device="cuda")
+
+
+def _flush() -> None:
+    """Fill the second-level cache by reading: lines left by writing would be written back later."""
+    _flush_buffer().sum()
 
 
 def release() -> None:
@@ -50,7 +55,7 @@ def _one_round(functions: list[Function], device: torch.device) -> list[float]:
     events = []
     for function in functions:
         # The device is busy emptying its cache while the host queues what is timed.
-        _flush_buffer().zero_()
+        _flush()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         function()
