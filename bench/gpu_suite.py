@@ -97,7 +97,7 @@ def measure(args: argparse.Namespace, part: Part) -> None:
 def run_part(args: argparse.Namespace) -> int:
     """The child's side: one part in this process."""
     if args.run == "device":
-        write_json(args.out / ".device.json", environment.device_facts())
+        write_json(args.out / ".device.json", environment.device_facts(args.device))
         return 0
     part = Part(args.out / f"{args.run}.json", args.seconds)
     try:

@@ -11,15 +11,16 @@ from _kit.results import read_json
 Figures = dict[str, Any]
 
 
-def rows_of(folder: Path, part: str) -> dict[str, Any]:
-    """The rows of a part that were done, by key."""
+def rows_of(folder: Path, part: str, *needed: str) -> dict[str, Any]:
+    """The rows of a part that were done and have these entries, by key."""
     content = read_json(folder / f"{part}.json") or {"rows": []}
-    return {row["key"]: row for row in content["rows"] if row["state"] == "done"}
+    done = [row for row in content["rows"] if row["state"] == "done"]
+    return {row["key"]: row for row in done if set(needed) <= set(row)}
 
 
 def training(folder: Path) -> Figures:
     """Cells per second, and over the peer's at the same minibatch size."""
-    rows = rows_of(folder, "training")
+    rows = rows_of(folder, "training", "library")
     found: Figures = {}
     for row in rows.values():
         library, size = row["library"], row["batch_size"]
@@ -41,7 +42,7 @@ def training(folder: Path) -> Figures:
 def kernels(folder: Path) -> Figures:
     """Share of the copy's bandwidth that the fused likelihood reaches, forward and backward."""
     found: Figures = {}
-    for key, row in rows_of(folder, "kernels").items():
+    for key, row in rows_of(folder, "kernels", "both").items():
         shares = row["both"]["times"].get("triton", {}).get("share_of_copy")
         if shares:
             found[f"likelihood {key}, share of the copy's bandwidth"] = shares["least"]
@@ -50,7 +51,7 @@ def kernels(folder: Path) -> Figures:
 
 def atlas(folder: Path) -> Figures:
     found: Figures = {}
-    for key, row in rows_of(folder, "atlas").items():
+    for key, row in rows_of(folder, "atlas", "gather", "epochs").items():
         for batch, gather in row["gather"].items():
             found[f"gather {batch} of {key}, cells/s"] = gather["cells_per_second"]
         found[f"epoch of {key}, s"] = min(row["epochs"]["seconds"])

@@ -68,12 +68,15 @@ def devices() -> list[str]:
     return ["cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
-def device_facts() -> dict[str, Any]:
-    """Facts from torch; asked in a process of its own, so that the suite's stays clean."""
+def device_facts(kind: str = "cuda") -> dict[str, Any]:
+    """Facts from torch about the GPU, or the CPU where there is none or `kind` says so.
+
+    The suite asks in a process of its own, so that its own stays clean.
+    """
     import torch
 
     facts: dict[str, Any] = {"torch_cuda": torch.version.cuda, "threads": torch.get_num_threads()}
-    if torch.cuda.is_available():
+    if kind == "cuda" and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         facts.update(
             device=properties.name,
