@@ -70,7 +70,7 @@ def gather_into(
     ValueError
         `source` is dense, or `into` or `logs` has another shape, dtype or device.
     """
-    backend = select(torch.empty(0, device=rows.device))
+    backend = select(rows)
     if isinstance(into, DenseBuffers):
         backend.gather_dense(source, rows, out=into.x, totals=into.totals, logs=logs)
     else:

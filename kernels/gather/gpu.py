@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .. import math_gpu as sp
 from ..counts import CellColumns, CompactCounts, CountLogs, Counts, CsrBuffers
+from ..launching import next_power_of_2
 from .reference import (
     check_buffers,
     check_columns,
@@ -250,7 +251,7 @@ def gather_csr(
     n, cells, capacity = rows.numel(), source.shape[0], buffers.col.numel()
     crow, col, values, totals, needed = buffers
     log_values, library = (values, totals) if logs is None else logs
-    block = min(1024, triton.next_power_of_2(n)) if n else 1
+    block = min(1024, next_power_of_2(n)) if n else 1
     offsets_kernel[(1,)](parts[0], rows, crow, needed, n, cells, capacity, BLOCK=block)
     if n:
         csr_kernel[(n,)](

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import math_gpu as sp
+from ..launching import ceil_div, next_power_of_2
 from ..likelihood.gpu_entry import RESULT_MAX, saturate
 
 LOG_VAR_MAX = tl.constexpr(80.0)
@@ -144,9 +145,9 @@ def backward_kernel(
 
 
 def _grid(n: int, latent: int) -> tuple[tuple[int], dict[str, int]]:
-    block = triton.next_power_of_2(latent)
+    block = next_power_of_2(latent)
     rows = max(1, 1024 // block)
-    return (triton.cdiv(n, rows),), {"ROWS": rows, "BLOCK": block}
+    return (ceil_div(n, rows),), {"ROWS": rows, "BLOCK": block}
 
 
 def sample_and_kl_forward(

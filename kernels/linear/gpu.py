@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from .. import math_gpu as sp
 from ..counts import Counts
 from ..gather.gpu import _csr, densify, row_range
+from ..launching import ceil_div, next_power_of_2
 from . import reference
 from .cost import nonzeros_pay
 
@@ -77,9 +78,9 @@ def linear_from_nonzeros(x: Counts, weight: Tensor, bias: Tensor | None, log1p: 
     crow, col, values = _csr(x)
     n, hidden = x.shape[0], weight.shape[0]
     out = torch.empty(n, hidden, dtype=weight.dtype, device=weight.device)
-    block = min(128, triton.next_power_of_2(hidden))
+    block = min(128, next_power_of_2(hidden))
     if n:
-        linear_kernel[(n, triton.cdiv(hidden, block))](
+        linear_kernel[(n, ceil_div(hidden, block))](
             crow, col, values, weight.t().contiguous(),
             weight if bias is None else bias.contiguous(), out, hidden,
             LOG1P=log1p, BIAS=bias is not None, ROWS=min(64, 2048 // block), BLOCK=block,

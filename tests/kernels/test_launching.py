@@ -44,6 +44,7 @@ def test_the_device_of_the_tensors_is_current(
         yield
         now[0] = before
 
+    monkeypatch.setattr(launching, "_several_gpus", lambda: True)
     monkeypatch.setattr(torch.cuda, "device", device)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: now[0])
     found = launching.on_own_device(lambda *given, **more: (now[0], given, more))(*arguments, a=1)
@@ -52,8 +53,23 @@ def test_the_device_of_the_tensors_is_current(
 
 
 def test_nothing_is_asked_of_a_gpu_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "_several_gpus", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: pytest.fail("asked for the GPU"))
     assert launching.on_own_device(lambda x, rest: rest)(torch.zeros(1), 3) == 3
+
+
+def test_one_gpu_is_not_asked_which_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "_several_gpus", lambda: False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: pytest.fail("asked for the GPU"))
+    assert launching.on_own_device(lambda x, rest: rest)(on_gpu(), 3) == 3
+
+
+def test_sizes_are_those_of_triton() -> None:
+    triton = pytest.importorskip("triton")
+    for size in [*range(1, 300), 1023, 1024, 1025, 2**20 + 1]:
+        assert launching.next_power_of_2(size) == triton.next_power_of_2(size)
+        for block in (1, 2, 3, 128):
+            assert launching.ceil_div(size, block) == triton.cdiv(size, block)
 
 
 def test_every_launcher_of_the_backend_is_guarded() -> None:
