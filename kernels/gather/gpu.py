@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import math_gpu as sp
 from ..counts import CellColumns, CompactCounts, CountLogs, Counts, CsrBuffers
-from ..launching import next_power_of_2
+from ..launching import ceil_div, next_power_of_2
 from .reference import (
     check_buffers,
     check_columns,
@@ -266,7 +266,7 @@ def gather_columns(source: CellColumns, rows: Tensor, out: CellColumns) -> None:
     check_columns(source, rows, out)
     n, block = rows.numel(), 128
     if n:
-        columns_kernel[(triton.cdiv(n, block),)](
+        columns_kernel[(ceil_div(n, block),)](
             *source, rows.contiguous(), *out, n, source.batch.numel(), BLOCK=block
         )
 

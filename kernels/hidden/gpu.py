@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import math_gpu as sp
+from ..launching import ceil_div, next_power_of_2
 from . import reference
 from .reference import BatchNorm, Hidden
 
@@ -86,7 +87,7 @@ def _fits(z: Tensor, norm: BatchNorm) -> bool:
 
 def _tile(n: int) -> dict[str, Any]:
     """Rows and columns of a program; reasoned, not measured: 8 columns are one sector of memory."""
-    rows = max(16, triton.next_power_of_2(n))
+    rows = max(16, next_power_of_2(n))
     columns = 8 if rows <= 256 else 4
     return {"ROWS": rows, "COLUMNS": columns, "num_warps": 4 if rows <= 256 else 8}
 
@@ -108,7 +109,7 @@ def hidden_forward(z: Tensor, norm: BatchNorm, keep: Tensor | None, scale: float
     z, tile = _unit_stride(z), _tile(n)
     out = torch.empty(n, h, dtype=z.dtype, device=z.device)
     mean, inverse = (torch.empty(h, dtype=z.dtype, device=z.device) for _ in range(2))
-    forward_kernel[(triton.cdiv(h, tile["COLUMNS"]),)](
+    forward_kernel[(ceil_div(h, tile["COLUMNS"]),)](
         z, weight.contiguous(), bias.contiguous(), running_mean, running_var,
         out if keep is None else keep.contiguous(), out, mean, inverse,
         n, h, z.stride(0), norm.momentum, norm.eps, scale, n / max(n - 1, 1),
@@ -140,7 +141,7 @@ def hidden_backward(
     d_z = torch.empty(n, h, dtype=z.dtype, device=z.device)
     if out is None:
         out = torch.empty_like(hidden.mean), torch.empty_like(hidden.mean)
-    backward_kernel[(triton.cdiv(h, tile["COLUMNS"]),)](
+    backward_kernel[(ceil_div(h, tile["COLUMNS"]),)](
         grad, z, norm.weight.contiguous(), hidden.out, hidden.mean, hidden.inverse_std, d_z, *out,
         n, h, grad.stride(0), z.stride(0), scale, **tile,
     )  # fmt: skip
