@@ -17,7 +17,7 @@ from _kit.results import Part, Row
 from fastvae import VAE
 from fastvae.data import Minibatches
 from fastvae.data.stores.device import DeviceStore
-from fastvae.functional.gather import CompactCounts, DenseBuffers, gather_into
+from fastvae.functional.gather import CellColumns, CompactCounts, DenseBuffers, gather_into
 from fastvae.train import TrainSettings, new_history, train_vae
 
 from . import graphs
@@ -56,7 +56,7 @@ def store_of(source: CompactCounts, device: torch.device) -> DeviceStore:
         log_library_var=var,
         source=source,
         cell_lengths=lengths,
-        columns=(codes, torch.zeros_like(codes), *moments),
+        columns=CellColumns(codes, torch.zeros_like(codes), *moments),
     )
 
 

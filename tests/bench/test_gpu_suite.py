@@ -164,7 +164,7 @@ def test_forms_of_the_first_layer_and_gathered_rows(tiny_run):
     gather = rows["gather 32 of 2000"]
     assert gather["state"] == "done"
     assert all(gather["agreement"].values())
-    assert gather["bytes"]["compact to dense"] == 3 * gather["nnz"] + 4 * 32 * 60
+    assert gather["bytes"]["compact to dense"] == 3 * gather["nnz"] + 8 * 32 * 60
     assert gather["bytes"]["plain to CSR"] == 16 * gather["nnz"]
     for name, entry in gather["times"].items():
         rate = gather["bytes"][name] / entry["median_ms"] / 1e6
