@@ -159,3 +159,20 @@ def test_peak_memory_is_that_of_the_call(monkeypatch):
     if found is None:
         pytest.skip("this system does not tell")
     assert found == pytest.approx(32, abs=3)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_compares_on_the_gpu_where_there_is_one(monkeypatch, there):
+    import bench_operations
+    import bench_step
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    found = [case for module in (bench_operations, bench_step) for case in module.cases(True)]
+    assert {case.labels["device"] for case in found} == {"cuda" if there else "cpu"}
+
+
+def test_says_what_it_compares_on():
+    done = run_bench("bench/bench_step.py", "--quick", "--collect-only", "--verbose")
+    assert "compared on: CPU" in done.stdout
+    assert done.returncode == 0
