@@ -257,14 +257,14 @@ def main() -> int:
     if args.run:
         args.out = args.out.resolve()
         return run_part(args)
-    text, fine = needs.report(args.device, args.peer_python)
+    text, fine, missing = needs.report(args.device, args.peer_python)
     print(text, flush=True)
     if args.check or not fine:
         return 0 if fine else 2
     if args.tiny:
         print(TINY, flush=True)
     args.out = args.out.resolve()
-    return run_all(args, needs.left_out(args.device, args.peer_python))
+    return run_all(args, missing)
 
 
 if __name__ == "__main__":

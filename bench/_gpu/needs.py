@@ -93,6 +93,13 @@ def device_problem(device: str) -> str | None:
     return None if done.returncode == 0 else "torch sees no GPU"
 
 
+def import_problem(modules: list[str]) -> str | None:
+    """Why the modules cannot be imported together: one may be there and lack what it needs."""
+    command = [sys.executable, "-c", f"import {', '.join(modules)}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return None if done.returncode == 0 else (done.stderr.splitlines() or ["no message"])[-1]
+
+
 def problems(device: str) -> list[str]:
     """What nothing can run without."""
     found = [f"package {p.name}" for p in PACKAGES if not p.without and not installed(p.module)]
@@ -100,6 +107,8 @@ def problems(device: str) -> list[str]:
         found.append(
             "fastvae as an installed package: this one is the source folder, which has no kernels"
         )
+    if not found and (reason := import_problem([p.module for p in PACKAGES if not p.without])):
+        found.append(f"the packages that are needed cannot be imported: {reason}")
     if reason := device_problem(device):
         found.append(f"a device: {reason}")
     return found
@@ -125,8 +134,8 @@ def left_out(device: str, peer_python: str) -> list[str]:
     return missing
 
 
-def report(device: str, peer_python: str) -> tuple[str, bool]:
-    """The text of ``--check``, and whether the suite can start."""
+def report(device: str, peer_python: str) -> tuple[str, bool, list[str]]:
+    """The text of ``--check``, whether the suite can start, and what it leaves out."""
     fatal, skipped = problems(device), left_out(device, peer_python)
     required = " ".join(p.name for p in PACKAGES if not p.without)
     optional = " ".join(p.name for p in (*PACKAGES, PEER, *PYTEST_BENCH) if p.without)
@@ -134,4 +143,4 @@ def report(device: str, peer_python: str) -> tuple[str, bool]:
     lines += [f"missing, nothing can run: {text}" for text in fatal]
     lines += [f"missing, left out: {text}" for text in skipped]
     lines.append("cannot start" if fatal else "can start")
-    return "\n".join(lines), not fatal
+    return "\n".join(lines), not fatal, skipped

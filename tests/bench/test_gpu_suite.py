@@ -367,6 +367,16 @@ def test_what_is_missing_is_said_before_anything_runs(suite, monkeypatch, capsys
     assert capsys.readouterr().out.endswith("can start\n")
 
 
+def test_a_package_that_lacks_its_own_needs_is_found(tmp_path, monkeypatch):
+    from _gpu import needs
+
+    (tmp_path / "halfway.py").write_text("import no_such_module\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert needs.import_problem(["json"]) is None
+    problem = needs.import_problem(["json", "halfway"])
+    assert problem == "ModuleNotFoundError: No module named 'no_such_module'"
+
+
 def test_dense_genes_have_more_large_counts():
     from _kit.problems import make_counts, spread_for, tiles_with_large_counts
 
