@@ -118,6 +118,7 @@ def test_columns_of_streamed_cells_reach_the_latent_file(recorded: Path, name: s
         "--max-epochs",
         1,
         "--quiet",
+        "--no-plots",  # six cells are too few for a UMAP
     )
     latent = _anndata_reads(folder / "latent.h5ad")
     assert list(latent.obs_names) == CELLS

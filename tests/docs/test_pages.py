@@ -102,7 +102,7 @@ def test_pages_say_what_was_counted() -> None:
         assert said in text
     kernels = program("count_passes").kernel_rows()
     both = (sum(row[what] for row in kernels) for what in ("reads", "writes"))
-    assert "of which its two likelihood kernels have {} and {}.".format(*both) in text
+    assert "of which its likelihood kernel has {} and {}:".format(*both) in text
 
 
 def test_pictures_are_up_to_date() -> None:
