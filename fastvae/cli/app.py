@@ -13,28 +13,20 @@ import typer
 from .. import __version__
 from . import map_import as reference_commands
 from .de import de
+from .declared_options import with_declared_options
 from .options import (
-    AllowFractional,
-    AllowLinks,
     BatchKey,
     BatchKeyOf,
     BatchPerFile,
     Device,
-    GeneNames,
     Genes,
-    Genome,
-    Layer,
     MemoryLimit,
-    NewAllowFractional,
-    NewGeneNames,
-    NewLayer,
-    NewUseRaw,
     Overwrite,
     Quiet,
-    UseRaw,
 )
 from .plot import plot
 from .report import report
+from .slot_options import NewSlotOptions, SlotOptions
 from .train import train
 from .user_errors import know_options, user_errors
 
@@ -77,19 +69,15 @@ app.command(epilog="Example:  fastvae train atlas.h5ad --batch-key donor -o run 
 
 
 @app.command(epilog="Example:  fastvae embed run new_cells.h5ad -o new_latent.h5ad")
+@with_declared_options("embed")
 def embed(
     run: Annotated[Path, typer.Argument(help="Folder that fastvae train wrote.")],
     data: Annotated[
         list[Path], typer.Argument(help="Cells with the genes the model was trained on.")
     ],
+    *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The .h5ad file to write.")],
-    layer: NewLayer = None,
-    use_raw: NewUseRaw = False,
-    genome: Genome = None,
-    allow_fractional: NewAllowFractional = None,
-    allow_links: AllowLinks = False,
-    gene_names: NewGeneNames = None,
-    batch_key_of: BatchKeyOf = None,
+    where: NewSlotOptions,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
@@ -97,21 +85,9 @@ def embed(
     with user_errors():
         from ..model.latent import KEY
         from ..model.model import Model
-        from .inputs import assignments
 
         model = Model.load(run, device=device)
-        latent = model.write_latent(
-            output,
-            data,
-            overwrite=overwrite,
-            layer=layer,
-            use_raw=use_raw,
-            genome=genome,
-            allow_fractional=allow_fractional,
-            allow_links=allow_links,
-            gene_names=gene_names,
-            batch_key_of=assignments(batch_key_of, "--batch-key-of"),
-        )
+        latent = model.write_latent(output, data, overwrite=overwrite, **where.arguments())
         typer.echo(f'{output}: {latent.shape[0]:,} cells, obsm["{KEY}"] {latent.shape}')
 
 
@@ -122,15 +98,12 @@ reference_commands.register(app)
 
 
 @app.command(epilog="Example:  fastvae convert a.h5ad b.h5ad -o atlas.zarr")
+@with_declared_options("convert")
 def convert(
     data: Annotated[list[Path], typer.Argument(help="What fastvae train takes; one or several.")],
+    *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The .zarr folder to write.")],
-    layer: Layer = None,
-    use_raw: UseRaw = False,
-    genome: Genome = None,
-    allow_fractional: AllowFractional = False,
-    allow_links: AllowLinks = False,
-    gene_names: GeneNames = None,
+    where: SlotOptions,
     genes: Genes = None,
     batch_key: BatchKey = None,
     batch_key_of: BatchKeyOf = None,
@@ -152,14 +125,7 @@ def convert(
         from .inputs import assignments, gene_list
 
         wanted = Wanted(
-            slot=Slot(
-                layer,
-                use_raw,
-                genome,
-                allow_fractional,
-                allow_links=allow_links,
-                gene_names=gene_names,
-            ),
+            slot=Slot(**where.arguments()),
             gene_names=gene_list(genes),
             batch_key=key_of_files(data, batch_key or None, batch_per_file),
             batch_key_of=assignments(batch_key_of, "--batch-key-of"),
@@ -179,26 +145,21 @@ def convert(
 
 
 @app.command(epilog="Examples:  fastvae info atlas.h5ad    fastvae info run    fastvae info a/ b/")
+@with_declared_options("info")
 def info(
     paths: Annotated[
         list[Path],
         typer.Argument(help="Data, or a folder that fastvae train wrote; several are joined."),
     ],
-    layer: Layer = None,
-    use_raw: UseRaw = False,
-    genome: Genome = None,
-    allow_fractional: AllowFractional = False,
-    allow_links: AllowLinks = False,
-    gene_names: GeneNames = None,
+    *,
+    where: SlotOptions,
 ) -> None:
     """Describe a data set or a trained model, or several data sets together."""
     with user_errors():
         from ..data.sources.slots import Slot
         from .info import describe, describe_joint
 
-        slot = Slot(
-            layer, use_raw, genome, allow_fractional, allow_links=allow_links, gene_names=gene_names
-        )
+        slot = Slot(**where.arguments())
         for path in paths:
             typer.echo(describe(path, slot))
             if len(paths) > 1:

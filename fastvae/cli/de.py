@@ -9,21 +9,15 @@ import typer
 
 from .._files import WriteError, atomic_path, check_new_file
 from ..errors import InputError, real_number
-from .inputs import assignments
+from .declared_options import with_declared_options
 from .options import (
-    AllowLinks,
-    BatchKeyOf,
     Device,
-    Genome,
     MemoryLimit,
-    NewAllowFractional,
-    NewGeneNames,
-    NewLayer,
-    NewUseRaw,
     Overwrite,
     Quiet,
     Residence,
 )
+from .slot_options import NewSlotOptions
 from .user_errors import user_errors
 
 if TYPE_CHECKING:
@@ -34,11 +28,13 @@ SHOWN_GENES = 5
 SHOWN_COMPARISONS = 20
 
 
+@with_declared_options("de")
 def de(
     run: Annotated[Path, typer.Argument(help="Folder that fastvae train wrote.")],
     data: Annotated[
         list[Path], typer.Argument(help="Cells with the genes the model was trained on.")
     ],
+    *,
     groupby: Annotated[
         list[str],
         typer.Option(help="Column of obs that names the groups; several times for combinations."),
@@ -95,13 +91,7 @@ def de(
     device: Device = "auto",
     residence: Residence = "auto",
     memory_limit: MemoryLimit = None,
-    layer: NewLayer = None,
-    use_raw: NewUseRaw = False,
-    genome: Genome = None,
-    allow_fractional: NewAllowFractional = None,
-    allow_links: AllowLinks = False,
-    gene_names: NewGeneNames = None,
-    batch_key_of: BatchKeyOf = None,
+    where: NewSlotOptions,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -117,13 +107,7 @@ def de(
             reading={
                 "residence": residence,
                 "memory_limit": memory_limit,
-                "layer": layer,
-                "use_raw": use_raw,
-                "genome": genome,
-                "allow_fractional": allow_fractional,
-                "allow_links": allow_links,
-                "gene_names": gene_names,
-                "batch_key_of": assignments(batch_key_of, "--batch-key-of"),
+                **where.arguments(),
             },
             groupby=groupby,
             group1=group1 or None,

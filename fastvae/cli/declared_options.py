@@ -1,11 +1,11 @@
-"""Options of a command that dataclasses declare, such as `TrainSettings`."""
+"""Options of a command that dataclasses declare, such as `TrainSettings` and `SlotOptions`."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from types import NoneType
 from typing import Annotated, Any, get_type_hints
 
@@ -70,12 +70,26 @@ def _place_in_help(parameter: inspect.Parameter) -> int:
 
 
 def _made(cls: type, values: Mapping[str, Any]) -> Any:
-    known = [one.name for one in declared_by(cls) if one.name in values]
+    known = [one.name for one in fields(cls) if one.name in values]
     return cls(**{name: values[name] for name in known})
 
 
 def options_of(cls: type, command: str) -> list[inspect.Parameter]:
-    """Return the options that a dataclass declares for a command, as typer takes them."""
+    """Return the options that a dataclass declares for a command, as typer takes them.
+
+    Fields that are annotated with an option of typer's are options of every command.
+    """
+    if not any("option" in one.metadata for one in fields(cls)):
+        hints = get_type_hints(cls, include_extras=True)
+        return [
+            inspect.Parameter(
+                one.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=one.default,
+                annotation=hints[one.name],
+            )
+            for one in fields(cls)
+        ]
     return [
         inspect.Parameter(
             one.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,31 +13,21 @@ from .options import (
     DATA,
     FILES,
     MODEL,
-    AllowFractional,
-    AllowLinks,
     BatchKey,
-    BatchKeyOf,
     BatchPerFile,
     Color,
     Device,
-    GeneNames,
-    Genome,
     LabelsKey,
-    Layer,
     MemoryLimit,
-    NewAllowFractional,
     NewBatchKey,
-    NewGeneNames,
-    NewLayer,
-    NewUseRaw,
     NoPlots,
     Overwrite,
     Quiet,
     Residence,
     Seed,
-    UseRaw,
 )
 from .run_folder import CHECKPOINTS
+from .slot_options import NewSlotOptions, SlotOptions
 from .user_errors import user_errors
 
 _FREEZE: dict[str, bool | str] = {
@@ -65,7 +55,6 @@ def register(app: typer.Typer) -> None:
         *,
         output: Output,
         batch_key: NewBatchKey = None,
-        batch_key_of: BatchKeyOf = None,
         batch_per_file: BatchPerFile = None,
         freeze: Annotated[
             str,
@@ -75,12 +64,7 @@ def register(app: typer.Typer) -> None:
                 rich_help_panel=MODEL,
             ),
         ] = "all",
-        layer: NewLayer = None,
-        use_raw: NewUseRaw = False,
-        genome: Genome = None,
-        allow_fractional: NewAllowFractional = None,
-        allow_links: AllowLinks = False,
-        gene_names: NewGeneNames = None,
+        where: NewSlotOptions,
         min_genes: Annotated[
             float,
             typer.Option(
@@ -103,7 +87,6 @@ def register(app: typer.Typer) -> None:
             from ..errors import InputError
             from ..model.mapping import origin_lines
             from ..model.model import Model
-            from .inputs import assignments
             from .run_folder import (
                 exit_if_interrupted,
                 fit_and_write,
@@ -121,15 +104,9 @@ def register(app: typer.Typer) -> None:
                     query,
                     run,
                     batch_key=batch_key or None,
-                    batch_key_of=assignments(batch_key_of, "--batch-key-of"),
                     batch_per_file=batch_per_file,
                     freeze=_FREEZE[freeze],
-                    layer=layer,
-                    use_raw=use_raw,
-                    genome=genome,
-                    allow_fractional=allow_fractional,
-                    allow_links=allow_links,
-                    gene_names=gene_names,
+                    **where.arguments(),
                     min_genes=min_genes,
                     device=device,
                     residence=residence,
@@ -156,6 +133,7 @@ def register(app: typer.Typer) -> None:
         epilog="Example:  fastvae import scvi_model atlas.h5ad -o run    "
         "fastvae import vae.pkl atlas.h5ad --batch-key batch_indices -o run",
     )
+    @with_declared_options("import")
     def import_command(
         checkpoint: Annotated[
             Path,
@@ -165,15 +143,11 @@ def register(app: typer.Typer) -> None:
             ),
         ],
         data: Annotated[list[Path], typer.Argument(help="The cells it was trained on.")],
+        *,
         output: Output,
         batch_key: BatchKey = None,
         labels_key: LabelsKey = None,
-        layer: Layer = None,
-        use_raw: UseRaw = False,
-        genome: Genome = None,
-        allow_fractional: AllowFractional = False,
-        allow_links: AllowLinks = False,
-        gene_names: GeneNames = None,
+        where: SlotOptions,
         dispersion: Annotated[
             str | None,
             typer.Option(help="Dispersion of a scvi 0.6 model, where its weights do not show it."),
@@ -194,18 +168,10 @@ def register(app: typer.Typer) -> None:
             from ..train import resolve_device
             from .run_folder import list_files, run_folder, write_run
 
-            where = resolve_device(device)
-            reading: Any = {
-                "layer": layer,
-                "use_raw": use_raw,
-                "genome": genome,
-                "allow_fractional": allow_fractional,
-                "allow_links": allow_links,
-                "gene_names": gene_names,
-            }
+            to, reading = resolve_device(device), where.arguments()
             with run_folder(output, overwrite=overwrite) as folder:
                 if checkpoint.is_dir() and list(checkpoint.glob("*model.pt")):
-                    model = from_scvi_tools(checkpoint, data, device=where, **reading)
+                    model = from_scvi_tools(checkpoint, data, device=to, **reading)
                 else:
                     model = from_legacy_checkpoint(
                         checkpoint,
@@ -213,7 +179,7 @@ def register(app: typer.Typer) -> None:
                         batch_key=batch_key or None,
                         labels_key=labels_key or None,
                         **reading,
-                        device=where,
+                        device=to,
                         dispersion=dispersion,
                         reconstruction_loss=reconstruction_loss,
                         latent_distribution=latent_distribution,

@@ -7,27 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .inputs import assignments
+from .declared_options import with_declared_options
 from .options import (
-    AllowLinks,
-    BatchKeyOf,
     Color,
     Device,
-    Genome,
     MemoryLimit,
-    NewAllowFractional,
-    NewGeneNames,
-    NewLayer,
-    NewUseRaw,
     Overwrite,
     Residence,
 )
+from .slot_options import NewSlotOptions
 from .user_errors import user_errors
 
 if TYPE_CHECKING:
     from ..report.pictures import Wanted
 
 
+@with_declared_options("plot")
 def plot(
     run: Annotated[Path, typer.Argument(help="Folder that fastvae train wrote.")],
     data: Annotated[
@@ -36,6 +31,7 @@ def plot(
             help="Cells to draw, needed for genes.", show_default="the latent.h5ad of RUN"
         ),
     ] = None,
+    *,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -60,13 +56,7 @@ def plot(
     device: Device = "auto",
     residence: Residence = "auto",
     memory_limit: MemoryLimit = None,
-    layer: NewLayer = None,
-    use_raw: NewUseRaw = False,
-    genome: Genome = None,
-    allow_fractional: NewAllowFractional = None,
-    allow_links: AllowLinks = False,
-    gene_names: NewGeneNames = None,
-    batch_key_of: BatchKeyOf = None,
+    where: NewSlotOptions,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw the latent space of a run, coloured by columns of obs and by genes."""
@@ -83,13 +73,7 @@ def plot(
             reading={
                 "residence": residence,
                 "memory_limit": memory_limit,
-                "layer": layer,
-                "use_raw": use_raw,
-                "genome": genome,
-                "allow_fractional": allow_fractional,
-                "allow_links": allow_links,
-                "gene_names": gene_names,
-                "batch_key_of": assignments(batch_key_of, "--batch-key-of"),
+                **where.arguments(),
             },
         )
         typer.echo(text)
@@ -112,14 +96,12 @@ def run_plot(
     InputError
         The picture is there already; a column, a gene or a file is not.
     """
-    import numpy as np
-
     from .._files import check_new_file
     from ..errors import InputError
     from ..model.model import Model
     from ..plots.figures import check_picture
     from ..report.observed import scaled_expression
-    from ..report.pictures import LATENT, SavedLatent, colours_of, draw_latent, read_latent
+    from ..report.pictures import colours_of, draw_latent, latent_of, read_latent
 
     check_picture(output)
     check_new_file(output, overwrite=overwrite)
@@ -136,14 +118,9 @@ def run_plot(
     else:
         model = Model.load(run, data, device=device, **reading)
         assert model._frames is not None
-        obs = model._frames.obs
-        colours = colours_of(obs, model, wanted)
+        colours = colours_of(model._frames.obs, model, wanted)
         markers = scaled_expression(model, colours.genes)
-        known = read_latent(run) if (run / LATENT).is_file() else None
-        if known is not None and known.obs.index.equals(obs.index):
-            saved = known  # the cells of the run: their UMAP is there
-        else:
-            saved = SavedLatent(obs, np.asarray(model.get_latent_representation()), None)
+        saved = latent_of(model, run)
     projection = saved.projection(wanted)
     draw_latent(output, projection, colours, markers, wanted)
     return f"{output}: {len(saved.latent):,} cells ({projection.note})"

@@ -7,31 +7,27 @@ from typing import Annotated, Any
 
 import typer
 
-from .inputs import assignments
+from .declared_options import with_declared_options
 from .options import (
-    AllowLinks,
-    BatchKeyOf,
     Color,
     Device,
-    Genome,
     LabelsKey,
     MemoryLimit,
-    NewAllowFractional,
-    NewGeneNames,
-    NewLayer,
-    NewUseRaw,
     Overwrite,
     Residence,
 )
+from .slot_options import NewSlotOptions
 from .user_errors import user_errors
 
 
+@with_declared_options("report")
 def report(
     run: Annotated[Path, typer.Argument(help="Folder that fastvae train wrote.")],
     data: Annotated[
         list[Path] | None,
         typer.Argument(help="The cells it was trained on; without them, half of the page."),
     ] = None,
+    *,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -44,13 +40,7 @@ def report(
     device: Device = "auto",
     residence: Residence = "auto",
     memory_limit: MemoryLimit = None,
-    layer: NewLayer = None,
-    use_raw: NewUseRaw = False,
-    genome: Genome = None,
-    allow_fractional: NewAllowFractional = None,
-    allow_links: AllowLinks = False,
-    gene_names: NewGeneNames = None,
-    batch_key_of: BatchKeyOf = None,
+    where: NewSlotOptions,
     overwrite: Overwrite = False,
 ) -> None:
     """Write one page about a run: curves, UMAP, mixing scores, fit to the counts, settings."""
@@ -68,13 +58,7 @@ def report(
                 reading={
                     "residence": residence,
                     "memory_limit": memory_limit,
-                    "layer": layer,
-                    "use_raw": use_raw,
-                    "genome": genome,
-                    "allow_fractional": allow_fractional,
-                    "allow_links": allow_links,
-                    "gene_names": gene_names,
-                    "batch_key_of": assignments(batch_key_of, "--batch-key-of"),
+                    **where.arguments(),
                 },
             )
         )
@@ -99,30 +83,16 @@ def run_report(
     InputError
         The page is there already; a column, a gene or a file is not.
     """
-    import numpy as np
-
     from ..data.keys import checked_key
     from ..model.model import Model
-    from ..report.pictures import LATENT, SavedLatent, read_latent
+    from ..report.pictures import latent_of, read_latent
     from ..report.report import Subject, check_report, write_page
     from .run_folder import this_command
 
     target = check_report(output, overwrite=overwrite)
     model = Model.load(run, data, device=device, **reading) if data else Model.load(run)
     model._check_trained()
-    known = read_latent(run) if not data or (run / LATENT).is_file() else None
-    latent = known
-    if data:
-        assert model._frames is not None
-        obs = model._frames.obs
-        # The UMAP that is there, with the columns of the data.
-        same = known is not None and known.obs.index.equals(obs.index)
-        latent = (
-            SavedLatent(obs, known.latent, known.umap)
-            if known is not None and same
-            else SavedLatent(obs, np.asarray(model.get_latent_representation()), None)
-        )
-    assert latent is not None
+    latent = latent_of(model, run) if data else read_latent(run)
     key = checked_key(labels_key, "labels_key")
     subject = Subject(model, latent, key, color, seed, bool(data))
     write_page(subject, target, f"fastvae run {run.resolve().name}", this_command())

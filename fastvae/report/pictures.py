@@ -186,6 +186,20 @@ def read_latent(folder: Path) -> SavedLatent:
     return SavedLatent(obs, found[KEY], found.get(UMAP_KEY))
 
 
+def latent_of(model: Model, folder: Path) -> SavedLatent:
+    """Return where the model's own cells lie: as the run has it, if its cells are the same.
+
+    Columns of obs are those of the model's data.
+    """
+    assert model._frames is not None
+    obs = model._frames.obs
+    if (folder / LATENT).is_file():
+        known = read_latent(folder)
+        if known.obs.index.equals(obs.index):
+            return SavedLatent(obs, known.latent, known.umap)
+    return SavedLatent(obs, np.asarray(model.get_latent_representation()), None)
+
+
 def draw_run(model: Model, folder: Path, wanted: Wanted) -> None:
     """Draw the latent space that was just written to the folder of a run.
 
