@@ -57,29 +57,29 @@ class NetworkGradients:
 
     Parameters
     ----------
-    z_encoder, l_encoder, decoder
-        Networks in training mode; no `l_encoder` where the library size is observed.
+    model
+        Has `z_encoder`, `l_encoder` and `decoder` in training mode, `use_observed_lib_size`,
+        `dispersion` and, where it is no head of the decoder, its logarithm `px_r`, (G,) or (G, K).
     n_genes
         Number of genes.
     likelihood
         ``"zinb"``, ``"nb"`` or ``"poisson"``.
-    table
-        Log dispersion (G,) or (G, K); None where the decoder has a head for it, or for Poisson.
     products
         The dtype of the products of the decoder's heads, where it is not that of the weights.
+
+    Attributes
+    ----------
+    has_table
+        Whether the likelihood takes its dispersion from `px_r`.
     """
 
     def __init__(
-        self,
-        z_encoder: Any,
-        l_encoder: Any | None,
-        decoder: Any,
-        n_genes: int,
-        likelihood: str,
-        table: Tensor | None,
-        products: torch.dtype | None = None,
+        self, model: Any, n_genes: int, likelihood: str, products: torch.dtype | None = None
     ) -> None:
-        of_cell = table is None and likelihood != "poisson"
+        z_encoder, decoder = model.z_encoder, model.decoder
+        l_encoder = None if model.use_observed_lib_size else model.l_encoder
+        of_cell = likelihood != "poisson" and model.dispersion == "gene-cell"
+        self.has_table = likelihood != "poisson" and not of_cell
         self._of_z = _EncoderGradients(z_encoder, n_genes)
         self._of_library = None if l_encoder is None else _EncoderGradients(l_encoder, n_genes)
         self._decoder = _hidden_layers(decoder.px_decoder)
@@ -89,7 +89,7 @@ class NetworkGradients:
             _linear(decoder.px_r_decoder) if of_cell else None,
             products,
         )
-        self._table = None if table is None else Parameter.of(table)
+        self._table = Parameter.of(model.px_r) if self.has_table else None
         parts = [self._of_z, self._of_library, self._decoder, self._heads]
         self._parameters = [p for part in parts if part is not None for p in part.parameters]
         if self._table is not None:
@@ -192,16 +192,8 @@ class StockGradients:
     def __init__(self, model: VAE, products: torch.dtype | None = None) -> None:
         one_of("reconstruction_loss", model.reconstruction_loss, LIKELIHOODS)
         self._model = model
-        poisson = model.reconstruction_loss == "poisson"
-        self._has_table = not (poisson or model.dispersion == "gene-cell")
         self._networks = NetworkGradients(
-            model.z_encoder,
-            None if model.use_observed_lib_size else model.l_encoder,
-            model.decoder,
-            model._n_input,
-            model.reconstruction_loss,
-            model.px_r if self._has_table else None,
-            products,
+            model, model._n_input, model.reconstruction_loss, products
         )
         encoder = model.n_batch if model.encode_covariates and model.n_batch > 1 else 0
         self._told = encoder, cast(DecoderSCVI, model.decoder).px_decoder.n_cat_list[0]
@@ -255,7 +247,7 @@ class StockGradients:
         if model.dispersion != "gene-cell":
             # also for poisson, so that missing covariates are refused alike
             found = log_dispersion(model, None, covariates)
-            theta = found if self._has_table else theta
+            theta = found if self._networks.has_table else theta
         nll, kl_z, kl_library = self._networks.run(
             counts, seen, by_encoder, by_decoder, library, theta, kl_weight, share
         )

@@ -70,17 +70,7 @@ class ModuleGradients:
         self._by_row = by_row
         module: Any = by_row.module
         self._module = module
-        poisson = module.gene_likelihood == "poisson"
-        self._has_table = not (poisson or module.dispersion == "gene-cell")
-        self._networks = NetworkGradients(
-            module.z_encoder,
-            None if module.use_observed_lib_size else module.l_encoder,
-            module.decoder,
-            module.n_input,
-            module.gene_likelihood,
-            module.px_r if self._has_table else None,
-            products,
-        )
+        self._networks = NetworkGradients(module, module.n_input, module.gene_likelihood, products)
         parts: list[Any] = [module.z_encoder.encoder, module.decoder.px_decoder]
         self._told = [sum(part.n_cat_list) for part in parts]
 
@@ -111,7 +101,7 @@ class ModuleGradients:
         else:
             library = module._compute_local_library_params(batch)
         theta: tuple[Tensor | None, Tensor | None] = None, None
-        if self._has_table:
+        if self._networks.has_table:
             labels = columns[REGISTRY_KEYS.LABELS_KEY].index_select(0, rows)
             found = module._log_theta(None, batch, labels)
             theta = found["log_theta"], found.get("theta_index")
