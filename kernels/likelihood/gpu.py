@@ -25,6 +25,7 @@ from torch import Tensor
 from .. import math_gpu as sp
 from ..counts import Counts
 from ..gather.gpu import densify
+from ..launching import ceil_div, next_power_of_2
 from ..parameters import Parameters
 from .gpu_entry import (
     LOG_MU_MAX,
@@ -393,9 +394,9 @@ def _memory(
     grouped = theta_index is not None
     per_cell = log_theta is not None and log_theta.dim() == 2 and not grouped
     groups = log_theta.shape[0] if grouped and log_theta is not None else 1
-    chunks = max(1, triton.cdiv(min(n, PROGRAMS), groups))
+    chunks = max(1, ceil_div(min(n, PROGRAMS), groups))
     if not grouped and n:
-        chunks = triton.cdiv(n, triton.cdiv(n, chunks))  # none of them empty
+        chunks = ceil_div(n, ceil_div(n, chunks))  # none of them empty
 
     def matrix(like: Tensor | None, wanted: bool, lent: Tensor | None) -> Tensor | None:
         if like is None or not wanted:
@@ -444,7 +445,7 @@ def _launch(
         return
     nll = m.nll
     warps = warps_of(n, genes)
-    programs, slots = m.groups * m.chunks, 32 * triton.cdiv(genes, 128 * warps)
+    programs, slots = m.groups * m.chunks, 32 * ceil_div(genes, 128 * warps)
     order = segments = nll
     if theta_index is not None:
         ordered, order = torch.sort(theta_index, stable=True)
@@ -558,7 +559,7 @@ def finish(early: Early, grad: Tensor, x: Counts, p: Parameters) -> Grads:
     redo = torch.empty(1, dtype=torch.int32, device=grad.device)
     compare_kernel[(1,)](
         grad, grad.stride(0), early.used, early.expected, redo, n,
-        BLOCK=min(1024, triton.next_power_of_2(n)),
+        BLOCK=min(1024, next_power_of_2(n)),
     )  # fmt: skip
     _launch(x, p, early.memory, grad, redo)
     return early.memory.grads()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .. import math_gpu as sp
 from ..counts import Counts
+from ..launching import ceil_div
 from .gpu_entry import (
     LOG_MU_MAX,
     LOG_THETA_MAX,
@@ -143,7 +144,7 @@ def _tall(x: Counts, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
 def _grid(n: int, genes: int) -> tuple[int, ...]:
     """One program for each block of a row; grid y, which ends at 65,535, counts blocks."""
-    blocks = triton.cdiv(genes, BLOCK)
+    blocks = ceil_div(genes, BLOCK)
     return (blocks,) if n == 1 else (n, blocks)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from scvi.train import Trainer as TheirTrainer
 from scvi.train import TrainRunner
 
 from ..._status import print_status
+from ..._torch import current
 from ...data import Minibatches
 from ...data.stores.residence import place
 from ...errors import InputError, one_of
@@ -98,7 +98,7 @@ class Trainer(TheirTrainer):
         source, self._source = self._source, None
         device = self.strategy.root_device
         try:
-            with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            with current(device):
                 self._fit(source, device, *args[:2])
         except NonFiniteError as error:
             raise in_their_words(error) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
@@ -17,12 +18,12 @@ class WatchedThreads(Callback):
 
     def __init__(self) -> None:
         self._watch: ThreadWatch | None = None
+        self._training = ExitStack()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to watch, on a CPU with one process."""
         alone = trainer.strategy.root_device.type == "cpu" and trainer.world_size == 1
-        self._watch = ThreadWatch(alone, _log.warning)
-        self._watch.__enter__()
+        self._watch = self._training.enter_context(ThreadWatch(alone, _log.warning))
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Count a step."""
@@ -31,13 +32,8 @@ class WatchedThreads(Callback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Set the number of threads that there was before."""
-        self._leave()
+        self._training.close()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Set the number of threads that there was before."""
-        self._leave()
-
-    def _leave(self) -> None:
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.__exit__(None, None, None)
+        self._training.close()
