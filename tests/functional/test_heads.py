@@ -310,7 +310,13 @@ def test_bad_values_in_every_input(backend, dispersion, bad, way):
                 plain = one_after_the_other("zinb", counts_, leaves)
                 want = differentiated(plain, leaves, upstream)
             for key, t in got.items():
-                assert nearly(t, want[key]), f"{key} with {bad} in {name}"
+                expected = want[key]
+                if backend == "triton" and (name, key) == ("theta_weight", "hidden"):
+                    # the derivative by a theta at its bound is 1e-26 of rounding: times infinity it
+                    # is NaN where it was 0, else infinite, and torch and Triton round otherwise
+                    assert torch.equal(t.isfinite(), expected.isfinite())
+                    t, expected = (v.where(v.isfinite(), 0) for v in (t, expected))
+                assert nearly(t, expected), f"{key} with {bad} in {name}"
             if name in ("x", "hidden", "log_library"):  # of one cell: no other's value changes
                 row, others = 5, torch.arange(10) != 5
                 torch.testing.assert_close(got["nll"][others], untouched[others])
