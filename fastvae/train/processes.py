@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import inspect
 import os
 from collections.abc import Iterator
@@ -177,8 +179,12 @@ def launched(device: str) -> Iterator[str]:
         where = resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
         torch.cuda.set_device(where)
     backend = "nccl" if where.type == "cuda" else "gloo"
+    # DistributedDataParallel imports it, and a group that is there by then lives until the process
+    # ends. Its threads may then ask for the interpreter as that shuts down, which aborts.
+    importlib.import_module("torch._dynamo")
     dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield str(where)
     finally:
+        gc.collect()  # the wrapped module, which holds the group, is in reference cycles
         dist.destroy_process_group()

@@ -135,7 +135,7 @@ def train(
 def member(folder: Path, rank: int, mode: str) -> None:
     method = f"file://{folder / 'meet'}"
     # Long enough for a busy machine to start both, short enough to wait for in a test.
-    timeout = timedelta(seconds=5 if mode == "stop" else 60)
+    timeout = timedelta(seconds=5 if mode == "stop" else 600)
     dist.init_process_group("gloo", method, rank=rank, world_size=2, timeout=timeout)
     leave = {"kill": [Leave(signal.SIGKILL)], "stop": [Leave(signal.SIGSTOP)]}
     batches, validation = share(TRAIN, rank, True), share(VALIDATION, rank, False)
