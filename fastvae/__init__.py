@@ -9,7 +9,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+# The name to install. The distribution `fastvae` is another project (see _installation.py).
+DISTRIBUTION = "fastvae-scvi"
 
 # OpenMP reads this when torch loads it. Threads that spin for long while they wait make training
 # many times slower as soon as another program wants the same processors.
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from .model.model import Model
     from .vae.ldvae import LDVAE
     from .vae.vae import VAE
+
+    __version__: str
 
 __all__ = [
     "LDVAE",
@@ -46,11 +49,23 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
     elif name in __all__:
         value = importlib.import_module(f".{name}", __name__)
+    elif name == "__version__":
+        value = _version()
     else:
         raise AttributeError(f"module 'fastvae' has no attribute {name!r}")
     globals()[name] = value
     return value
 
 
+def _version() -> str:
+    """Return the version of the distribution: the tag it was built from."""
+    from importlib import metadata  # slower than all the rest of this file
+
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:  # a copy of the files that was never installed
+        return "0+unknown"
+
+
 def __dir__() -> list[str]:
-    return sorted([*(name for name in globals() if name.startswith("__")), *__all__])
+    return sorted({*(name for name in globals() if name.startswith("__")), "__version__", *__all__})

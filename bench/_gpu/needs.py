@@ -32,7 +32,7 @@ class Package:
 
 
 PACKAGES = (
-    Package("fastvae", "fastvae"),
+    Package("fastvae", "fastvae-scvi"),
     Package("torch", "torch"),
     Package("numpy", "numpy"),
     Package("scipy", "scipy"),

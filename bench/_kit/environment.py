@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+DISTRIBUTIONS = {"fastvae": "fastvae-scvi"}  # where it has another name
 PACKAGES = ("fastvae", "torch", "triton", "numpy", "scvi-tools", "annbatch")
 QUERY = (
     "name,driver_version,memory.total,clocks.sm,clocks.max.sm,clocks.mem,power.limit,"
@@ -42,7 +43,7 @@ def nvidia_smi() -> list[dict[str, str]] | None:
 
 def version(package: str) -> str | None:
     try:
-        return importlib.metadata.version(package)
+        return importlib.metadata.version(DISTRIBUTIONS.get(package, package))
     except importlib.metadata.PackageNotFoundError:
         return None
 

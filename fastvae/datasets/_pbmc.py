@@ -50,7 +50,7 @@ def pbmc() -> AnnData:
     if not DATA_FILE.is_file():
         raise InputError(
             f"the embedded data set {DATA_FILE} is missing; reinstall fastvae "
-            "(pip install --force-reinstall fastvae)"
+            "(pip install --force-reinstall fastvae-scvi)"
         )
     data = anndata.read_h5ad(DATA_FILE)
     data.X = data.X.astype(np.float32)

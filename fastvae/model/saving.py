@@ -120,7 +120,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} has format version {version}, and this fastvae reads up to "
             f"{FORMAT_VERSION}: it was saved by fastvae {config.get('fastvae_version')}; "
-            "upgrade with pip install -U fastvae"
+            "upgrade with pip install -U fastvae-scvi"
         )
     return config
 

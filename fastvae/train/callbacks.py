@@ -56,7 +56,7 @@ class TensorBoard(Callback):
         except ImportError as error:
             raise InputError(
                 "writing for TensorBoard needs the tensorboard package; "
-                "pip install 'fastvae[tensorboard]' (or pip install tensorboard)"
+                "pip install 'fastvae-scvi[tensorboard]' (or pip install tensorboard)"
             ) from error
         self._make = tensorboard.SummaryWriter
         self._writer: SummaryWriter | None = None

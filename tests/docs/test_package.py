@@ -1,5 +1,7 @@
 """The package as installed: light to import, complete, tidy."""
 
+import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -34,9 +36,47 @@ def test_every_public_name_exists():
     for name in fastvae.__all__:
         assert getattr(fastvae, name) is not None
     assert set(fastvae.__all__) <= set(dir(fastvae))
-    assert fastvae.__version__ == version("fastvae")
+    assert fastvae.__version__ == version("fastvae-scvi")
     with pytest.raises(AttributeError, match="no attribute 'Vae'"):
         fastvae.Vae  # noqa: B018
+
+
+FOREIGN = '"""Another project."""\n__version__ = "0.1.0"\n'
+
+
+@pytest.mark.parametrize("content", [FOREIGN, None])
+@pytest.mark.parametrize(
+    "module", ["fastvae.cli", "fastvae.__main__", "fastvae.integrations.scvi_tools"]
+)
+def test_another_distribution_of_that_name_is_named(tmp_path, content, module):
+    """Its `__init__` stands in the place of ours, or went with it when it was uninstalled."""
+    shutil.copytree(ROOT / "fastvae", tmp_path / "fastvae")
+    (tmp_path / "fastvae" / "integrations" / "__init__.py").unlink()  # both have one
+    ours = tmp_path / "fastvae" / "__init__.py"
+    ours.unlink() if content is None else ours.write_text(content)
+    what = "__init__.py is missing" if content is None else f"{ours} is another project's"
+    # without site, which would find the package that is installed
+    run = [sys.executable, "-S", "-c", f"import {module}"]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    assert what in last
+    assert last.endswith("pip uninstall -y fastvae fastvae-scvi, then pip install fastvae-scvi")
+
+
+def test_no_text_tells_people_to_install_the_other_distribution():
+    wrong = re.compile(r"pip install [^\n&]*\bfastvae(?!-scvi)\b(?![./-])")
+    assert wrong.search("pip install -U 'fastvae[scvi]'")
+    folders = ("fastvae", "kernels", "docs", "bench", "tests/cli")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.*")]
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in [*files, *ROOT.glob("*.*")]
+        if path.suffix in (".py", ".md", ".toml", ".yml", ".cff", ".txt")
+        for match in wrong.finditer(path.read_text())
+    ]
+    assert found == []
 
 
 def test_files_stay_readable_in_one_sitting():

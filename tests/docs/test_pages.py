@@ -76,7 +76,9 @@ def test_the_guides_say_which_extras_there_are() -> None:
 
     text = (DOCS / "guide" / "start.md").read_text()
     assert not [
-        name for name in metadata("fastvae").get_all("Provides-Extra") if f"`{name}`" not in text
+        name
+        for name in metadata("fastvae-scvi").get_all("Provides-Extra")
+        if f"`{name}`" not in text
     ]
 
 

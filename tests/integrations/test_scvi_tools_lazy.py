@@ -174,7 +174,7 @@ def test_without_scvi_tools_the_error_says_what_to_install(monkeypatch):
     for name in list(sys.modules):
         if name.startswith("fastvae.integrations.scvi_tools"):
             monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(ImportError, match=r"pip install 'fastvae\[scvi\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'fastvae-scvi\[scvi\]'"):
         import fastvae.integrations.scvi_tools  # noqa: F401
 
 

@@ -31,7 +31,7 @@ def fast_zarr() -> Iterator[None]:
         import zarr
     except ImportError as error:
         raise InputError(
-            'zarr stores need the zarr library: pip install "fastvae[stream]"'
+            'zarr stores need the zarr library: pip install "fastvae-scvi[stream]"'
         ) from error
     if importlib.util.find_spec("zarrs") is None:
         yield

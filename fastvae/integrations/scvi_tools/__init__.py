@@ -5,6 +5,9 @@
 `from_scvi_tools` convert trained models.
 """
 
+from ... import _installation  # noqa: F401 - first: the modules below would miss names
+
+# isort: split
 from . import _scvi  # noqa: F401 - first: it says what to install where scvi-tools is missing
 
 # isort: split
