@@ -379,7 +379,10 @@ CASES = [
     Case("config.json missing", lambda d: without(d, "config.json")),
     Case("config.json not JSON", lambda d: changed(d, "config.json", lambda c: c[:40])),
     Case("config.json of something else", lambda d: edited_config(d, format="hub-model")),
-    Case("config.json of a newer version", lambda d: edited_config(d, format_version=99)),
+    Case(
+        "config.json of a newer version",
+        lambda d: edited_config(d, format_version=99, fastvae_version="9.0"),
+    ),
     Case("config.json without the options", lambda d: edited_config(d, options={"depth": 3})),
     Case("weights missing", lambda d: without(d, "model.safetensors")),
     Case(
