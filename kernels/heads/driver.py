@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..counts import Counts
+from ..lent import lent
 from ..parameters import Parameters
 from ..products import Products, column_sums
 from .blocks import cells_of, cells_per_block
@@ -235,7 +236,8 @@ def _memory(
         given = None if into is None else getattr(into, name)
         if given is not None and given.dtype == sums and given.is_contiguous():
             found[name] = given
+        elif parameter.is_cpu:
+            found[name] = lent(*parameter.shape, dtype=sums)
         else:
-            shape = parameter.shape
-            found[name] = torch.empty(shape, dtype=sums, device=parameter.device)
+            found[name] = torch.empty(parameter.shape, dtype=sums, device=parameter.device)
     return found

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..counts import Counts
+from ..lent import lent
 from ..native import NllCall, counts_argument, library, matrix, threads_for, vector
 from ..parameters import Parameters
 from .reference import Grads, laid_into
@@ -112,12 +113,12 @@ def _run(
         call.order = blocks.order.data_ptr()
     if grad is not None:
         grad = vector(grad)
-        d_scale = scale if in_place else scale.new_empty(n, g)
+        d_scale = scale if in_place else lent(n, g)
         d_library = nll.new_empty(n, 1)
         call.grad, call.d_scale = grad.data_ptr(), d_scale.data_ptr()
         call.d_library = d_library.data_ptr()
         if zi is not None:
-            d_zi = zi if in_place else scale.new_empty(n, g)
+            d_zi = zi if in_place else lent(n, g)
             call.d_zi = d_zi.data_ptr()
         if theta is not None and want_theta:
             d_theta = theta if in_place and per_cell else theta.new_empty(theta.shape)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..counts import Counts
+from ..lent import lent
 from ..native import LinearCall, address, counts_argument, library, matrix, threads_for, vector
 from . import reference
 
@@ -54,7 +55,7 @@ def linear_weight_grad(grad: Tensor, x: Counts, log1p: bool, out: Tensor | None 
     if call.x.dense is not None or not (out is None or _takes(out)):
         return reference.linear_weight_grad(grad, x, log1p, out)
     dtype, grad = grad.dtype, vector(grad)
-    found = grad.new_empty(hidden, x.shape[1]) if out is None else out
+    found = lent(hidden, x.shape[1]) if out is None else out
     call.grad, call.d_weight = address(grad), address(found)
     call.d_weight_stride = found.stride(0)
     library.fastvae_linear_weight_grad(ctypes.byref(call))
