@@ -11,9 +11,10 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import map_import as reference_commands
 from .de import de
 from .declared_options import with_declared_options
+from .import_model import import_command
+from .map import map_command
 from .options import (
     BatchKey,
     BatchKeyOf,
@@ -83,7 +84,7 @@ def embed(
 ) -> None:
     """Put the cells of DATA into the latent space of a trained model."""
     with user_errors():
-        from ..model.latent import KEY
+        from ..model.latent_file import KEY
         from ..model.model import Model
 
         model = Model.load(run, device=device)
@@ -94,7 +95,14 @@ def embed(
 app.command(epilog="Example:  fastvae de run atlas.h5ad --groupby cell_type -o markers.csv")(de)
 app.command(epilog="Example:  fastvae plot run atlas.h5ad --color cell_type --color CD3D")(plot)
 app.command(epilog="Example:  fastvae report run atlas.h5ad --labels-key cell_type")(report)
-reference_commands.register(app)
+app.command("map", epilog="Example:  fastvae map run query.h5ad --batch-key donor -o mapped")(
+    map_command
+)
+app.command(
+    "import",
+    epilog="Example:  fastvae import scvi_model atlas.h5ad -o run    "
+    "fastvae import vae.pkl atlas.h5ad --batch-key batch_indices -o run",
+)(import_command)
 
 
 @app.command(epilog="Example:  fastvae convert a.h5ad b.h5ad -o atlas.zarr")

@@ -10,6 +10,10 @@ import typer
 DATA, MODEL, TRAINING, FILES, EXPERT = PANELS = ("Data", "Model", "Training", "Files", "Expert")
 """The parts of a help page, in their order; what most people never need is under Expert."""
 
+RunOutput = Annotated[
+    Path,
+    typer.Option("--output", "-o", help="Folder to write the run to.", rich_help_panel=FILES),
+]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace what is already there.", rich_help_panel=FILES),

@@ -121,6 +121,6 @@ def run_plot(
         colours = colours_of(model._frames.obs, model, wanted)
         markers = scaled_expression(model, colours.genes)
         saved = latent_of(model, run)
-    projection = saved.projection(wanted)
+    projection = saved.projection(wanted.method, wanted.seed)
     draw_latent(output, projection, colours, markers, wanted)
     return f"{output}: {len(saved.latent):,} cells ({projection.note})"

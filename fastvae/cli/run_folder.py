@@ -27,14 +27,25 @@ if TYPE_CHECKING:
 
 
 CHECKPOINTS, LOG = "checkpoints", "log.txt"
+JOINT, JOINT_PICTURE, LABELS = "joint.h5ad", "joint.png", "labels.csv"
+"""Of a query and its reference together."""
+
 MANY_CELLS = 20_000
 """Their UMAP takes more than some seconds."""
 
 _PARTIAL = re.compile(
-    r"\.(model|config|history|loss|latent|report)-\w+\.(safetensors|json|csv|png|h5ad|html)"
+    r"\.(model|config|history|loss|latent|report|joint|labels)-\w+\.(safetensors|json|csv|png|h5ad|html)"
     r"|\.\.(model\.safetensors|history\.csv)-\w+\.new"
 )
-_DERIVED = ("latent.h5ad", "latent.png", "loss.png", "report.html")
+_DERIVED = (
+    "latent.h5ad",
+    "latent.png",
+    "loss.png",
+    "report.html",
+    JOINT,
+    JOINT_PICTURE,
+    LABELS,
+)
 """Files that are made from the weights, and outdated once these change."""
 
 
@@ -274,6 +285,9 @@ def list_files(folder: Path) -> list[str]:
         "latent.h5ad": 'latent space in obsm["X_fastvae"], its UMAP in obsm["X_umap"], obs and var',
         "report.html": "all about the run on one page",
         "latent.png": "the UMAP, by batch and by what else was asked for",
+        JOINT: 'query and reference: obs["origin"], latent space, UMAP, labels',
+        JOINT_PICTURE: "the UMAP of both",
+        LABELS: "transferred label and uncertainty of each cell",
         "tensorboard": "the curves, for tensorboard --logdir",
         CHECKPOINTS: "to go on from with --resume",
     }

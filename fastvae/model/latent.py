@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import os
-import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import __version__
-from .._files import atomic_path, check_new_file
-from ..data.storable import storable
+from .._files import check_new_file
 from ..errors import (
     MOST_DRAWS,
     file_path,
     seed_number,
-    shortened,
     true_or_false,
     whole_number,
 )
 from ..plots.projection import umap_of
 from .base import EVALUATION_BATCH, State
+from .latent_file import KEY, UMAP_KEY, write_latent_file
 from .new_data import READING, Reading
 from .posterior import encode
 from .scvi_names import with_scvi_names
 from .selection import cell_rows
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from typing_extensions import Unpack
-
-KEY = "X_fastvae"
-"""Where latent positions are in ``obsm``."""
-
-UMAP_KEY = "X_umap"
 
 
 class LatentAnswers(State):
@@ -160,42 +150,3 @@ class LatentAnswers(State):
             obsm[UMAP_KEY] = found.astype(np.float32)
         write_latent_file(target, obsm, frames.obs, frames.var)
         return latent
-
-
-def write_latent_file(path: Path, obsm: dict[str, np.ndarray], obs: Any, var: Any) -> None:
-    """Write `obsm`, such as the latent space, beside `obs` and `var`; there is no ``X``.
-
-    Columns of obs and var that these files cannot hold are written as text. If they still cannot
-    be written, the file has the latent space and the names without them.
-    """
-    from anndata import AnnData
-
-    obs, var = storable(obs, "obs"), storable(var, "var")
-    extra = {"obsm": obsm, "uns": {"fastvae_version": __version__}}
-    reason = ""
-    try:
-        content = _h5ad(AnnData(obs=obs, var=var, **extra))
-    except Exception as error:  # of AnnData, h5py and pandas
-        reason = shortened(f"{type(error).__name__}: {error}")
-        content = _h5ad(AnnData(obs=obs.iloc[:, :0], var=var.iloc[:, :0], **extra))
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
-    if reason:
-        warnings.warn(
-            f"{path} has the names of cells and genes, but no columns of obs and var, which "
-            f"cannot be written ({reason})",
-            UserWarning,
-            stacklevel=4,
-        )
-
-
-def _h5ad(adata: AnnData) -> bytes:
-    """Return the content of an .h5ad file, made in memory: HDF5 may crash on a full disk."""
-    import h5py
-    from anndata.io import write_elem
-
-    with h5py.File("latent", "w", driver="core", backing_store=False) as file:
-        write_elem(file, "/", adata)
-        file.flush()
-        content: bytes = file.id.get_file_image()
-    return content

@@ -131,7 +131,7 @@ def mapped(
         warnings.warn(missing_text(genes, len(setup.gene_names)), UserWarning, stacklevel=5)
     origin = {
         "mapped_onto": name,
-        "reference_sha256": _digest(state),
+        "reference_sha256": weights_digest(state),
         "freeze": query.freeze,
         "reference_columns": len(wide.batch_categories) - len(new),
         "new_batches": new,
@@ -167,7 +167,7 @@ def _wanted(
     )
 
 
-def _digest(state: Mapping[str, Tensor]) -> str:
+def weights_digest(state: Mapping[str, Tensor]) -> str:
     """Return the beginning of the SHA-256 of all weights, by name."""
     digest = hashlib.sha256()
     for name in sorted(state):

@@ -25,6 +25,7 @@ from ..train import resolve_device
 from ..train.history import history_text, parse_history
 from .differential_expression import DifferentialAnswers
 from .expression import ExpressionAnswers
+from .joint_latent import JointAnswers
 from .latent import LatentAnswers
 from .likelihood import QualityAnswers
 from .mapping import Query, mapped, origin_lines
@@ -52,6 +53,7 @@ class Model(
     PosteriorAnswers,
     QualityAnswers,
     DifferentialAnswers,
+    JointAnswers,
 ):
     """scVI of a data set: training, latent space, denoised expression, differential expression.
 

@@ -11,15 +11,17 @@ import numpy as np
 
 from .._words import those_there
 from ..errors import InputError
+from ..model.latent_file import LATENT, SavedLatent, read_latent_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..data.keys import Key
     from ..model.model import Model
     from ..plots.projection import Projection
 
 
-LATENT, PICTURE = "latent.h5ad", "latent.png"
+PICTURE = "latent.png"
 MOST_CATEGORIES = 1000
 """A text column with more values than this is one of names, not of groups."""
 
@@ -135,23 +137,6 @@ def draw_latent(
     save_figure(figure, path, wanted.dpi)
 
 
-@dataclass(frozen=True, eq=False)
-class SavedLatent:
-    """What the latent.h5ad of a run holds."""
-
-    obs: pd.DataFrame
-    latent: np.ndarray
-    umap: np.ndarray | None
-
-    def projection(self, wanted: Wanted) -> Projection:
-        """Return the UMAP that is in the file, unless something else is asked for."""
-        from ..plots.projection import project, umap_projection
-
-        if self.umap is not None and wanted.method in ("auto", "umap") and wanted.seed == 0:
-            return umap_projection(self.umap)
-        return project(self.latent, method=wanted.method, seed=wanted.seed)
-
-
 def read_latent(folder: Path) -> SavedLatent:
     """Read the latent.h5ad of a run.
 
@@ -160,30 +145,7 @@ def read_latent(folder: Path) -> SavedLatent:
     InputError
         It is missing, damaged, or not what fastvae wrote.
     """
-    from ..data.sources.hdf5 import opened, reporting_damage
-    from ..data.sources.slots import Slot
-    from ..data.sources.stored_file import read_outline
-    from ..model.latent import KEY, UMAP_KEY
-
-    path = folder / LATENT
-    if not path.is_file():
-        raise InputError(
-            f"{path} is missing; write it with fastvae embed, or name the data too: "
-            f"fastvae plot {folder} DATA"
-        )
-    obs = read_outline(path, Slot()).obs
-    found: dict[str, np.ndarray] = {}
-    with opened(path) as file, reporting_damage(path):
-        for name in (KEY, UMAP_KEY):
-            stored = file["obsm"].get(name)
-            if stored is None:
-                continue
-            if stored.ndim != 2 or len(stored) != len(obs) or stored.dtype.kind != "f":
-                raise InputError(f'{path}: obsm["{name}"] does not fit its {len(obs):,} cells')
-            found[name] = stored[:].astype(np.float64)
-    if KEY not in found:
-        raise InputError(f'{path} has no obsm["{KEY}"]; give the folder that fastvae train wrote')
-    return SavedLatent(obs, found[KEY], found.get(UMAP_KEY))
+    return read_latent_file(folder / LATENT, f", or name the data too: fastvae plot {folder} DATA")
 
 
 def latent_of(model: Model, folder: Path) -> SavedLatent:
@@ -210,4 +172,29 @@ def draw_run(model: Model, folder: Path, wanted: Wanted) -> None:
     saved = read_latent(folder)
     colours = colours_of(saved.obs, model, wanted)
     markers = scaled_expression(model, colours.genes)
-    draw_latent(folder / PICTURE, saved.projection(wanted), colours, markers, wanted)
+    draw_latent(
+        folder / PICTURE, saved.projection(wanted.method, wanted.seed), colours, markers, wanted
+    )
+
+
+def draw_joint(joint: Path, picture: Path, wanted: Wanted, batch_key: Key | None = None) -> None:
+    """Draw a file that `Model.write_joint_latent` wrote: reference and query in one picture.
+
+    Panels show the origin of the cells, their batches, transferred labels and the uncertainty of
+    these, and each of the two origins by itself.
+    """
+    from ..data.keys import columns_of, key_column
+    from ..model.joint_latent import LABEL, UNCERTAINTY
+    from ..model.reference_cells import ORIGIN
+
+    saved = read_latent_file(joint)
+    obs = saved.obs
+    colours = Colours(categories={ORIGIN: obs[ORIGIN]}, highlights={ORIGIN: obs[ORIGIN]})
+    if batch_key is not None and set(columns_of(batch_key)) <= set(obs.columns):
+        name = batch_key if isinstance(batch_key, str) else " | ".join(batch_key)
+        colours.categories[name] = key_column(obs, batch_key, "batch_key")
+    if LABEL in obs:
+        colours.categories["transferred label"] = obs[LABEL]
+        colours.values["uncertainty of the transfer"] = obs[UNCERTAINTY].to_numpy(dtype=np.float64)
+    projection = saved.projection(wanted.method, wanted.seed)
+    draw_latent(picture, projection, colours, {}, wanted)

@@ -168,7 +168,7 @@ class Subject:
 
 def write_page(about: Subject, target: Path, title: str, command: str | None) -> None:
     """Write the page; see `write_report`."""
-    projection = about.latent.projection(Wanted())
+    projection = about.latent.projection()
     batch, label = about.codes("batch")[0], about.codes("label")[0]
     cells = about.some_cells(SCORED_CELLS)
     counts = counts_of(about.model, cells) if about.has_counts else None
