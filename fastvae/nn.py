@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -101,9 +102,13 @@ class FCLayers(nn.Module):
     compiled : callable or None
         The dense layers by ``torch.compile``, which run instead of the plain ones while training
         with ``compile=True`` lasts.
+    of_counts : bool
+        Whether the input is counts or their logarithms, which autocast would round: the first layer
+        is then taken in the dtype of the weights, as it is of sparse counts.
     """
 
     compiled: Callable[..., Tensor] | None = None
+    of_counts: bool = False
 
     def __init__(
         self,
@@ -158,12 +163,16 @@ class FCLayers(nn.Module):
         """
         indicators = self._indicators(x, cat_list)
         dense_layers = self.dense_layers if self.compiled is None else self.compiled
-        if x.layout != torch.sparse_csr:
+        sparse = x.layout == torch.sparse_csr
+        rounded = self.of_counts and torch.is_autocast_enabled(x.device.type)
+        if not (sparse or rounded):
             return dense_layers(x, indicators)
         first = next(iter(cast(nn.Sequential, self.fc_layers[0])))
-        if isinstance(first, nn.Linear):
-            return dense_layers(_linear(first, x, indicators), indicators, begun=True)
-        return dense_layers(x.to_dense(), indicators)
+        if not isinstance(first, nn.Linear) or (rounded and x.dtype != first.weight.dtype):
+            return dense_layers(x.to_dense() if sparse else x, indicators)
+        with torch.autocast(x.device.type, enabled=False) if rounded else nullcontext():
+            hidden = _linear(first, x, indicators)
+        return dense_layers(hidden, indicators, begun=True)
 
     def dense_layers(self, x: Tensor, indicators: list[Tensor], begun: bool = False) -> Tensor:
         """Apply the layers to a dense x, without the first linear one where `begun`."""
@@ -277,6 +286,7 @@ class Encoder(nn.Module):
         self.encoder = FCLayers(
             n_input, n_hidden, n_cat_list, n_layers, n_hidden, dropout_rate=dropout_rate
         )
+        self.encoder.of_counts = True
         self.mean_encoder = nn.Linear(n_hidden, n_output)
         self.var_encoder = nn.Linear(n_hidden, n_output)
         self.z_transformation = nn.Softmax(dim=-1) if distribution == "ln" else identity

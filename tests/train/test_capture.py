@@ -16,8 +16,12 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="records C
 
 
 def fit(device: str = "cuda", **options: Any) -> Model:
-    model = Model(small_data(), batch_key="batch", n_latent=3, n_hidden=16)
-    return model.fit(2, 32, seed=0, device=device, progress=False, **options)
+    model = Model(small_data(20, 12), batch_key="batch", n_latent=3, n_hidden=16)
+    return model.fit(2, 8, seed=0, device=device, progress=False, **options)
+
+
+def losses(model: Model) -> list[list[float]]:
+    return [model.history[name].tolist() for name in ("train_elbo", "validation_elbo")]
 
 
 @pytest.mark.parametrize("moment", ["warm-up", "capture", "read"])
@@ -42,8 +46,7 @@ def test_the_plain_step_runs_after_a_failure(monkeypatch: pytest.MonkeyPatch, mo
     assert torch.cuda.current_stream() == stream
     assert not torch.cuda.is_current_stream_capturing()
     assert calls == ([False] * 2 if moment == "warm-up" else [*[False] * 3, True])
-    assert model.history["train_elbo"] == plain.history["train_elbo"]
-    assert model.history["validation_elbo"] == plain.history["validation_elbo"]
+    assert losses(model) == losses(plain)
 
 
 def test_random_numbers_go_on_as_if_nothing_had_been_recorded() -> None:
@@ -58,4 +61,4 @@ def test_trains_on_a_device_that_is_not_the_current_one() -> None:
     with torch.cuda.device(0):
         first, second = fit("cuda:0"), fit("cuda:1")
         assert torch.cuda.current_device() == 0
-    assert first.history["train_elbo"] == second.history["train_elbo"]
+    assert losses(first) == losses(second)

@@ -51,6 +51,23 @@ def test_reparameterize_draws_as_the_normal_distribution_does():
     torch.testing.assert_close(reparameterize_gaussian(mean, variance), want)
 
 
+@pytest.mark.parametrize("n_cat_list", [None, [3]])
+def test_autocast_rounds_no_counts_dense_or_sparse(n_cat_list):
+    encoder = Encoder(9, 2, n_cat_list, n_layers=2, n_hidden=5, dropout_rate=0).eval()
+    first = encoder.encoder.fc_layers[0][0]
+    x, batch = counts() + 256.0, torch.randint(0, 3, (6, 1))  # 257 is not a bfloat16 number
+    seen = []
+    encoder.encoder.fc_layers[0][1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        dense = encoder.moments(x, batch)
+        sparse = encoder.moments(x.to_sparse_csr(), batch)
+    rows = x if n_cat_list is None else torch.cat([x, one_hot(batch, 3)], 1)
+    want = nn.functional.linear(rows, first.weight, first.bias)
+    for got in seen:
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-4)
+    assert dense[0].dtype == sparse[0].dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("n_cat_list", [None, [3], [3, 1, 2]])
 @pytest.mark.parametrize("n_layers", [1, 2])
 @pytest.mark.parametrize("bias", [True, False])
