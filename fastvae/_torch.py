@@ -58,6 +58,18 @@ def current(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed torch's generators of the CPU and of `device`, as ``torch.manual_seed`` does.
+
+    That one goes through all other kinds of devices too, and writes down the stack of its caller
+    for each that is not in use: host time at each epoch and each validation.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(seed)
+
+
 @contextmanager
 def seeded(device: torch.device, seed: int | None) -> Iterator[None]:
     """Draw from `seed` inside the block and leave torch's generators as they were.
@@ -68,7 +80,7 @@ def seeded(device: torch.device, seed: int | None) -> Iterator[None]:
         yield
         return
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        seed_generators(seed, device)
         yield
 
 
@@ -85,7 +97,8 @@ def evaluating(module: nn.Module, seed: int | None = 0) -> Iterator[None]:
             yield
     finally:
         for part, training in flags:
-            part.training = training
+            if part.training != training:
+                part.training = training
 
 
 def readable(values: torch.Tensor, force: bool | None) -> bool:

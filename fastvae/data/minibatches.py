@@ -190,10 +190,10 @@ class Minibatches:
         """Return the number of cells of each minibatch of an epoch."""
         return np.diff([*self._starts(), self._n_used()]).tolist()
 
-    def order(self) -> np.ndarray:
-        """Return this process's cells of the epoch in order, where any row is as quick."""
+    def order(self, epoch: int) -> np.ndarray:
+        """Return this process's cells of an epoch in order, where any row is as quick."""
         assert self._blocks is None
-        return self._order(self.epoch).at(self._first, self._first + self._n_used())
+        return self._order(epoch).at(self._first, self._first + self._n_used())
 
     def gather(self, cells: np.ndarray) -> Minibatch:
         """Make the minibatch of the given rows."""

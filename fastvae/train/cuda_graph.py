@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from .._torch import evaluating
 from ..data import Minibatch, Minibatches
-from ..data.csr import on_device
 from ..data.stores.device import DeviceStore
 from ..functional.gather import (
     LARGEST,
@@ -32,6 +31,7 @@ from ..functional.gather import (
 from ..vae.stock import sparse_first_layers
 from ..vae.vae import VAE
 from .capture import Recorder
+from .epoch_rows import EpochRows
 from .processes import Group
 from .settings import TrainSettings
 from .state import Moment
@@ -172,28 +172,36 @@ class StaticSteps:
     ----------
     training, validation
         By the number of cells.
+    training_rows, validation_rows
+        Which cells they are given.
     """
 
     training: Mapping[int, StaticStep]
     validation: Mapping[int, StaticStep]
+    training_rows: EpochRows
+    validation_rows: EpochRows | None
 
     def batches(
-        self, batches: Minibatches, done: int, alike: list[bool]
+        self, batches: Minibatches, done: int, alike: list[bool], goes_on: bool
     ) -> Iterator[Tensor | Minibatch]:
         """Yield what is left of an epoch: rows on the device, or a minibatch for a plain step.
 
-        `alike` says where those of all processes have the same size.
+        `alike` says where those of all processes have the same size. If training `goes_on` after
+        the epoch, the rows of the next are made once the last of this one has been launched.
         """
-        order = batches.order()
-        rows = on_device(order, batches.device)
+        epoch = batches.epoch
+        rows = self.training_rows.of(epoch)
         edges = np.cumsum([0, *batches.sizes()]).tolist()
         for number, (start, stop) in enumerate(itertools.pairwise(edges[done:]), start=done):
             fixed = alike[number] and stop - start in self.training
-            yield rows[start:stop] if fixed else batches.gather(order[start:stop])
+            yield rows[start:stop] if fixed else batches.gather(batches.order(epoch)[start:stop])
+        if goes_on:
+            self.training_rows.prepare(epoch + 1)
 
     def evaluate(self, batches: Minibatches, stop: Callable[[], bool]) -> bool:
         """Add the loss terms of all minibatches to the sums; False if `stop` said to leave off."""
-        rows, at = on_device(batches.order(), batches.device), 0
+        assert self.validation_rows is not None
+        rows, at = self.validation_rows.of(batches.epoch), 0
         for size in batches.sizes():
             if stop():
                 return False
@@ -288,6 +296,8 @@ def make_static_steps(
     made = steps = StaticSteps(
         {n: StaticStep(store, n, memory, work.sums, *halves) for n in sorted(sizes, reverse=True)},
         {n: StaticStep(store, n, memory, *seen) for n in sorted(held_out, reverse=True)},
+        EpochRows(batches),
+        EpochRows(evaluated[0]) if evaluated else None,
     )
     if group.device.type == "cuda":
         try:

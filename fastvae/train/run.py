@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from .._torch import device_of, evaluating
+from .._torch import device_of, evaluating, seed_generators
 from ..data import Minibatch, Minibatches
 from ..errors import InputError
 from .callbacks import Callback
@@ -334,10 +334,11 @@ class Run:
         if done:
             set_random_states(self.anchor.random, self.device)
         else:
-            torch.manual_seed(epoch_seed(self.seed, epoch, self.group.rank))
-        batches = (
-            self.batches if static is None else static.batches(self.batches, done, self._alike)
-        )
+            seed_generators(epoch_seed(self.seed, epoch, self.group.rank), self.device)
+        batches: Iterable[Any] = self.batches
+        if static is not None:
+            goes_on = epoch + 1 < self.first_epoch + self.settings.epochs
+            batches = static.batches(self.batches, done, self._alike, goes_on)
         set_to = None
         for number, batch in enumerate(batches, start=done):
             weight = kl_weight_at(self.settings, epoch, self.step + number)

@@ -69,7 +69,7 @@ def our_draws(monkeypatch: pytest.MonkeyPatch) -> None:
         batches.set_epoch(epochs[0])
         edges = np.cumsum([0, *batches.sizes()])
         for start, stop in itertools.pairwise(edges.tolist()):
-            yield source.minibatch(batches.order()[start:stop])
+            yield source.minibatch(batches.order(batches.epoch)[start:stop])
 
     training: list[Any] = []
     epochs = [0]

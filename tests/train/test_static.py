@@ -12,6 +12,7 @@ from small_models import batches_of, small_data, small_store
 from static_step import SETTINGS, WAITS, Watch, as_on_a_gpu, interpreted, vae
 
 from fastvae import VAE, functional
+from fastvae._torch import seeded
 from fastvae.data import Minibatches
 from fastvae.data.stores.device import DeviceStore
 from fastvae.train import TrainSettings, new_history, train_vae
@@ -234,3 +235,53 @@ def test_validation_has_steps_of_its_own(as_on_a_gpu: None) -> None:
     assert seen == [*training, (16, False, False), (4, False, False)] * 3
     for name, values in histories[0].items():
         np.testing.assert_allclose(values, histories[1][name], rtol=1e-4, err_msg=name)
+
+
+def test_the_order_of_the_next_epoch_is_made_before_the_host_waits(
+    as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once each, and none after the last epoch; validation cells have one order."""
+    told: list[Any] = []
+    order, call, finite = Minibatches.order, static.StaticStep.__call__, Run._finite
+
+    def noted_order(self: Minibatches, epoch: int) -> np.ndarray:
+        told.append(("order", self.shuffle, epoch))
+        return order(self, epoch)
+
+    def noted_call(self: static.StaticStep, rows: torch.Tensor) -> None:
+        told.append("step" if torch.is_grad_enabled() else "evaluation")
+        call(self, rows)
+
+    def noted_wait(self: Run) -> bool:
+        told.append("wait")
+        return finite(self)
+
+    monkeypatch.setattr(Minibatches, "order", noted_order)
+    monkeypatch.setattr(static.StaticStep, "__call__", noted_call)
+    monkeypatch.setattr(Run, "_finite", noted_wait)
+    given = (
+        Minibatches(STORE, np.arange(64), batch_size=32, shuffle=True, seed=3),
+        Minibatches(STORE, np.arange(64, 96), batch_size=32),
+    )
+    train_vae(
+        vae(), *given, SETTINGS, new_history(), seed=1, n_train=64, n_validation=32, progress=False
+    )
+    assert told == [
+        ("order", True, 0), "step", "step", ("order", True, 1), "wait",
+        ("order", False, 0), "evaluation",
+        "step", "step", ("order", True, 2), "wait", "evaluation",
+        "step", "step", "wait", "evaluation",
+    ]  # fmt: skip
+
+
+def test_seeding_asks_no_other_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(7)
+    want, module = torch.rand(5), vae()
+
+    def asked(seed: int) -> None:
+        raise AssertionError(seed)
+
+    monkeypatch.setattr(torch.xpu, "manual_seed_all", asked)
+    with seeded(CPU, 7):
+        assert torch.equal(torch.rand(5), want)
+    train_vae(module, batches(), None, SETTINGS, new_history(), seed=1, n_train=110, progress=False)
