@@ -51,7 +51,7 @@ add_module_names = False
 # scvi-tools is large; where it is not installed its classes, and those of the Lightning that comes
 # with it, are stood in for.
 if importlib.util.find_spec("scvi") is None:
-    with mock(["scvi", "lightning"]):
+    with mock(["scvi", "lightning", "torchmetrics"]):
         import scvi
 
         scvi.__version__ = "1.4"

@@ -12,6 +12,7 @@ import torch
 scvi = pytest.importorskip("scvi")
 from scvi import REGISTRY_KEYS as KEYS  # noqa: E402
 from scvi import module as theirs  # noqa: E402
+from scvi.nn import FCLayers  # noqa: E402
 
 from fastvae.data.csr import csr_tensor  # noqa: E402
 from fastvae.integrations.scvi_tools import _module as ours  # noqa: E402
@@ -260,6 +261,36 @@ def test_a_network_that_somebody_changed_is_called():
     reference.decoder.__class__ = module.decoder.__class__ = Decoder
     compare(module, reference, {}, sparse=True)
     assert not module.fused_likelihood
+
+
+STEPS = [
+    name
+    for name in ("_apply_layer", "_apply_batch_norm", "_is_linear_layer")
+    if hasattr(FCLayers, name)
+]
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("network", ["encoder", "decoder"])
+def test_layers_that_somebody_changed_in_part_are_called(name, network):
+    """scvi-tools 1.5 divides ``FCLayers.forward`` into methods, for subclasses to replace."""
+    calls = []
+
+    def replaced(self, *args):
+        calls.append(name)
+        return getattr(FCLayers, name)(self, *args)
+
+    changed = type("Changed", (FCLayers,), {name: replaced})
+    reference, module = pair({})
+    for one in (reference, module):
+        part = one.z_encoder.encoder if network == "encoder" else one.decoder.px_decoder
+        part.__class__ = changed
+    compare(module, reference, {}, sparse=True)
+    assert module.fused_encoders == (network == "decoder")
+    assert module.fused_likelihood == (network == "encoder")
+    theirs = len(calls)
+    losses(module, minibatch({}))
+    assert len(calls) - theirs == theirs / 2
 
 
 def test_cells_without_counts_stay_finite():

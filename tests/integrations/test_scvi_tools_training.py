@@ -13,7 +13,7 @@ import torch
 scvi = pytest.importorskip("scvi")
 import lightning.pytorch as pl  # noqa: E402
 from anndata import AnnData  # noqa: E402
-from scvi_native import adata  # noqa: E402
+from scvi_native import adata, made  # noqa: E402
 
 from fastvae.integrations import scvi_tools as door  # noqa: E402
 from fastvae.integrations.scvi_tools._minibatches import Source  # noqa: E402
@@ -265,6 +265,24 @@ def test_training_goes_on_and_the_history_grows(adata):
         model.train(2, accelerator="cpu", enable_progress_bar=False, batch_size=64)
         assert len(model.history["elbo_train"]) == 6
     same_run(models[1], models[0])
+
+
+@pytest.mark.skipif(
+    "fused_optimizer" not in signature(scvi.train.TrainingPlan).parameters,
+    reason="scvi-tools before 1.5 has no such option",
+)
+@pytest.mark.parametrize("kind", ["SCVI", "LinearSCVI", "SCANVI"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_optimiser_is_fused_unless_it_is_not_to_be(adata, kind, fused):
+    model = (made if kind != "SCANVI" else labelled)(adata, cls=getattr(door, kind))
+    given = {} if fused else {"plan_kwargs": {"fused_optimizer": False}}
+    model.train(1, accelerator="cpu", enable_progress_bar=False, **given)
+    (optimiser,) = model.trainer.optimizers
+    assert bool(optimiser.defaults["fused"]) is fused
+
+
+def labelled(data, cls):
+    return made(data, {"labels_key": "label", "unlabeled_category": "c"}, cls=cls)
 
 
 def test_autotune_payload_and_compiled_plans_go_their_way(adata):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,11 @@ from ...functional.gather import gather_rows
 from ._module import Fused
 
 _log = logging.getLogger("fastvae")
+
+if TYPE_CHECKING:
+    _Behind = Any
+else:
+    _Behind = object
 
 DENSEST = 0.35
 """Share of nonzero counts above which a dense matrix stays dense."""
@@ -174,17 +179,15 @@ def _only(batch: list[Any]) -> Any:
     return default_convert(batch[0])
 
 
-class DataSplitter(TheirDataSplitter):
-    """``scvi.dataloaders.DataSplitter`` with CSR counts for modules that take them.
+class CountSplitter(_Behind):
+    """Mixin for a splitter of scvi-tools: CSR counts for modules that take them.
 
-    Where the counts, the options or the module do not allow it, it works as scvi-tools' class does
-    and logs why. It has the same name because scvi-tools compares the name.
+    Where the counts, the options or the module do not allow it, the splitter works as scvi-tools'
+    class does and logs why.
     """
 
-    data_loader_cls = CountLoader
-
-    def __init__(self, adata_manager: AnnDataManager, *args: Any, **kwargs: Any) -> None:
-        super().__init__(adata_manager, *args, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.module: Any = None
         self.source: Source | None = None
         self._asked = False
@@ -207,9 +210,53 @@ class DataSplitter(TheirDataSplitter):
                 reason = str(error)
         if reason is None:
             self.data_loader_kwargs["source"] = self.source
-            self.load_sparse_tensor = False  # scvi-tools' way, which ends in dense counts
         else:
             _say(reason)
+
+    def _why_not(self) -> str | None:
+        if not isinstance(self.module, Fused):
+            return f"the module is a {type(self.module).__name__}, not one of fastvae's"
+        return self.module.why_dense() or self.why_theirs()
+
+    def why_theirs(self) -> str | None:
+        """Return which option fastvae's loader does not support, or None."""
+        kwargs = self.data_loader_kwargs
+        if kwargs.get("distributed_sampler"):
+            return "several processes train together"
+        if kwargs.get("num_workers", settings.dl_num_workers):
+            return "loader workers were asked for"
+        for name in ("data_and_attributes", "iter_ndarray", "sampler", "collate_fn"):
+            if kwargs.get(name):
+                return f"{name} was given"
+        return None
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
+        """Move a minibatch, or several of them, to the device of the training."""
+        parts = batch if isinstance(batch, (tuple, list)) else [batch]
+        if all(_is_there(part, device) for part in parts):
+            return batch
+        return super().transfer_batch_to_device(batch, device, index)
+
+
+def _is_there(batch: Any, device: torch.device) -> bool:
+    return isinstance(batch, dict) and all(
+        isinstance(part, Tensor) and part.device == device for part in batch.values()
+    )
+
+
+class DataSplitter(CountSplitter, TheirDataSplitter):
+    """``scvi.dataloaders.DataSplitter`` with CSR counts for modules that take them.
+
+    It has the same name because scvi-tools compares the name.
+    """
+
+    data_loader_cls = CountLoader
+
+    def setup(self, stage: str | None = None) -> None:
+        """Split the cells and read the counts."""
+        super().setup(stage)
+        if self.source is not None:
+            self.load_sparse_tensor = False  # scvi-tools' way, which ends in dense counts
 
     def train_dataloader(self) -> Any:
         """Return the training minibatches; a single last cell joins the minibatch before."""
@@ -239,31 +286,6 @@ class DataSplitter(TheirDataSplitter):
             return False
         parts = self.module.modules()
         return any(part.training for part in parts if isinstance(part, nn.BatchNorm1d))
-
-    def _why_not(self) -> str | None:
-        if not isinstance(self.module, Fused):
-            return f"the module is a {type(self.module).__name__}, not one of fastvae's"
-        return self.module.why_dense() or self.why_theirs()
-
-    def why_theirs(self) -> str | None:
-        """Return which option fastvae's loader does not support, or None."""
-        kwargs = self.data_loader_kwargs
-        if kwargs.get("distributed_sampler"):
-            return "several processes train together"
-        if kwargs.get("num_workers", settings.dl_num_workers):
-            return "loader workers were asked for"
-        for name in ("data_and_attributes", "iter_ndarray", "sampler", "collate_fn"):
-            if kwargs.get(name):
-                return f"{name} was given"
-        return None
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
-        """Move a minibatch to the device of the training."""
-        if isinstance(batch, dict) and all(
-            isinstance(part, Tensor) and part.device == device for part in batch.values()
-        ):
-            return batch
-        return super().transfer_batch_to_device(batch, device, index)
 
 
 _INPUTS = {

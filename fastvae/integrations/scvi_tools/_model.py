@@ -11,8 +11,10 @@ from scvi.model import LinearSCVI as TheirLinearSCVI
 from ._methods import checking_setup, fast_methods, mapping_loader
 from ._minibatches import DataSplitter
 from ._module import LDVAE, SCANVAE, VAE
+from ._semisupervised_minibatches import SemiSupervisedDataSplitter
+from ._semisupervised_plan import SemiSupervisedPlan
 from ._trainer import CheckingRunner, Runner
-from ._training_plan import Plan, SemiSupervisedPlan
+from ._training_plan import Plan
 
 Class = TypeVar("Class", bound=type)
 
@@ -57,12 +59,10 @@ class LinearSCVI(TheirLinearSCVI):
 
 @with_fast_methods
 class SCANVI(TheirSCANVI):
-    """``scvi.model.SCANVI`` with fastvae's likelihood and encoder in its training.
-
-    Its minibatches, of labelled and of all cells, are scvi-tools' own.
-    """
+    """``scvi.model.SCANVI``, trained by fastvae; as :class:`SCVI`, but always with Lightning."""
 
     _module_cls = SCANVAE
+    _data_splitter_cls = SemiSupervisedDataSplitter
     _training_plan_cls = SemiSupervisedPlan
     _train_runner_cls = CheckingRunner
     setup_anndata = checking_setup(TheirSCANVI)

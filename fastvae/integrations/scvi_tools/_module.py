@@ -255,6 +255,27 @@ class _PerCell:
 class SCANVAE(Fused, TheirSCANVAE):
     """``scvi.module.SCANVAE`` with fastvae's encoder, likelihood and sampling."""
 
+    @auto_move_data
+    def classify(
+        self,
+        x: Tensor,
+        batch_index: Tensor | None = None,
+        cont_covs: Tensor | None = None,
+        cat_covs: Tensor | None = None,
+        use_posterior_mean: bool = True,
+    ) -> Tensor:
+        """Return the scores of the labels (N, K) for counts `x` (N, G), dense or CSR."""
+        if x.requires_grad or not self.fused_encoders:  # attributions take gradients by the counts
+            return super().classify(_dense(x), batch_index, cont_covs, cat_covs, use_posterior_mean)
+        extra, cats = [], [codes_of(batch_index, "batch_index")]
+        if self.encode_covariates:
+            if cont_covs is not None:
+                extra.append(cont_covs)
+            if cat_covs is not None:
+                cats += [codes_of(one, "cat_covs") for one in torch.split(cat_covs, 1, dim=1)]
+        qz, z = encode(self.z_encoder, x, self.log_variational, extra, cats)
+        return self.classify_helper(qz.loc if use_posterior_mean else z)
+
     def loss(  # type: ignore[override]
         self,
         tensors: dict[str, Tensor],

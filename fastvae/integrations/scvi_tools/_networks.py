@@ -25,7 +25,12 @@ _ONE_CELL = (
     "a training minibatch of one cell cannot be batch-normalised; choose another batch_size, or "
     "leave out a last minibatch that is short: datasplitter_kwargs={'drop_last': True}"
 )
-_ENCODE, _LAYERS = Encoder.forward, FCLayers.forward
+_ENCODE = Encoder.forward
+_LAYERS = {
+    name: vars(FCLayers)[name]
+    for name in ("forward", "_is_linear_layer", "_apply_batch_norm", "_apply_layer")
+    if name in vars(FCLayers)  # scvi-tools before 1.5 has the first alone
+}
 _DECODE = {DecoderSCVI: DecoderSCVI.forward, LinearDecoderSCVI: LinearDecoderSCVI.forward}
 
 
@@ -35,6 +40,14 @@ def _plain(module: Any, forward: Any) -> bool:
         type(module).forward is forward
         and "forward" not in module.__dict__
         and not has_hooks(module)
+    )
+
+
+def _plain_layers(layers: Any) -> bool:
+    """Whether calling `layers` does what `run_layers` does."""
+    return not has_hooks(layers) and all(
+        getattr(type(layers), name, None) is method and name not in layers.__dict__
+        for name, method in _LAYERS.items()
     )
 
 
@@ -60,7 +73,7 @@ def encodes_plainly(encoder: Any) -> bool:
         and _plain(encoder, _ENCODE)
         and encoder.var_activation is torch.exp
         and encoder.return_dist
-        and _plain(encoder.encoder, _LAYERS)
+        and _plain_layers(encoder.encoder)
         and (encoder.distribution == "ln") == isinstance(encoder.z_transformation, nn.Softmax)
         and not any(map(has_hooks, (encoder.mean_encoder, encoder.var_encoder)))
     )
@@ -73,10 +86,10 @@ def decodes_plainly(decoder: Any) -> bool:
         return False
     if kind is LinearDecoderSCVI:
         parts = decoder.factor_regressor, decoder.px_dropout_decoder
-        return all(_plain(part, _LAYERS) for part in parts)
+        return all(map(_plain_layers, parts))
     scale = decoder.px_scale_decoder
     return (
-        _plain(decoder.px_decoder, _LAYERS)
+        _plain_layers(decoder.px_decoder)
         and type(scale) is nn.Sequential
         and len(scale) == 2
         and (_is_softmax(scale[1]) or type(scale[1]) is nn.Softplus)

@@ -23,7 +23,7 @@ from ._checks import check_data
 from ._epoch_log import EpochLog
 from ._gradients import gradients_of
 from ._loop_module import ByRow, store_of
-from ._minibatches import DataSplitter, Source
+from ._minibatches import CountSplitter, Source
 from ._training_plan import in_their_words
 from ._watched_threads import WatchedThreads
 from ._which_loop import AUTOMATIC, LOOPS, say, training_settings, why_lightning
@@ -168,12 +168,14 @@ def _rows(indices: Any) -> np.ndarray:
 
 
 class CheckingRunner(TrainRunner):
-    """``TrainRunner`` that refuses data whose loss would be NaN."""
+    """``TrainRunner`` that refuses data whose loss would be NaN, and asks for CSR counts."""
 
     def __init__(self, model: Any, training_plan: Any, data_splitter: Any, **kwargs: Any) -> None:
         manager = getattr(data_splitter, "adata_manager", None)
         if manager is not None:
             check_data(model, manager, again=True)
+        if isinstance(data_splitter, CountSplitter):
+            data_splitter.use(model.module)
         super().__init__(model, training_plan, data_splitter, **kwargs)
         self.trainer.callbacks.append(WatchedThreads())
 
@@ -184,8 +186,6 @@ class Runner(CheckingRunner):
     _trainer_cls = Trainer
 
     def __init__(self, model: Any, training_plan: Any, data_splitter: Any, **kwargs: Any) -> None:
-        if isinstance(data_splitter, DataSplitter):
-            data_splitter.use(model.module)
         super().__init__(model, training_plan, data_splitter, **kwargs)
         if isinstance(self.trainer, Trainer):
             ckpt_path = getattr(self, "ckpt_path", None)

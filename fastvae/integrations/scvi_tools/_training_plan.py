@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from scvi.train import SemiSupervisedTrainingPlan, TrainingPlan
+from scvi.train import TrainingPlan
 from scvi.train._trainingplans import _compute_kl_weight
 from torch import Tensor
 
@@ -84,6 +84,39 @@ class GuardedPlan(_Behind):
         error = non_finite_error(self.current_epoch + 1, None, what, self.lr, steps, remedy=remedy)
         raise in_their_words(error)
 
+    def log_sums(self, loss: Tensor, reconstruction: Tensor, kl: Tensor, n: Tensor) -> None:
+        """Log an epoch; `loss`, `reconstruction` and `kl` are summed over its `n` cells.
+
+        Raises
+        ------
+        NonFiniteError
+            One of them is not finite. The weights from the start of the epoch are restored.
+        """
+        alone = self.trainer.world_size == 1 and self._full_precision()
+        if alone and self._good is not None and not torch.isfinite(loss + reconstruction + kl):
+            name, value = ("the KL divergence", kl)
+            if not torch.isfinite(reconstruction):
+                name, value = ("the reconstruction loss", reconstruction)
+            self._fail(f"{name} ({float(value / n):g})")
+        self.log(
+            "train_loss",
+            loss / n,
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=int(n),
+            sync_dist=self.use_sync_dist,
+        )
+        epoch = SimpleNamespace(
+            reconstruction_loss_sum=reconstruction,
+            kl_local_sum=kl,
+            kl_global_sum=torch.zeros_like(kl),
+            n_obs_minibatch=n,
+            extra_metrics_keys=(),
+        )
+        # a semi-supervised plan would look for the losses of its classifier here
+        TrainingPlan.compute_and_log_metrics(self, epoch, self.train_metrics, "train")
+
     def _optimizer_creator_fn(self, optimizer_cls: Any) -> Callable[..., torch.optim.Optimizer]:
         # scvi-tools has the option fused_optimizer from 1.5 on
         if not (self._full_precision() and getattr(self, "fused_optimizer", True)):
@@ -100,10 +133,6 @@ class GuardedPlan(_Behind):
         """Whether there is no gradient scaler, which a fused Adam does not support."""
         on = {p.device.type for p in self.module.parameters()}
         return str(self.trainer.precision) in ("32-true", "bf16-mixed") and on <= {"cpu", "cuda"}
-
-
-class SemiSupervisedPlan(GuardedPlan, SemiSupervisedTrainingPlan):
-    """``SemiSupervisedTrainingPlan`` with the optimiser fused and the weights guarded."""
 
 
 class Plan(QuickHooks, GuardedPlan, TrainingPlan):
@@ -182,26 +211,4 @@ class Plan(QuickHooks, GuardedPlan, TrainingPlan):
         if self._sums is None:
             return
         (loss, reconstruction, kl, n), self._sums = self._sums.float(), None
-        alone = self.trainer.world_size == 1 and self._full_precision()
-        if alone and self._good is not None and not torch.isfinite(loss + reconstruction + kl):
-            name, value = ("the KL divergence", kl)
-            if not torch.isfinite(reconstruction):
-                name, value = ("the reconstruction loss", reconstruction)
-            self._fail(f"{name} ({float(value / n):g})")
-        self.log(
-            "train_loss",
-            loss / n,
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=int(n),
-            sync_dist=self.use_sync_dist,
-        )
-        epoch = SimpleNamespace(
-            reconstruction_loss_sum=reconstruction,
-            kl_local_sum=kl,
-            kl_global_sum=torch.zeros_like(kl),
-            n_obs_minibatch=n,
-            extra_metrics_keys=(),
-        )
-        self.compute_and_log_metrics(epoch, self.train_metrics, "train")
+        self.log_sums(loss, reconstruction, kl, n)
