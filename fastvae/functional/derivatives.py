@@ -8,15 +8,17 @@ recorded by autograd, and nothing checks its arguments: a step does that once, w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from ..kernels.autograd import first_derivative_only
 from ..kernels.backend import Backend
 from ..kernels.counts import Counts
 from ..kernels.heads.parameters import HeadGradients, HeadNeeds, HeadParameters
 from ..kernels.hidden.reference import BatchNorm, Hidden
+from ..kernels.lent import Lender
 from .arguments import counts as _parts
 from .dispatch import select
 from .linear import _log_total
@@ -25,6 +27,7 @@ __all__ = [
     "BatchNorm",
     "CountLinear",
     "Counts",
+    "Handover",
     "Heads",
     "Latent",
     "Layer",
@@ -47,17 +50,89 @@ def ordered_counts(x: Tensor) -> Counts:
     return found
 
 
-class Parameter(NamedTuple):
-    """A parameter, and the memory of its gradient."""
+class Parameter:
+    """A parameter, and the memory of its gradient.
 
-    value: Tensor
-    gradient: Tensor
+    Parameters
+    ----------
+    value
+        Its gradient, where there is one, lends the memory.
 
-    @classmethod
-    def of(cls, value: Tensor) -> Parameter:
-        """Take the gradient that is there as memory, or new memory."""
+    Attributes
+    ----------
+    gradient
+        What the next backward pass writes; may be replaced by other memory of that shape.
+    """
+
+    __slots__ = ("gradient", "value")
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
         there = value.grad is not None and value.grad.layout == torch.strided
-        return cls(value, value.grad if there else torch.empty_like(value))  # type: ignore[arg-type]
+        self.gradient = cast(Tensor, value.grad) if there else torch.empty_like(value)
+
+    def hand_over(self) -> Tensor:
+        """Return the gradient and keep no reference to it."""
+        gradient, self.gradient = self.gradient, self.value.new_empty(0)
+        return gradient
+
+
+class _MeanWithGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, losses: Tensor, gradients: list[Tensor], *_: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return losses.mean()
+
+    @staticmethod
+    @first_derivative_only
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError(
+                "this loss has been differentiated once, which is as often as it can be: its "
+                "gradients were computed with it and are handed over; compute the loss anew"
+            )
+        if not (grad.is_cpu and grad.item() == 1.0):
+            torch._foreach_mul_(gradients, grad)
+        return None, None, *gradients
+
+
+class Handover:
+    """Gradients that a loss brings along for autograd, which computes nothing but hands them out.
+
+    Each pass writes them to memory that nobody refers to: autograd keeps what it is given, so that
+    gradients add up over several losses, and hooks and clipping see them as they see others.
+
+    Parameters
+    ----------
+    parameters
+        On the CPU. Whatever computes their gradients is called between `renew` and `mean`.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter]) -> None:
+        self._parameters = list(parameters)
+        size = sum(p.value.nbytes for p in self._parameters)
+        # the optimiser has those of the step before until they are there
+        self._lender = Lender(2 * size)
+
+    def renew(self) -> None:
+        """Give the parameters memory for the next gradients."""
+        for p in self._parameters:
+            p.gradient = self._lender.empty(*p.value.shape, dtype=p.value.dtype)
+
+    def mean(self, losses: Tensor) -> Tensor:
+        """Return the mean of `losses` (N,), whose gradients the parameters' memory has.
+
+        Raises
+        ------
+        RuntimeError
+            From a second ``backward`` through the result, and from one with ``create_graph=True``.
+        """
+        # autograd copies what somebody else refers to
+        gradients = [p.hand_over() for p in self._parameters]
+        values = [p.value for p in self._parameters]
+        mean: Tensor = _MeanWithGradients.apply(losses, gradients, *values)
+        return mean
 
 
 class Linear:
@@ -70,7 +145,7 @@ class Linear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self.parameters = [Parameter.of(weight), Parameter.of(bias)]
+        self.parameters = [Parameter(weight), Parameter(bias)]
         self._products = select(weight).products
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,7 +175,7 @@ class CountLinear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, n_genes: int) -> None:
-        self.parameters = [Parameter.of(weight), Parameter.of(bias)]
+        self.parameters = [Parameter(weight), Parameter(bias)]
         self._n_genes = n_genes
         self._backend = select(weight)
 

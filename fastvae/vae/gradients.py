@@ -53,7 +53,7 @@ class NetworkGradients:
     """Loss and gradients of the networks of a VAE, from prepared input.
 
     Networks of scvi-tools, whose parts have the same names, are taken as well. The gradients of the
-    parameters are written anew at each call, to memory that stays the same.
+    parameters are written anew at each call, to memory that stays the same unless it is replaced.
 
     Parameters
     ----------
@@ -71,6 +71,8 @@ class NetworkGradients:
     ----------
     has_table
         Whether the likelihood takes its dispersion from `px_r`.
+    parameters
+        All that get a gradient.
     """
 
     def __init__(
@@ -89,11 +91,11 @@ class NetworkGradients:
             _linear(decoder.px_r_decoder) if of_cell else None,
             products,
         )
-        self._table = Parameter.of(model.px_r) if self.has_table else None
+        self._table = Parameter(model.px_r) if self.has_table else None
         parts = [self._of_z, self._of_library, self._decoder, self._heads]
-        self._parameters = [p for part in parts if part is not None for p in part.parameters]
+        self.parameters = [p for part in parts if part is not None for p in part.parameters]
         if self._table is not None:
-            self._parameters.append(self._table)
+            self.parameters.append(self._table)
         self._means: dict[tuple[int, float, torch.dtype], Tensor] = {}
         networks = [z_encoder, decoder.px_decoder, *([] if l_encoder is None else [l_encoder])]
         self._batches_seen = [
@@ -114,7 +116,7 @@ class NetworkGradients:
         kl_weight: Tensor,
         share: float,
     ) -> Losses:
-        """Leave in ``.grad`` those of ``share * mean(nll + kl_weight * kl_z + kl_library)``.
+        """Write the gradients of ``share * mean(nll + kl_weight * kl_z + kl_library)``.
 
         Parameters
         ----------
@@ -163,10 +165,13 @@ class NetworkGradients:
             given = hidden_l, passed_l, drawn_l, by_encoder
             self._of_library.backward(cast(Tensor, by_library), upstream, *given)
         torch._foreach_add_(self._batches_seen, 1)
-        for parameter, gradient in self._parameters:
-            if parameter.grad is not gradient:
-                parameter.grad = gradient
         return Losses(nll, drawn.kl, None if drawn_l is None else drawn_l.kl)
+
+    def attach(self) -> None:
+        """Leave the gradients in ``.grad`` of the parameters."""
+        for parameter in self.parameters:
+            if parameter.value.grad is not parameter.gradient:
+                parameter.value.grad = parameter.gradient
 
     def _upstream(self, n: int, share: float, like: Tensor) -> Tensor:
         """The gradient of the mean by the loss of each of n cells, made once for each size."""
@@ -251,6 +256,7 @@ class StockGradients:
         nll, kl_z, kl_library = self._networks.run(
             counts, seen, by_encoder, by_decoder, library, theta, kl_weight, share
         )
+        self._networks.attach()
         return nll if kl_library is None else nll + kl_library, kl_z
 
 
@@ -326,7 +332,7 @@ def _hidden_layers(module: Any, n_genes: int | None = None) -> Layers:
             Layer(
                 product,
                 BatchNorm(*of_norm, norm.momentum, norm.eps),
-                (Parameter.of(norm.weight), Parameter.of(norm.bias)),
+                (Parameter(norm.weight), Parameter(norm.bias)),
                 0.0 if dropout is None else dropout.p,
             )
         )

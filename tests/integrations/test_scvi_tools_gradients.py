@@ -87,20 +87,20 @@ LEFT: dict[str, dict[str, Any]] = {
 def test_what_is_left_to_autograd(adata: Any, name: str) -> None:
     module, _ = by_row(adata, LEFT.get(name, {}))
     if name in CHANGES:
-        assert _gradients.why_autograd(module) is None
+        assert _gradients.why_autograd(module.module, module.columns) is None
         CHANGES[name](module.module)
-    assert _gradients.why_autograd(module)
+    assert _gradients.why_autograd(module.module, module.columns)
     assert written_gradients(module) is None
 
 
 def test_the_loop_uses_them(adata: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    whole = _gradients.ModuleGradients.__call__
+    whole = _gradients.RowGradients.__call__
 
     def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         return whole(self, *args, **kwargs)
 
-    monkeypatch.setattr(_gradients.ModuleGradients, "__call__", counted)
+    monkeypatch.setattr(_gradients.RowGradients, "__call__", counted)
     train(made(adata), epochs=1)
     assert calls

@@ -1,7 +1,8 @@
-"""The step without autograd for scvi-tools' module, where it is as scvi-tools makes it."""
+"""Gradients without autograd of scvi-tools' module, where it is as scvi-tools makes it."""
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from ...functional.derivatives import log_library_size, ordered_counts
 from ...functional.gather import CountLogs
 from ...nn import VARIANCE_FLOOR, refuse_one_cell
-from ...vae.gradients import NetworkGradients, encoder_counts
+from ...vae.gradients import Losses, NetworkGradients, encoder_counts
 from ...vae.stock import hides_a_method, remember_code, trained_as_it_is, untouched
 from ._loop_module import ByRow
 from ._module import NO_COUNTS, VAE
@@ -26,10 +27,12 @@ _METHODS = {
 }
 
 
-def why_autograd(by_row: ByRow) -> str | None:
-    """Return why the gradients of a module cannot be written out, or None if they can."""
-    module: Any = by_row.module
-    if type(module) is not VAE or hides_a_method(module) or hides_a_method(by_row):
+def why_autograd(module: Any, registered: Container[str]) -> str | None:
+    """Return why the gradients of a module cannot be written out, or None if they can.
+
+    `registered` has the keys of what is registered of the cells.
+    """
+    if type(module) is not VAE or hides_a_method(module):
         return "the module is not fastvae's VAE"
     if any(getattr(VAE, name, None) is not code for name, code in _METHODS.items()):
         return "a method of the module was replaced"
@@ -37,7 +40,7 @@ def why_autograd(by_row: ByRow) -> str | None:
         return "the likelihood is not one of counts, or the data is minified"
     if module.batch_representation != "one-hot" or module.use_size_factor_key:
         return "batches are embedded, or there are size factors"
-    if {REGISTRY_KEYS.CONT_COVS_KEY, REGISTRY_KEYS.CAT_COVS_KEY} & by_row.columns.keys():
+    if REGISTRY_KEYS.CONT_COVS_KEY in registered or REGISTRY_KEYS.CAT_COVS_KEY in registered:
         return "there are more covariates than the batch"
     encoders = [module.z_encoder, *([] if module.use_observed_lib_size else [module.l_encoder])]
     networks = [*encoders, module.decoder]
@@ -56,7 +59,66 @@ def why_autograd(by_row: ByRow) -> str | None:
 
 
 class ModuleGradients:
-    """Loss and gradients of a minibatch, for a module that `why_autograd` says nothing against.
+    """Losses and gradients of a minibatch, for a module that `why_autograd` says nothing against.
+
+    Parameters
+    ----------
+    module
+        In training mode.
+    products
+        As for `NetworkGradients`.
+
+    Attributes
+    ----------
+    module
+        The module.
+    networks
+        The `NetworkGradients` of the module, which have the gradients after each call.
+    """
+
+    def __init__(self, module: Any, products: torch.dtype | None = None) -> None:
+        self.module = module
+        self.networks = NetworkGradients(module, module.n_input, module.gene_likelihood, products)
+        parts: list[Any] = [module.z_encoder.encoder, module.decoder.px_decoder]
+        self._told = [sum(part.n_cat_list) for part in parts]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        x: Tensor,
+        batch: Tensor,
+        labels: Tensor,
+        kl_weight: Tensor,
+        share: float = 1.0,
+        logs: CountLogs | None = None,
+    ) -> Losses:
+        """Return the losses of cells; `batch` and `labels` (N, 1) are as registered.
+
+        The other arguments are those of ``NetworkGradients.run``.
+        """
+        refuse_one_cell(x.shape[0])
+        module = self.module
+        codes = codes_of(batch, "batch_index")
+        counts = ordered_counts(x)
+        dtype = module.z_encoder.mean_encoder.weight.dtype
+        seen = encoder_counts(counts, dtype, module.log_variational, logs)
+        by_encoder, by_decoder = (codes.one_hot(k, dtype) if k else None for k in self._told)
+        library: Any
+        if module.use_observed_lib_size:
+            library = log_library_size(counts, NO_COUNTS).to(dtype)
+        else:
+            library = module._compute_local_library_params(batch)
+        theta: tuple[Tensor | None, Tensor | None] = None, None
+        if self.networks.has_table:
+            found = module._log_theta(None, batch, labels)
+            theta = found["log_theta"], found.get("theta_index")
+        return self.networks.run(
+            counts, seen, by_encoder, by_decoder, library, theta, kl_weight, share
+        )
+
+
+class RowGradients:
+    """The gradients of a `ByRow` as fastvae's training loop takes them.
 
     Parameters
     ----------
@@ -68,11 +130,7 @@ class ModuleGradients:
 
     def __init__(self, by_row: ByRow, products: torch.dtype | None = None) -> None:
         self._by_row = by_row
-        module: Any = by_row.module
-        self._module = module
-        self._networks = NetworkGradients(module, module.n_input, module.gene_likelihood, products)
-        parts: list[Any] = [module.z_encoder.encoder, module.decoder.px_decoder]
-        self._told = [sum(part.n_cat_list) for part in parts]
+        self._gradients = ModuleGradients(by_row.module, products)
 
     @torch.no_grad()
     def __call__(
@@ -86,31 +144,19 @@ class ModuleGradients:
         share: float = 1.0,
         logs: CountLogs | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Do what ``ByRow.forward`` and autograd's way back do; see `NetworkGradients`."""
-        refuse_one_cell(x.shape[0])
-        module, columns, rows = self._module, self._by_row.columns, y.reshape(-1)
-        batch = columns[REGISTRY_KEYS.BATCH_KEY].index_select(0, rows)
-        codes = codes_of(batch, "batch_index")
-        counts = ordered_counts(x)
-        dtype = module.z_encoder.mean_encoder.weight.dtype
-        seen = encoder_counts(counts, dtype, module.log_variational, logs)
-        by_encoder, by_decoder = (codes.one_hot(k, dtype) if k else None for k in self._told)
-        library: Any
-        if module.use_observed_lib_size:
-            library = log_library_size(counts, NO_COUNTS).to(dtype)
-        else:
-            library = module._compute_local_library_params(batch)
-        theta: tuple[Tensor | None, Tensor | None] = None, None
-        if self._networks.has_table:
-            labels = columns[REGISTRY_KEYS.LABELS_KEY].index_select(0, rows)
-            found = module._log_theta(None, batch, labels)
-            theta = found["log_theta"], found.get("theta_index")
-        losses = self._networks.run(
-            counts, seen, by_encoder, by_decoder, library, theta, kl_weight, share
+        """Do what ``ByRow.forward`` and autograd's way back do."""
+        columns, rows = self._by_row.columns, y.reshape(-1)
+        batch, labels = (
+            columns[key].index_select(0, rows)
+            for key in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
         )
+        losses = self._gradients(x, batch, labels, kl_weight, share, logs)
+        self._gradients.networks.attach()
         return self._by_row.noted(*losses)
 
 
-def gradients_of(by_row: ByRow, products: torch.dtype | None = None) -> ModuleGradients | None:
+def gradients_of(by_row: ByRow, products: torch.dtype | None = None) -> RowGradients | None:
     """Return the gradients without autograd, or None; see `train.step.written_gradients`."""
-    return None if why_autograd(by_row) else ModuleGradients(by_row, products)
+    if hides_a_method(by_row) or why_autograd(by_row.module, by_row.columns):
+        return None
+    return RowGradients(by_row, products)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+from scvi import REGISTRY_KEYS
 from scvi.train import TrainingPlan
 from scvi.train._trainingplans import _compute_kl_weight
 from torch import Tensor
@@ -26,6 +27,7 @@ from ._minibatches import wrong_input
 from ._module import LDVAE, VAE
 from ._networks import load_in_place
 from ._quick_hooks import QuickHooks
+from ._written_loss import Written, WrittenLoss
 
 LEAN = {kind: (kind.loss, kind.forward) for kind in (VAE, LDVAE)}
 """Methods that a module must have unchanged if its losses are only to be summed."""
@@ -144,6 +146,7 @@ class Plan(QuickHooks, GuardedPlan, TrainingPlan):
         self._lean = self.why_not_lean() is None
         self._sums: Tensor | None = None
         self._logged_weight: Tensor | None = None
+        self._written_loss: WrittenLoss | None = None
 
     def why_not_lean(self) -> str | None:
         """Return why losses are logged at each step and not summed over the epoch, or None."""
@@ -182,6 +185,8 @@ class Plan(QuickHooks, GuardedPlan, TrainingPlan):
         """Start the sums of an epoch."""
         super().on_train_epoch_start()
         self._sums = self._logged_weight = None
+        if self._written_loss is not None:
+            self._written_loss.check()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
         """Compute the loss of a minibatch."""
@@ -192,15 +197,42 @@ class Plan(QuickHooks, GuardedPlan, TrainingPlan):
             if weight is not self._logged_weight:
                 self._logged_weight = weight
                 self.log("kl_weight", weight, on_step=True, on_epoch=False, batch_size=1)
-        _, _, found = self.forward(batch, loss_kwargs=self.loss_kwargs)
-        loss, n = found.loss, found.n_obs_minibatch
+        loss, reconstruction, kl = self._losses(batch)
+        n = batch[REGISTRY_KEYS.X_KEY].shape[0]
         with torch.no_grad():
-            row = [loss * n, found.reconstruction_loss_sum, found.kl_local_sum]
-            sums = torch.stack([*row, loss.new_tensor(float(n))]).double()
+            row = [loss * n, reconstruction, kl, loss.new_tensor(float(n))]
+            sums = torch.stack(row).double()
             self._sums = sums if self._sums is None else self._sums.add_(sums)
         if self.trainer.is_last_batch:
             self._log_epoch()
         return loss
+
+    def _losses(self, batch: dict[str, Tensor]) -> Written:
+        """Loss of a minibatch and sums over its cells, without autograd where that is possible."""
+        if self._may_be_written():
+            if self._written_loss is None:
+                self._written_loss = WrittenLoss()
+            written = self._written_loss(self.module, batch, self.loss_kwargs["kl_weight"])
+            if written is not None:
+                return written
+        _, _, found = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        return Written(found.loss, found.reconstruction_loss_sum, found.kl_local_sum)
+
+    def _may_be_written(self) -> bool:
+        """Whether the plan wants nothing but the loss, from the module as it is, in float32."""
+        return (
+            self.loss_kwargs.keys() == {"kl_weight"}
+            and not getattr(self, "update_only_decoder", False)
+            and type(self).forward is TrainingPlan.forward
+            and "forward" not in self.__dict__
+            and self.trainer.world_size == 1
+            and str(self.trainer.precision) == "32-true"
+        )
+
+    def on_train_end(self) -> None:
+        """Give back the memory of the gradients."""
+        super().on_train_end()
+        self._written_loss = None
 
     def on_train_epoch_end(self) -> None:
         """Log an epoch that ended before its last minibatch; check the weights."""
