@@ -13,6 +13,7 @@ import typer
 from .. import __version__
 from .de import de
 from .declared_options import with_declared_options
+from .expression import expression
 from .import_model import import_command
 from .map import map_command
 from .options import (
@@ -93,6 +94,9 @@ def embed(
 
 
 app.command(epilog="Example:  fastvae de run atlas.h5ad --groupby cell_type -o markers.csv")(de)
+app.command(
+    epilog="Example:  fastvae expression run atlas.h5ad --library-size 1e4 -o denoised.h5ad"
+)(expression)
 app.command(epilog="Example:  fastvae plot run atlas.h5ad --color cell_type --color CD3D")(plot)
 app.command(epilog="Example:  fastvae report run atlas.h5ad --labels-key cell_type")(report)
 app.command("map", epilog="Example:  fastvae map run query.h5ad --batch-key donor -o mapped")(

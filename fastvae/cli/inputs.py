@@ -10,13 +10,13 @@ from .._words import a_few
 from ..errors import InputError
 
 
-def gene_list(path: Path | None) -> list[str] | None:
+def gene_list(path: Path | None, *, fewest: int = 2) -> list[str] | None:
     """Read a list of genes, one per line; empty lines and lines that begin with # are skipped.
 
     Raises
     ------
     InputError
-        It cannot be read, has fewer than two genes, or one of them twice.
+        It cannot be read, has fewer than `fewest` genes, or one of them twice.
     """
     if path is None:
         return None
@@ -31,8 +31,9 @@ def gene_list(path: Path | None) -> list[str] | None:
     repeated = [gene for gene, count in Counter(genes).items() if count > 1]
     if repeated:
         raise InputError(f"{path} names genes more than once: {a_few(repeated)}; name each once")
-    if len(genes) < 2:
-        raise InputError(f"{path} names {len(genes)} genes; at least two are needed")
+    if len(genes) < fewest:
+        least = "two are" if fewest == 2 else "one is"
+        raise InputError(f"{path} names {len(genes)} genes; at least {least} needed")
     return genes
 
 

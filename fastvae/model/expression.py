@@ -1,7 +1,9 @@
-"""Denoised expression of cells: `Model.get_normalized_expression`."""
+"""Denoised expression of cells, in memory or written to a file."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,9 +11,13 @@ import numpy as np
 import torch
 
 from .._memory import require_memory
+from .._status import print_status
+from ..data.dense_output import DenseMatrix, check_dense_output, dense_output
+from ..data.storable import storable
 from ..errors import (
     MOST_DRAWS,
     InputError,
+    file_path,
     real_number,
     seed_number,
     shown,
@@ -25,7 +31,7 @@ from .posterior.importance import Weighting
 from .posterior.noise import entropy_of
 from .posterior.overall import overall_expression
 from .scvi_names import with_scvi_names
-from .selection import batch_codes, cell_rows, gene_columns
+from .selection import batch_codes, cell_rows, gene_columns, is_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,6 +172,120 @@ class ExpressionAnswers(State):
 
         names = store.gene_names if columns is None else store.gene_names[columns]
         return pd.DataFrame(result, index=store.cell_names[rows], columns=names, copy=False)
+
+    @with_scvi_names(READING)
+    def write_normalized_expression(
+        self,
+        path: str | os.PathLike[str],
+        data: Any = None,
+        cells: Any = None,
+        genes: Any = None,
+        transform_batch: Any = None,
+        n_samples: int = 1,
+        library_size: float | Literal["latent"] = 1,
+        batch_size: int = EVALUATION_BATCH,
+        *,
+        overwrite: bool = False,
+        progress: bool = False,
+        seed: int | None = 0,
+        **reading: Unpack[Reading],
+    ) -> tuple[int, int]:
+        """Write denoised expression to a file, a minibatch at a time: memory stays small.
+
+        Parameters
+        ----------
+        path
+            ``.h5ad`` or ``.zarr``: an AnnData with a dense float32 ``X`` (N, genes) and obs.
+            ``.mtx``: Matrix Market, genes by cells as 10x has them, with NAME_genes.tsv and
+            NAME_barcodes.tsv beside it; it is text, and five times as large. Written whole or not
+            at all.
+        data, cells, genes, transform_batch, n_samples, library_size, batch_size, seed, **reading
+            As in `get_normalized_expression`, whose values these are.
+        overwrite
+            Replace what is there.
+        progress
+            Say every few seconds how much is done.
+
+        Returns
+        -------
+        tuple of int
+            Numbers of cells and genes.
+
+        Raises
+        ------
+        InputError
+            Also if the output is there, or the disk is full.
+        """
+        n_samples = whole_number("n_samples", n_samples, minimum=1, maximum=MOST_DRAWS)
+        factor, seed = _library_factor(library_size), seed_number(seed)
+        target = check_dense_output(
+            file_path("path", path), overwrite=true_or_false("overwrite", overwrite)
+        )
+        report = Report(true_or_false("progress", progress))
+        codes = batch_codes(transform_batch, self._setup.batch_categories, self._setup.batch_key)
+        columns = gene_columns(genes, self._setup.gene_names)
+        store, frames = self._opened(data, reading)
+        rows = cell_rows(cells, store)
+        batches = self._minibatches(store, rows, batch_size)
+        matrix = DenseMatrix(
+            storable(frames.obs.iloc[rows], "obs"),
+            self._genes_table(columns),
+            _about(n_samples, library_size, transform_batch),
+        )
+        blocks = decode.mean_expression(
+            self.module,
+            batches,
+            n_samples=n_samples,
+            genes=None if columns is None else torch.from_numpy(columns),
+            batch_codes=codes,
+            library_size=factor,
+            seed=seed,
+        )
+        done = 0
+        with dense_output(target, matrix) as append:
+            for values in blocks:
+                append(values)
+                done += len(values)
+                report(done, len(rows))
+        return matrix.shape
+
+    def _genes_table(self, columns: np.ndarray | None) -> pd.DataFrame:
+        """Return var of an output: names, and stable ids where the model knows them."""
+        import pandas as pd
+
+        names = np.array(self._setup.gene_names, dtype=object)
+        ids = np.array(self._setup.gene_ids, dtype=object)
+        if columns is not None:
+            names, ids = names[columns], ids[columns] if len(ids) else ids
+        table = pd.DataFrame(index=pd.Index(names, dtype=object))
+        if any(ids):
+            table["gene_ids"] = ids
+        return table
+
+
+class Report:
+    """Says every few seconds how much is written."""
+
+    EVERY_SECONDS = 5.0
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted, self._said = wanted, time.perf_counter()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say it, if it is wanted and time."""
+        now = time.perf_counter()
+        if self._wanted and now - self._said > self.EVERY_SECONDS:
+            self._said = now
+            print_status(f"writing: {100 * done // total} %")
+
+
+def _about(n_samples: int, library_size: Any, transform_batch: Any) -> dict[str, Any]:
+    """Return how values were made, as .h5ad files and zarr stores hold it."""
+    about: dict[str, Any] = {"n_samples": n_samples, "library_size": library_size}
+    if transform_batch is not None:
+        named = [transform_batch] if is_name(transform_batch) else list(transform_batch)
+        about["transform_batch"] = np.array([str(name) for name in named], dtype=object)
+    return about
 
 
 def _numbers_of_draws(

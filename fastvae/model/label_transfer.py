@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..errors import InputError, number_array
 
-BLOCK_VALUES = 1 << 23
-"""Most distances that are in memory at once, 64 MB."""
+BLOCK_VALUES = 1 << 21
+"""Most distances that are in memory at once, 16 MB: larger blocks leave the cache."""
 
 
 class Vote(NamedTuple):

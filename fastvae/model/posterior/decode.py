@@ -153,22 +153,67 @@ def expression(
         Factor of the frequencies; None gives the mean counts at the cell's own library size.
     """
     with evaluating(module, seed):
-        for rows, batch, noise in with_noise(batches, entropy_of(seed)):
-            own = covariates_in(module, batch)
-            posterior = z_posterior(module, batch.x, own)
-            draw_library = library_draws(module, batch.x, own, noise)
-            decoded_as = [own.decoded_as(code) for code in batch_codes]
-            mean: Tensor | None = None
-            for sample in range(n_samples):
-                z = module.z_encoder.z_transformation(normal_draw(*posterior, noise))
-                scale = _scale(module, z, genes, decoded_as)
-                scale *= torch.exp(draw_library()) if library_size is None else library_size
-                if result.ndim == 3:
-                    result[sample, rows] = scale.cpu().numpy()
-                else:
-                    mean = scale if mean is None else mean.add_(scale)
-            if mean is not None:
-                result[rows] = mean.div_(n_samples).cpu().numpy()
+        draws = _draws(module, batches, n_samples, genes, batch_codes, library_size, seed)
+        if result.ndim == 3:
+            for rows, sample, scale in draws:
+                result[sample, rows] = scale.cpu().numpy()
+        else:
+            for rows, mean in _means(draws, n_samples):
+                result[rows] = mean
+
+
+def mean_expression(
+    module: VAE,
+    batches: Minibatches,
+    *,
+    n_samples: int,
+    genes: Tensor | None,
+    batch_codes: Sequence[int | None],
+    library_size: float | None,
+    seed: int | None,
+) -> Iterator[np.ndarray]:
+    """Yield decoded expression (B, G') float32 of each minibatch, the mean of the draws of z.
+
+    The parameters are those of `expression`, and so are the numbers.
+    """
+    with evaluating(module, seed):
+        draws = _draws(module, batches, n_samples, genes, batch_codes, library_size, seed)
+        for _, mean in _means(draws, n_samples):
+            yield mean
+
+
+def _draws(
+    module: VAE,
+    batches: Minibatches,
+    n_samples: int,
+    genes: Tensor | None,
+    batch_codes: Sequence[int | None],
+    library_size: float | None,
+    seed: int | None,
+) -> Iterator[tuple[slice, int, Tensor]]:
+    """Yield positions of cells, number of the draw and decoded expression (B, G')."""
+    for rows, batch, noise in with_noise(batches, entropy_of(seed)):
+        own = covariates_in(module, batch)
+        posterior = z_posterior(module, batch.x, own)
+        draw_library = library_draws(module, batch.x, own, noise)
+        decoded_as = [own.decoded_as(code) for code in batch_codes]
+        for sample in range(n_samples):
+            z = module.z_encoder.z_transformation(normal_draw(*posterior, noise))
+            scale = _scale(module, z, genes, decoded_as)
+            scale *= torch.exp(draw_library()) if library_size is None else library_size
+            yield rows, sample, scale
+
+
+def _means(
+    draws: Iterator[tuple[slice, int, Tensor]], n_samples: int
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield positions and mean over the draws of each minibatch."""
+    mean: Tensor | None = None
+    for rows, sample, scale in draws:
+        mean = scale if mean is None else mean.add_(scale)
+        if sample == n_samples - 1:
+            yield rows, mean.div_(n_samples).cpu().numpy()
+            mean = None
 
 
 def _scale(
