@@ -15,6 +15,9 @@ from .errors import InputError, shown
 
 Module = TypeVar("Module", bound=nn.Module)
 
+APPLE = {"mps"}
+"""Types of devices that have neither float64 nor sparse CSR tensors: Apple's GPUs."""
+
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
     """Return the device called `device`; "auto" is the first CUDA device if there is one.
@@ -22,18 +25,53 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     Raises
     ------
     InputError
+        An unknown name, or a device that this machine or this torch does not have; an Apple GPU,
+        which `training_device` allows.
+    """
+    found = _named(device)
+    if found.type in APPLE:
+        raise InputError(
+            f"device {str(device)!r} is for training alone: Apple's GPUs have no float64, which "
+            "answers are summed in; use 'cpu' here, and 'mps' in fit() or fastvae train"
+        )
+    return found
+
+
+def training_device(device: str | torch.device = "auto") -> torch.device:
+    """Return the device called `device`, as `resolve_device` does; "mps" is one here.
+
+    Raises
+    ------
+    InputError
         An unknown name, or a device that this machine or this torch does not have.
     """
+    return _named(device)
+
+
+def _named(device: str | torch.device) -> torch.device:
     if isinstance(device, str) and device == "auto":
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        return torch.device("cuda", 0) if _has_cuda() else torch.device("cpu")
     try:
         found = torch.device(device)
     except Exception:  # torch raises many kinds, for values that are no name
         found = None
-    if found is None or found.type not in ("cpu", "cuda"):
-        raise InputError(f"unknown device {shown(device)}; use 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    if found is None or found.type not in {"cpu", "cuda", *APPLE}:
+        raise InputError(
+            f"unknown device {shown(device)}; use 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'"
+        )
     if found.type == "cpu":
         return torch.device("cpu")
+    if found.type in APPLE:
+        if found.type == "mps" and not torch.backends.mps.is_available():
+            raise InputError(
+                f"device {str(device)!r} is not available: torch sees no Apple GPU here; use 'cpu'"
+            )
+        return found
+    if torch.version.hip is not None:
+        raise InputError(
+            f"device {str(device)!r} cannot be used: this torch is built for ROCm (AMD), where the "
+            "Triton kernels were never run; use 'cpu'"
+        )
     if not torch.cuda.is_available():
         raise InputError(
             f"device {str(device)!r} is not available: torch sees no CUDA device here; use 'cpu' "
@@ -46,6 +84,31 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
             f"{torch.cuda.device_count() - 1}"
         )
     return torch.device("cuda", index)
+
+
+def _has_cuda() -> bool:
+    """Whether there is a CUDA device; torch gives AMD's GPUs that name too."""
+    return torch.version.hip is None and torch.cuda.is_available()
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """Return the dtype of long sums on `device`: float64, and float32 where that is all it has."""
+    return torch.float32 if device.type in APPLE else torch.float64
+
+
+def generator_state(device: torch.device) -> torch.Tensor | None:
+    """Return the state of torch's generator of a GPU; None for the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.get_device_module(device).get_rng_state() if device.type in APPLE else None
+
+
+def set_generator_state(device: torch.device, state: torch.Tensor) -> None:
+    """Restore what `generator_state` returned."""
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.get_device_module(device).set_rng_state(state)
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -68,6 +131,8 @@ def seed_generators(seed: int, device: torch.device) -> None:
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         torch.cuda.default_generators[index].manual_seed(seed)
+    elif device.type in APPLE:
+        torch.get_device_module(device).manual_seed(seed)
 
 
 @contextmanager
@@ -79,9 +144,14 @@ def seeded(device: torch.device, seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        seed_generators(seed, device)
-        yield
+    before = generator_state(device)
+    try:
+        with torch.random.fork_rng(devices=[]):  # the CPU's
+            seed_generators(seed, device)
+            yield
+    finally:
+        if before is not None:
+            set_generator_state(device, before)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from .options import (
     MemoryLimit,
     Overwrite,
     Quiet,
+    TrainingDevice,
 )
 from .plot import plot
 from .report import report
@@ -185,7 +186,7 @@ def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder to write the run to.")
     ] = Path("fastvae_demo"),
-    device: Device = "auto",
+    device: TrainingDevice = "auto",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:

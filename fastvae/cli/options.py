@@ -19,6 +19,9 @@ Overwrite = Annotated[
     typer.Option("--overwrite", help="Replace what is already there.", rich_help_panel=FILES),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=TRAINING)]
+TrainingDevice = Annotated[
+    str, typer.Option(help="auto, cpu, cuda, cuda:N or mps (Apple).", rich_help_panel=TRAINING)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=FILES)]
 Layer = Annotated[
     str | None,

@@ -17,7 +17,6 @@ from .options import (
     BatchKeyOf,
     BatchPerFile,
     Color,
-    Device,
     Genes,
     LabelsKey,
     LearnedLibrary,
@@ -29,6 +28,7 @@ from .options import (
     Residence,
     Seed,
     TensorBoard,
+    TrainingDevice,
 )
 from .run_folder import CHECKPOINTS
 from .slot_options import SlotOptions
@@ -61,7 +61,7 @@ def train(
     where: SlotOptions,
     settings: TrainSettings,
     seed: Seed = 0,
-    device: Device = "auto",
+    device: TrainingDevice = "auto",
     residence: Residence = "auto",
     memory_limit: MemoryLimit = None,
     n_latent: Annotated[int, typer.Option(help="Latent dimensions.", rich_help_panel=MODEL)] = 10,

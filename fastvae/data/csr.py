@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .._torch import csr_of
+from .._torch import APPLE, csr_of
 
 
 def csr_tensor(
@@ -31,9 +31,12 @@ def csr_tensor(
     Returns
     -------
     torch.Tensor
-        (N, G) ``torch.sparse_csr``, dtype of `values`.
+        (N, G) ``torch.sparse_csr``, dtype of `values`; dense on a device without sparse tensors.
     """
-    parts = [on_device(part, torch.device(device)) for part in (crow, col, values)]
+    device = torch.device(device)
+    if device.type in APPLE:
+        return csr_tensor(crow, col, values, size).to_dense().to(device)
+    parts = [on_device(part, device) for part in (crow, col, values)]
     return csr_of(parts[0], parts[1], parts[2], size)
 
 
@@ -45,4 +48,6 @@ def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     tensor = torch.from_numpy(array)
     if device.type == "cpu":
         return tensor
+    if device.type in APPLE:  # whose memory is the host's
+        return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

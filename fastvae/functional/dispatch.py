@@ -120,6 +120,8 @@ def _misfit(name: str, tensors: tuple[Tensor | None, ...]) -> str | None:
         if not (t.is_cpu if name == "cpu" else t.is_cuda or (t.is_cpu and _interpreted())):
             device = "CPU" if name == "cpu" else "CUDA"
             return f"runs on {device} tensors, one is on {t.device}"
+        if name == "triton" and t.is_cuda and torch.version.hip is not None:
+            return "runs on NVIDIA GPUs, and this torch is built for ROCm (AMD)"
         if t.dtype == torch.float64:
             return "computes in float32, one tensor is float64"
     return None

@@ -17,8 +17,9 @@ def add_losses(sums: Tensor, reconstruction: Tensor, kl: Tensor) -> None:
     Parameters
     ----------
     sums : Tensor, (2,), float64
+        Or float32, on devices that have no float64.
     reconstruction, kl : Tensor, (N,)
-        Summed in float64; no gradient passes.
+        Summed in the dtype of `sums`; no gradient passes.
     """
     terms = reconstruction.detach(), kl.detach()
     plain = all(term.dtype == torch.float32 for term in terms) and terms[0].shape == terms[1].shape

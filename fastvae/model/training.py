@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .._options import documented, picked
-from .._torch import seeded
+from .._torch import APPLE, seeded, training_device
 from ..data.stores.residence import RESIDENCES
 from ..errors import InputError, file_path, listed, one_of, shown, true_or_false
 from ..train import (
@@ -19,7 +19,6 @@ from ..train import (
     NonFiniteError,
     TensorBoard,
     TrainSettings,
-    resolve_device,
     split_cells,
     train_vae,
 )
@@ -86,7 +85,8 @@ class Fitting(State):
         ----------
         {TrainSettings}
         device
-            "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". The network stays there.
+            "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". The network stays there. "mps"
+            trains on an Apple GPU through torch operations, and the network comes back to the CPU.
         seed
             Decides first weights, split, order and noise: on a CPU the same seed gives the same
             losses. None takes that of an earlier `fit`, so that its validation cells stay
@@ -126,7 +126,7 @@ class Fitting(State):
         listeners = _listeners(callbacks)
         folder = None if tensorboard is None else file_path("tensorboard", tensorboard)
         store = self._own_store()
-        group = Group(resolve_device(device))
+        group = Group(training_device(device))
         if folder is not None and group.leads:
             listeners.append(TensorBoard(folder))
         plan = FitPlan.of(
@@ -149,8 +149,9 @@ class Fitting(State):
             about = plan.fingerprint(self._setup) | what_is_frozen(self.origin)
             plan.checkpoints.require_same(about)
         training, validation = plan.minibatches()
+        device = plan.group.device
         with seeded(torch.device("cpu"), plan.seed):
-            module = self.module.to(plan.group.device)
+            module = self.module.to(device)
         try:
             with held_still(module, self.origin):
                 result = train_vae(
@@ -169,6 +170,9 @@ class Fitting(State):
         except NonFiniteError as error:
             self._summarise(plan, "non-finite", error.steps, None)
             raise
+        finally:
+            if device.type in APPLE:
+                module.to("cpu")
         self._signal = result.signal
         self._summarise(plan, result.ending, result.steps, result.best_epoch)
         return self

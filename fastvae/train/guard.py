@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._torch import device_of, widest
 from ..data import Minibatch
 from ..errors import InputError
 from .state import copy_state
@@ -97,7 +98,8 @@ def find_failure(
         The step counts from the first of `batches`; None if all went well. `module` is left as it
         was before that step.
     """
-    sums = torch.zeros(2, dtype=torch.float64, device=next(module.parameters()).device)
+    device = device_of(module)
+    sums = torch.zeros(2, dtype=widest(device), device=device)
     for number, batch in enumerate(batches, start=1):
         before = copy_state(module)
         gradients(batch, sums.zero_())

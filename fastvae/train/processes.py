@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .._torch import resolve_device
+from .._torch import APPLE, resolve_device, training_device
 from ..errors import InputError
 from .synced_batch_norm import synced_batch_norm
 
@@ -174,7 +174,9 @@ def launched(device: str) -> Iterator[str]:
         return
     if not dist.is_available():
         raise InputError("this torch was built without torch.distributed; start one process")
-    where = resolve_device(device)
+    where = training_device(device)
+    if where.type in APPLE:
+        raise InputError("several processes train on CPUs or CUDA devices; start one process")
     if where.type == "cuda":
         where = resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
         torch.cuda.set_device(where)

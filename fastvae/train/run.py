@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn
 import torch
 from torch import Tensor, nn
 
-from .._torch import device_of, evaluating, seed_generators
+from .._torch import device_of, evaluating, seed_generators, widest
 from ..data import Minibatch, Minibatches
 from ..errors import InputError
 from .callbacks import Callback
@@ -107,7 +107,7 @@ class Run:
         self._weights, self._alike = self._shares()
         self._share = 1.0
         self._sums, self._validation_sums = (
-            torch.zeros(2, dtype=torch.float64, device=self.device) for _ in range(2)
+            torch.zeros(2, dtype=widest(self.device), device=self.device) for _ in range(2)
         )
         self.within = Within(self._sums)
         self.ended: Ending | None = None
@@ -282,7 +282,7 @@ class Run:
         self.first_epoch, self.first_step = state["first_epoch"], state["first_step"]
         self.step = state["step"]
         # The sums of all processes together are the first one's to carry on.
-        sums = self._sums.copy_(torch.tensor(state["sums"], dtype=torch.float64))
+        sums = self._sums.copy_(torch.tensor(state["sums"], dtype=self._sums.dtype))
         cells = state["cells"]
         if not self.group.leads:
             sums, cells = sums.zero_(), 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .._torch import generator_state, set_generator_state
 from ..errors import InputError
 from .history import COLUMNS, History, new_history
 
@@ -23,7 +24,7 @@ class Within:
     seconds
         Time spent on them.
     sums
-        (2,) float64 on the device: the two loss terms, summed over those cells.
+        (2,) on the device, in its `widest` dtype: the two loss terms, summed over those cells.
     """
 
     sums: Tensor
@@ -40,16 +41,17 @@ def copy_state(module: nn.Module) -> dict[str, Tensor]:
 def random_states(device: torch.device) -> dict[str, Tensor]:
     """Return the states of torch's generators that training on `device` draws from."""
     states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
+    state = generator_state(device)
+    if state is not None:
+        states[device.type] = state
     return states
 
 
 def set_random_states(states: dict[str, Tensor], device: torch.device) -> None:
     """Restore what `random_states` returned; a generator without a state there stays as it is."""
     torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
+    if device.type != "cpu" and device.type in states:
+        set_generator_state(device, states[device.type])
 
 
 class Moment:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from .._torch import device_of
+from .._torch import APPLE, device_of
 from ..data import Minibatch
 from ..functional.gather import CountLogs
 from ..functional.losses import add_losses
@@ -121,7 +121,8 @@ def without_autograd(module: nn.Module, settings: TrainSettings) -> Gradients | 
     layers the conversions cost more than they save.
     """
     half = settings.precision == "bf16"
-    if settings.compile or (half and device_of(module).type != "cpu"):
+    device = device_of(module)
+    if settings.compile or device.type in APPLE or (half and device.type != "cpu"):
         return None
     return written_gradients(module, torch.bfloat16 if half else None)
 

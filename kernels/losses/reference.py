@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def add_losses(sums: Tensor, reconstruction: Tensor, kl: Tensor) -> None:
-    """Add the sums of two loss terms (N,) to `sums` (2,) float64, in place and in float64."""
-    sums += torch.stack((reconstruction, kl)).sum(dim=1, dtype=torch.float64)
+    """Add the sums of two loss terms (N,) to `sums` (2,), in place and in its dtype."""
+    sums += torch.stack((reconstruction, kl)).sum(dim=1, dtype=sums.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..._torch import APPLE
 from ...errors import InputError, one_of, size_text
 from .device import DeviceStore, compact_bytes
 from .store import Store
@@ -60,7 +61,7 @@ def place(store: Store, residence: str, device: torch.device) -> tuple[Store, st
 
 def _choose(store: Store, needed: int, device: torch.device) -> tuple[str, str]:
     if device.type != "cuda":
-        return store.residence, "training is on the CPU"
+        return store.residence, f"training is on the {device.type.upper()}"
     free, _ = torch.cuda.mem_get_info(device)
     usable = max(0, min(free - _RESERVE_BYTES, int(free * (1 - _RESERVE_SHARE))))
     fits = needed <= usable
@@ -71,6 +72,11 @@ def _choose(store: Store, needed: int, device: torch.device) -> tuple[str, str]:
 
 
 def _to_device(store: Store, needed: int, device: torch.device) -> DeviceStore:
+    if device.type in APPLE:
+        raise InputError(
+            f"residence='device' is not possible on {device}, whose memory is the host's; use "
+            "'auto' or 'host'"
+        )
     try:
         return DeviceStore.of(store, device)
     except torch.OutOfMemoryError as error:
