@@ -52,7 +52,9 @@ def cannot_write(target: Path, error: BaseException, kept: str) -> WriteError:
 
 
 @contextmanager
-def atomic_path(target: str | os.PathLike[str], *, name: Path | None = None) -> Iterator[Path]:
+def atomic_path(
+    target: str | os.PathLike[str], *, name: Path | None = None, keep_mode: bool = False
+) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it is synced and renamed onto it.
 
     The suffix is kept, for writers that choose a format by it. On any error the temporary file
@@ -64,6 +66,8 @@ def atomic_path(target: str | os.PathLike[str], *, name: Path | None = None) -> 
         The file.
     name
         What messages call it; `target` by default.
+    keep_mode
+        Leave the permissions of a file that is there as they are.
 
     Raises
     ------
@@ -75,7 +79,7 @@ def atomic_path(target: str | os.PathLike[str], *, name: Path | None = None) -> 
     try:
         temporary = _temporary(target)
         yield temporary
-        finish(temporary, target)
+        finish(temporary, target, target.stat().st_mode if keep_mode else None)
     except WriteError:
         raise
     except Exception as error:
@@ -90,13 +94,16 @@ def atomic_path(target: str | os.PathLike[str], *, name: Path | None = None) -> 
                 temporary.unlink(missing_ok=True)
 
 
-def finish(temporary: Path, target: Path) -> None:
-    """Rename a written file to `target`, in one step that survives a power cut."""
+def finish(temporary: Path, target: Path, mode: int | None = None) -> None:
+    """Rename a written file to `target`, in one step that survives a power cut.
+
+    Its permissions are `mode`, or those of a new file.
+    """
     with temporary.open("rb") as written:
         os.fsync(written.fileno())
     umask = os.umask(0)
     os.umask(umask)
-    temporary.chmod(0o666 & ~umask)
+    temporary.chmod(0o666 & ~umask if mode is None else stat.S_IMODE(mode))
     temporary.replace(target)
     sync_folder(target.parent)
 

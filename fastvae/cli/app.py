@@ -13,6 +13,7 @@ import typer
 from .. import __version__
 from .de import de
 from .declared_options import with_declared_options
+from .embed import embed
 from .expression import expression
 from .import_model import import_command
 from .map import map_command
@@ -20,7 +21,6 @@ from .options import (
     BatchKey,
     BatchKeyOf,
     BatchPerFile,
-    Device,
     Genes,
     MemoryLimit,
     Overwrite,
@@ -29,7 +29,7 @@ from .options import (
 )
 from .plot import plot
 from .report import report
-from .slot_options import NewSlotOptions, SlotOptions
+from .slot_options import SlotOptions
 from .train import train
 from .user_errors import know_options, user_errors
 
@@ -71,29 +71,7 @@ app.command(epilog="Example:  fastvae train atlas.h5ad --batch-key donor -o run 
 )
 
 
-@app.command(epilog="Example:  fastvae embed run new_cells.h5ad -o new_latent.h5ad")
-@with_declared_options("embed")
-def embed(
-    run: Annotated[Path, typer.Argument(help="Folder that fastvae train wrote.")],
-    data: Annotated[
-        list[Path], typer.Argument(help="Cells with the genes the model was trained on.")
-    ],
-    *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .h5ad file to write.")],
-    where: NewSlotOptions,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
-) -> None:
-    """Put the cells of DATA into the latent space of a trained model."""
-    with user_errors():
-        from ..model.latent_file import KEY
-        from ..model.model import Model
-
-        model = Model.load(run, device=device)
-        latent = model.write_latent(output, data, overwrite=overwrite, **where.arguments())
-        typer.echo(f'{output}: {latent.shape[0]:,} cells, obsm["{KEY}"] {latent.shape}')
-
-
+app.command(epilog="Example:  fastvae embed run new_cells.h5ad -o new_latent.h5ad")(embed)
 app.command(epilog="Example:  fastvae de run atlas.h5ad --groupby cell_type -o markers.csv")(de)
 app.command(
     epilog="Example:  fastvae expression run atlas.h5ad --library-size 1e4 -o denoised.h5ad"

@@ -23,6 +23,7 @@ from .options import (
     Residence,
     RunOutput,
     Seed,
+    WriteInto,
 )
 from .run_folder import CHECKPOINTS
 from .slot_options import NewSlotOptions
@@ -98,12 +99,14 @@ def map_command(
     memory_limit: MemoryLimit = None,
     color: Color = None,
     no_plots: NoPlots = False,
+    write_into: WriteInto = False,
     checkpoints: CheckpointOptions,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Map QUERY onto a trained model: new batches are added, its own weights stay."""
     with user_errors():
+        from .embed import insertion
         from .joint import Joint
         from .run_folder import (
             exit_if_interrupted,
@@ -115,6 +118,7 @@ def map_command(
 
         frozen = _frozen(freeze)
         joint = Joint.checked(run, output, labels, frozen, max_uncertainty, n_neighbors)
+        place = insertion(query, overwrite=overwrite) if write_into else None
         with run_folder(output, overwrite=overwrite, resume=checkpoints.resume) as folder:
             model = _mapped(
                 query,
@@ -129,7 +133,7 @@ def map_command(
                 memory_limit=memory_limit,
             )
             pictures = wanted_pictures(model, color, plots=not no_plots, quiet=quiet)
-            fit_and_write(
+            latent = fit_and_write(
                 model,
                 folder,
                 settings,
@@ -140,6 +144,9 @@ def map_command(
                 progress=not quiet,
             )
             said = joint.write(model, folder, pictures)
+            if place is not None:
+                place.write(latent)
+                said.append(f"{query[0]}: the latent space was added, all else as it was")
             print_run(model, folder)
             for line in said:
                 typer.echo(line)

@@ -197,3 +197,11 @@ Color = Annotated[
 NoPlots = Annotated[
     bool, typer.Option("--no-plots", help="Draw no pictures.", rich_help_panel=FILES)
 ]
+WriteInto = Annotated[
+    bool,
+    typer.Option(
+        "--write-into",
+        help='Add the latent space to the .h5ad of the cells itself, as obsm["X_fastvae"].',
+        rich_help_panel=FILES,
+    ),
+]

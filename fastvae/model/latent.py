@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._files import check_new_file
+from ..data.insertion import Insertion
 from ..errors import (
     MOST_DRAWS,
     file_path,
     seed_number,
+    text,
     true_or_false,
     whole_number,
 )
@@ -149,4 +151,52 @@ class LatentAnswers(State):
         if umap and (found := umap_of(latent)) is not None:
             obsm[UMAP_KEY] = found.astype(np.float32)
         write_latent_file(target, obsm, frames.obs, frames.var)
+        return latent
+
+    @with_scvi_names(READING)
+    def write_latent_into(
+        self,
+        path: str | os.PathLike[str],
+        overwrite: bool = False,
+        *,
+        key: str = KEY,
+        **reading: Unpack[Reading],
+    ) -> np.ndarray:
+        """Add the latent space of its cells to an .h5ad file: ``obsm[key]``; all else is kept.
+
+        The array is written to a copy beside the file, which is read back and then takes the file's
+        place in one step: the disk must have room for both, and an interruption leaves the file as
+        it was. A program that has the file open goes on reading the old one.
+
+        Parameters
+        ----------
+        path
+            The file, and the cells.
+        overwrite
+            Replace an array of this name.
+        key
+            The name in ``obsm``.
+        **reading
+            As in `get_latent_representation`.
+
+        Returns
+        -------
+        ndarray
+            The latent space, (N, n_latent) float32.
+
+        Raises
+        ------
+        InputError
+            Also if the file has such an array and `overwrite` is false, or another program changes
+            it meanwhile.
+        """
+        overwrite = true_or_false("overwrite", overwrite)
+        place = Insertion.checked(
+            file_path("path", path), text("key", key, "a name"), overwrite=overwrite
+        )
+        store, _ = self._opened_to_encode(path, reading)
+        rows = cell_rows(None, store)
+        batches = self._minibatches(store, rows, EVALUATION_BATCH)
+        latent = encode.latent(self.module, batches, len(rows), give_mean=True, seed=0)
+        place.write(latent)
         return latent
