@@ -1,17 +1,21 @@
 """scvi-tools' own tests, with its models and with fastvae's in their place.
 
-    python bench peer_tests --sdist scvi_tools-1.4.2.tar.gz --out JSON [--files FILE ...]
+    python bench peer_tests --sdist scvi_tools-1.5.1 --out JSON [--files FILE ...] [pytest options]
 
-Unpacks the source distribution's tests, runs the asked files twice with the same interpreter -
-once as they are, once with ``scvi.model.SCVI`` and ``LinearSCVI`` and their modules replaced -
-and lists the tests that pass with theirs and not with ours. Needs scvi-tools of the same version,
-scanpy, pytest, and rich < 14.1 for scvi-tools' progress bar.
+Takes the tests from the source distribution (the archive, or the folder that it holds), since the
+wheel has none: ``pip download --no-deps --no-binary :all: scvi-tools==1.5.1``. Runs the files twice
+with the same interpreter - once as they are, once with ``scvi.model.SCVI``, ``LinearSCVI`` and
+``SCANVI`` and their modules replaced - prints both counts, and lists the tests that pass with
+theirs and not with ours; its status is 1 where there are such. Needs scvi-tools of the same
+version, scanpy and pytest. The tests of annbatch are ``--files dataloaders/test_annbatch.py
+--custom-dataloader-tests``.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -27,9 +31,13 @@ from _kit.results import write_json
 FILES = [
     "model/test_scvi.py",
     "model/test_linear_scvi.py",
+    "model/test_scanvi.py",
     "model/test_models_with_minified_data.py",
+    "model/test_differential.py",
+    "model/test_differential_abundance.py",
     "module/test_vae.py",
-    "distributions",
+    "module/test_scanvae.py",
+    "train",
 ]
 
 PLUGIN = '''
@@ -38,27 +46,43 @@ import scvi
 import scvi.model
 import scvi.module
 
-from fastvae.integrations.scvi_tools import SCVI, LinearSCVI
+from fastvae.integrations import scvi_tools as door
 from fastvae.integrations.scvi_tools import _module
 
-scvi.model.SCVI = SCVI
-scvi.model.LinearSCVI = LinearSCVI
-scvi.module.VAE = _module.VAE
-scvi.module.LDVAE = _module.LDVAE
+for name in ("SCVI", "LinearSCVI", "SCANVI"):
+    setattr(scvi.model, name, getattr(door, name))
+for name in ("VAE", "LDVAE", "SCANVAE"):
+    setattr(scvi.module, name, getattr(_module, name))
 '''
 
 
-def arguments() -> argparse.Namespace:
+def arguments() -> tuple[argparse.Namespace, list[str]]:
+    """Our options, and pytest's."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sdist", type=Path, required=True)
+    parser.add_argument("--sdist", type=Path, required=True, help="archive or folder")
     parser.add_argument("--files", nargs="+", default=FILES, help="under tests/")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", choices=["theirs", "ours"])
-    parser.add_argument("-k", help="as pytest's")
-    return parser.parse_args()
+    return parser.parse_known_args()
 
 
-def run(tests: Path, files: list[str], ours: bool, expression: str | None) -> dict[str, str]:
+def take_tests(sdist: Path, folder: Path) -> Path:
+    """Copy the tests out of the distribution, without the package that is beside them."""
+    if sdist.is_file():
+        with tarfile.open(sdist) as archive:
+            archive.extractall(folder / "sdist", filter="data")
+        (sdist,) = (folder / "sdist").iterdir()
+    where = folder / "suite"
+    where.mkdir()
+    for name in ("tests", "conftest.py", "pyproject.toml"):
+        if (sdist / name).is_dir():
+            shutil.copytree(sdist / name, where / name)
+        elif (sdist / name).exists():
+            shutil.copy(sdist / name, where / name)
+    return where / "tests"
+
+
+def run(tests: Path, files: list[str], ours: bool, options: list[str]) -> dict[str, str]:
     """Return the outcome of each test."""
     report = tests.parent / f"report-{'ours' if ours else 'theirs'}.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
@@ -66,14 +90,13 @@ def run(tests: Path, files: list[str], ours: bool, expression: str | None) -> di
         f"--junitxml={report}",
         "--tb=short",
         "--durations=8",
-        *[f"tests/{name}" for name in files],
+        *[f"tests/{name}" for name in files if (tests / name).exists()],
+        *options,
     ]
     environment = dict(os.environ)
     if ours:
         (tests.parent / "fastvae_models.py").write_text(PLUGIN)
         command += ["-p", "fastvae_models"]
-    if expression:
-        command += ["-k", expression]
     paths = [str(tests.parent), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     started = time.monotonic()
@@ -93,16 +116,13 @@ def run(tests: Path, files: list[str], ours: bool, expression: str | None) -> di
 
 
 def main() -> None:
-    args = arguments()
+    args, options = arguments()
     with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(args.sdist) as archive:
-            archive.extractall(folder, filter="data")
-        tests = next(Path(folder).glob("*/tests"))
-        (tests.parent / "src").rename(tests.parent / "not_imported")  # the installed one is tested
+        tests = take_tests(args.sdist, Path(folder))
         found = {}
         for name in ("theirs", "ours"):
             if args.only in (None, name):
-                found[name] = run(tests, args.files, name == "ours", args.k)
+                found[name] = run(tests, args.files, name == "ours", options)
         if args.only:
             print((tests.parent / f"log-{args.only}.txt").read_text()[-12000:])
             return

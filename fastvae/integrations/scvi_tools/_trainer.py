@@ -24,6 +24,7 @@ from ._epoch_log import EpochLog
 from ._gradients import gradients_of
 from ._loop_module import ByRow, store_of
 from ._minibatches import CountSplitter, Source
+from ._streamed_cells import streaming
 from ._training_plan import in_their_words
 from ._watched_threads import WatchedThreads
 from ._which_loop import AUTOMATIC, LOOPS, say, training_settings, why_lightning
@@ -176,6 +177,7 @@ class CheckingRunner(TrainRunner):
             check_data(model, manager, again=True)
         if isinstance(data_splitter, CountSplitter):
             data_splitter.use(model.module)
+        data_splitter = streaming(data_splitter, model.module)
         super().__init__(model, training_plan, data_splitter, **kwargs)
         self.trainer.callbacks.append(WatchedThreads())
 
