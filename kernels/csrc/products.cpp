@@ -1,8 +1,9 @@
 // The three products of a linear layer: x W^T + bias, and the gradients by x and by W.
 //
 // All are sums of outer products in registers: a tile of `rows` x WIDTH numbers takes one number
-// per row and one row of WIDTH numbers at each step. Weights are read once. Work is cut by genes
-// alone, so that the number of threads changes no sum.
+// per row and one row of WIDTH numbers at each step. Weights are read once. What a tile reads again
+// and again lies side by side, and what the next piece reads is asked for ahead. Work is cut by
+// genes alone, so that the number of threads changes no sum.
 #include "parallel.h"
 #include "transpose.h"
 
@@ -19,7 +20,10 @@ constexpr int COLUMNS = 1;
 constexpr int TALL = 6;                     // rows of a tile
 constexpr int64_t WIDTH = COLUMNS * LANES;  // columns of a tile
 constexpr int64_t SLICE = 256;              // steps that are summed in registers
+constexpr int64_t STEPS = 128;              // cells in the gradient by W
 constexpr int64_t GENES = 8 * TALL;         // genes in one piece of the gradient by W
+constexpr int64_t MANY = 16;                // pieces for which x is laid out once
+constexpr int64_t RUN = 8;                  // pieces that a thread takes at once, at most
 constexpr int64_t SLABS = 16;               // partial sums of the gradient by x, at most
 constexpr int64_t SLAB_GENES = 2 * SLICE;   // genes in one, at least
 
@@ -39,6 +43,9 @@ struct Result {
     const float* base;  // WIDTH numbers, or NULL
 };
 
+// Unrolled, so that sums stay in registers.
+#define EVERY _Pragma("GCC unroll 8")
+
 template <int ROWS>
 FASTVAE_INLINE void tile(const Factors& f, const Result& result) {
     Vector sum[ROWS][COLUMNS] = {};
@@ -51,24 +58,55 @@ FASTVAE_INLINE void tile(const Factors& f, const Result& result) {
             for (int j = 0; j < COLUMNS; ++j) sum[i][j] += factor * row[j];
         }
     }
-    for (int i = 0; i < ROWS; ++i) {
+    if (result.base) {
+        Vector base[COLUMNS];
+        for (int j = 0; j < COLUMNS; ++j) base[j] = load(result.base + j * LANES);
+        EVERY for (int i = 0; i < ROWS; ++i)
+            EVERY for (int j = 0; j < COLUMNS; ++j) sum[i][j] += base[j];
+    }
+    if (result.width == WIDTH && result.add) {
+        EVERY for (int i = 0; i < ROWS; ++i)
+            EVERY for (int j = 0; j < COLUMNS; ++j)
+                store(load(result.c + i * result.stride + j * LANES) + sum[i][j],
+                      result.c + i * result.stride + j * LANES);
+        return;
+    }
+    if (result.width == WIDTH) {
+        EVERY for (int i = 0; i < ROWS; ++i)
+            EVERY for (int j = 0; j < COLUMNS; ++j)
+                store(sum[i][j], result.c + i * result.stride + j * LANES);
+        return;
+    }
+    EVERY for (int i = 0; i < ROWS; ++i) {
         float* c = result.c + i * result.stride;
-        if (result.base)
-            for (int j = 0; j < COLUMNS; ++j) sum[i][j] += load(result.base + j * LANES);
-        if (result.width == WIDTH) {
-            for (int j = 0; j < COLUMNS; ++j)
-                store(result.add ? load(c + j * LANES) + sum[i][j] : sum[i][j], c + j * LANES);
-            continue;
-        }
         float whole[WIDTH];
         for (int j = 0; j < COLUMNS; ++j) store(sum[i][j], whole + j * LANES);
         for (int64_t j = 0; j < result.width; ++j) c[j] = result.add ? c[j] + whole[j] : whole[j];
     }
 }
 
+int64_t at_most(int64_t step, int64_t begin, int64_t end) {
+    return begin + step < end ? step : end - begin;
+}
+
+int64_t pieces_of(int64_t step, int64_t n) { return (n + step - 1) / step; }
+
+// Rows of numbers that are read soon: they are asked for while a strip is computed.
+struct Soon {
+    const float* at = nullptr;
+    int64_t rows = 0, stride = 0, width = 0;
+};
+
+void fetch(Soon& soon, int64_t rows) {
+    for (; rows > 0 && soon.rows > 0; --rows, --soon.rows, soon.at += soon.stride)
+        for (int64_t j = 0; j < soon.width; j += LANES) __builtin_prefetch(soon.at + j, 0, 2);
+}
+
 // A strip of tiles, one below the other.
-void strip(Factors f, Result result, int64_t rows) {
+void strip(Factors f, Result result, int64_t rows, Soon soon = {}) {
+    const int64_t share = pieces_of(pieces_of(TALL, rows), soon.rows);
     for (; rows >= TALL; rows -= TALL) {
+        fetch(soon, share);
         tile<TALL>(f, result);
         f.a += TALL * f.a_row;
         result.c += TALL * result.stride;
@@ -83,18 +121,30 @@ void strip(Factors f, Result result, int64_t rows) {
     }
 }
 
-int64_t at_most(int64_t step, int64_t begin, int64_t end) {
-    return begin + step < end ? step : end - begin;
-}
-
-int64_t pieces_of(int64_t step, int64_t n) { return (n + step - 1) / step; }
-
 // Rows of WIDTH numbers, with zeros where the matrix is narrower than that.
 const float* padded_rows(const float* from, int64_t stride, int64_t rows, int64_t width,
                          float* to) {
-    for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = 0; j < WIDTH; ++j) to[i * WIDTH + j] = j < width ? from[i * stride + j] : 0.0f;
+    for (int64_t i = 0; i < rows; ++i, from += stride) {
+        float* row = to + i * WIDTH;
+        if (width == WIDTH) {
+            for (int64_t j = 0; j < WIDTH; j += LANES) store(load(from + j), row + j);
+        } else {
+            for (int64_t j = 0; j < WIDTH; ++j) row[j] = j < width ? from[j] : 0.0f;
+        }
+    }
     return to;
+}
+
+// Pieces in runs: a thread may ask for what the next piece of its run reads. Work(piece, whether
+// there is a next one).
+template <class Work>
+void in_runs(int64_t pieces, int64_t threads, const Work& work) {
+    const int64_t fair = pieces / (8 * (threads < 1 ? 1 : threads));
+    const int64_t run = fair < 1 ? 1 : fair > RUN ? RUN : fair;
+    parallel(pieces_of(run, pieces), threads, [&](int64_t number) {
+        const int64_t end = number * run + at_most(run, number * run, pieces);
+        for (int64_t piece = number * run; piece < end; ++piece) work(piece, piece + 1 < end);
+    });
 }
 
 float* piece_memory(int64_t numbers) {
@@ -123,7 +173,7 @@ void gather_genes(const FastvaeProduct& call, int64_t begin, int64_t rows, int64
 }  // namespace
 
 void layer(const FastvaeProduct& call) {
-    parallel(pieces_of(WIDTH, call.g), call.threads, [&](int64_t piece) {
+    in_runs(pieces_of(WIDTH, call.g), call.threads, [&](int64_t piece, bool more) {
         const int64_t g = piece * WIDTH, width = at_most(WIDTH, g, call.g);
         float* rows = piece_memory((call.h + 1) * WIDTH);
         float* base = rows + call.h * WIDTH;
@@ -131,31 +181,51 @@ void layer(const FastvaeProduct& call) {
             for (int64_t i = 0; i < call.h * WIDTH; ++i) rows[i] = 0.0f;
         transpose(call.weight + g * call.h, call.h, rows, WIDTH, width, call.h);
         for (int64_t j = 0; j < WIDTH; ++j) base[j] = call.bias && j < width ? call.bias[g + j] : 0.0f;
+        Soon soon;
+        if (more)
+            soon = {call.weight + (g + WIDTH) * call.h, at_most(WIDTH, g + WIDTH, call.g), call.h,
+                    call.h};
         for (int64_t h = 0; h < call.h; h += SLICE) {
             const int64_t steps = at_most(SLICE, h, call.h);
             const Factors f = {call.x + h, call.h, 1, rows + h * WIDTH, WIDTH, steps};
-            strip(f, {call.out + g, call.g, width, h > 0, h > 0 ? nullptr : base}, call.n);
+            strip(f, {call.out + g, call.g, width, h > 0, h > 0 ? nullptr : base}, call.n,
+                  h > 0 ? Soon{} : soon);
         }
     });
 }
 
 void layer_weight_grad(const FastvaeProduct& call) {
-    parallel(pieces_of(GENES, call.g), call.threads, [&](int64_t piece) {
+    const int64_t panels = pieces_of(WIDTH, call.h), bytes = sizeof(float);
+    float* all = nullptr;  // x by panels, laid out once where many pieces read it
+    if (call.g >= MANY * GENES) {
+        all = static_cast<float*>(scratch(OF_CALL, panels * call.n * WIDTH * bytes));
+        for (int64_t p = 0; p < panels; ++p)
+            padded_rows(call.x + p * WIDTH, call.h, call.n, at_most(WIDTH, p * WIDTH, call.h),
+                        all + p * call.n * WIDTH);
+    }
+    in_runs(pieces_of(GENES, call.g), call.threads, [&](int64_t piece, bool more) {
         const int64_t g = piece * GENES, genes = at_most(GENES, g, call.g);
-        float* by_cell = piece_memory(SLICE * (GENES + WIDTH) + GENES);
-        float *padded = by_cell + SLICE * GENES, *sums = padded + SLICE * WIDTH;
+        float* by_cell = piece_memory(STEPS * (GENES + WIDTH) + GENES);
+        float *panel = by_cell + STEPS * GENES, *sums = panel + STEPS * WIDTH;
         for (int64_t j = 0; j < GENES; ++j) sums[j] = 0.0f;
-        for (int64_t begin = 0; begin < call.n; begin += SLICE) {
-            const int64_t steps = at_most(SLICE, begin, call.n);
+        for (int64_t begin = 0; begin < call.n; begin += STEPS) {
+            const int64_t steps = at_most(STEPS, begin, call.n), next = begin + STEPS;
             gather_genes(call, begin, steps, g, genes, by_cell, sums);
-            for (int64_t h = 0; h < call.h; h += WIDTH) {
-                const int64_t width = at_most(WIDTH, h, call.h);
+            Soon soon;
+            if (next < call.n)
+                soon = {call.grad + next * call.g + g, at_most(STEPS, next, call.n), call.g, genes};
+            else if (more)
+                soon = {call.grad + g + GENES, at_most(STEPS, 0, call.n), call.g,
+                        at_most(GENES, g + GENES, call.g)};
+            for (int64_t p = 0; p < panels; ++p) {
+                const int64_t h = p * WIDTH, width = at_most(WIDTH, h, call.h);
                 const float* x = call.x + begin * call.h + h;
-                const bool narrow = width < WIDTH;
-                if (narrow) x = padded_rows(x, call.h, steps, width, padded);
-                const Factors f = {by_cell, 1, GENES, x, narrow ? WIDTH : call.h, steps};
-                strip(f, {call.d_weight + g * call.h + h, call.h, width, call.add || begin > 0, nullptr},
-                      genes);
+                x = all ? all + (p * call.n + begin) * WIDTH
+                        : padded_rows(x, call.h, steps, width, panel);
+                const bool add = call.add || begin > 0;
+                strip({by_cell, 1, GENES, x, WIDTH, steps},
+                      {call.d_weight + g * call.h + h, call.h, width, add, nullptr}, genes,
+                      p > 0 ? Soon{} : soon);
             }
         }
         if (!call.d_bias) return;

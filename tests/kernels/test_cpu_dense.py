@@ -74,7 +74,15 @@ INSTRUCTION_SETS = [
     name for name in ("v2", "v3", "v4", "native", "baseline") if native.use_instruction_set(name)
 ]
 native.use_instruction_set(FASTEST)
-SHAPES = [(0, 5, 3), (1, 1, 1), (3, 2001, 7), (13, 65, 130), (300, 517, 257), (70, 9000, 64)]
+SHAPES = [
+    (0, 5, 3),
+    (1, 1, 1),
+    (3, 2001, 7),
+    (13, 65, 130),
+    (300, 517, 257),
+    (70, 9000, 64),
+    (300, 1013, 130),
+]
 
 
 @pytest.fixture
