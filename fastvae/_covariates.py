@@ -1,7 +1,8 @@
-"""Codes of batches and labels: parsed and checked once, then passed on as known to be good."""
+"""Covariates of cells: parsed and checked once, then passed on as known to be good."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -141,20 +142,178 @@ class Codes:
         return column.argmax(1)
 
 
+class Numbers:
+    """Numbers of each cell, checked when they are first read.
+
+    Parameters
+    ----------
+    given
+        (N, `n_columns`) of any numeric dtype; (N,) for one column; or None.
+    n_cells, n_columns
+        Numbers of cells and of columns.
+    name
+        What error messages call them.
+    device, force
+        As for `Codes`.
+    """
+
+    def __init__(
+        self,
+        given: Any,
+        n_cells: int,
+        n_columns: int,
+        name: str,
+        *,
+        device: torch.device | None = None,
+        force: bool | None = None,
+    ) -> None:
+        self._given = given
+        self._shape = n_cells, n_columns
+        self._name, self._device, self._force = name, device, force
+        self._checked: Tensor | None = None
+
+    def columns(self, dtype: torch.dtype) -> Tensor:
+        """Return them, (N, `n_columns`).
+
+        Raises
+        ------
+        InputError
+            They are missing, not numeric, of another shape, or, looked at on a CPU, not finite.
+        """
+        return self._values().to(dtype)
+
+    def log(self, dtype: torch.dtype) -> Tensor:
+        """Return their natural logarithms, (N, `n_columns`).
+
+        Raises
+        ------
+        InputError
+            As `columns`; or a number is not above 0.
+        """
+        values = self._values()
+        if self._looked_at(values) and not bool((values > 0).all()):
+            raise InputError(
+                f"{self._name} must be > 0 in every cell, since its logarithm is used."
+            )
+        return torch.log(values.to(torch.promote_types(values.dtype, dtype))).to(dtype)
+
+    def _values(self) -> Tensor:
+        if self._checked is None:
+            self._checked = self._parsed()
+        return self._checked
+
+    def _parsed(self) -> Tensor:
+        expected = f"numbers of shape {self._shape}"
+        if self._given is None:
+            raise InputError(f"{self._name} is missing: the network needs {expected}.")
+        try:
+            values: Tensor = as_column(torch.as_tensor(self._given, device=self._device))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{self._name} is not numeric ({error}); pass {expected}.") from error
+        if tuple(values.shape) != self._shape:
+            raise InputError(f"{self._name} has shape {tuple(values.shape)}; pass {expected}.")
+        if self._looked_at(values) and not bool(values.isfinite().all()):
+            raise InputError(f"{self._name} has NaN or infinite values; pass finite {expected}.")
+        return values
+
+    def _looked_at(self, values: Tensor) -> bool:
+        return bool(values.numel()) and readable(values, self._force)
+
+
+class CellCovariates(NamedTuple):
+    """What is known of the cells of a minibatch beside their counts, batch and label.
+
+    Attributes
+    ----------
+    cat_covs
+        (N, C) codes from 0 on, a column for each categorical covariate.
+    cont_covs
+        (N, P) continuous covariates.
+    size_factor
+        (N, 1) what frequencies are multiplied by, above 0; not its logarithm.
+    """
+
+    cat_covs: Any = None
+    cont_covs: Any = None
+    size_factor: Any = None
+
+    def given(self) -> dict[str, Any]:
+        """Return those that are there, by name: keyword arguments of the methods of `VAE`."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+    def rows(self, cells: Any) -> CellCovariates:
+        """Return those of some cells, given by a slice or by their numbers."""
+        return CellCovariates(**{name: value[cells] for name, value in self.given().items()})
+
+    @classmethod
+    def joined(cls, parts: Sequence[CellCovariates]) -> CellCovariates:
+        """Put those of several minibatches, which have the same ones, one below the other."""
+        return cls(
+            *(None if some[0] is None else torch.cat(some) for some in zip(*parts, strict=True))
+        )
+
+
+NO_COVARIATES = CellCovariates()
+
+
 class Covariates(NamedTuple):
-    """The batch and the label of each cell of a minibatch."""
+    """The covariates of the cells of a minibatch, which are checked when they are read.
+
+    Attributes
+    ----------
+    batch, labels
+        Codes of the batch and of the label.
+    categorical
+        Codes of each categorical covariate.
+    continuous
+        The continuous covariates.
+    size_factor
+        What frequencies are multiplied by.
+    """
 
     batch: Codes
     labels: Codes
+    categorical: tuple[Codes, ...]
+    continuous: Numbers
+    size_factor: Numbers
 
     @classmethod
-    def of(cls, x: Tensor, batch_index: Any, y: Any, *, force: bool | None = None) -> Covariates:
-        """Take the codes of the cells of `x` (N, ...); see `Codes`."""
+    def of(
+        cls,
+        x: Tensor,
+        batch_index: Any,
+        y: Any,
+        more: CellCovariates = NO_COVARIATES,
+        *,
+        n_categorical: int = 0,
+        n_continuous: int = 0,
+        force: bool | None = None,
+    ) -> Covariates:
+        """Take the covariates of the cells of `x` (N, ...); see `Codes` and `Numbers`.
+
+        Raises
+        ------
+        InputError
+            ``cat_covs`` has not `n_categorical` columns.
+        """
         where: dict[str, Any] = {"device": x.device, "force": force}
+        n_cells = x.shape[0]
+        columns = _columns_of(more.cat_covs, n_cells, n_categorical)
         return cls(
-            Codes(batch_index, x.shape[0], "batch_index", **where),
-            Codes(y, x.shape[0], "y", **where),
+            Codes(batch_index, n_cells, "batch_index", **where),
+            Codes(y, n_cells, "y", **where),
+            tuple(
+                Codes(column, n_cells, f"cat_covs[:, {k}]", **where)
+                for k, column in enumerate(columns)
+            ),
+            Numbers(more.cont_covs, n_cells, n_continuous, "cont_covs", **where),
+            Numbers(more.size_factor, n_cells, 1, "size_factor", **where),
         )
+
+    @property
+    def codes(self) -> tuple[Codes, ...]:
+        """Codes of the batch and of the categorical covariates, in the order of the columns."""
+        return self.batch, *self.categorical
 
     def decoded_as(self, transform_batch: Any) -> Covariates:
         """Put every cell into one batch, or each into another one; None changes nothing.
@@ -178,3 +337,17 @@ class Covariates(NamedTuple):
             batch = batch.reshape(1, 1).expand(n_cells, 1)
         codes = Codes(batch, n_cells, "transform_batch", device=device, force=force)
         return self._replace(batch=codes)
+
+
+def _columns_of(cat_covs: Any, n_cells: int, n_columns: int) -> Sequence[Any]:
+    """Return the columns of ``cat_covs`` (N, C), None each where there is none."""
+    if cat_covs is None or not n_columns:
+        return [None] * n_columns
+    expected = f"codes of shape ({n_cells}, {n_columns}), a column for each categorical covariate"
+    try:
+        table: Tensor = as_column(torch.as_tensor(cat_covs))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"cat_covs is not numeric ({error}); pass {expected}.") from error
+    if tuple(table.shape) != (n_cells, n_columns):
+        raise InputError(f"cat_covs has shape {tuple(table.shape)}; pass {expected}.")
+    return table.unbind(1)

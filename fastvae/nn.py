@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import functional
 from ._covariates import Codes
 from ._torch import has_hooks
-from .errors import InputError
+from .errors import InputError, one_of
 from .functional.linear import dense_linear
 
 __all__ = [
@@ -82,7 +82,8 @@ def reparameterize_gaussian(mu: Tensor, var: Tensor) -> Tensor:
 class FCLayers(nn.Module):
     """Hidden layers: Linear, BatchNorm1d, ReLU, Dropout, each switched off where asked.
 
-    Categories are one-hot encoded and appended to the input of every Linear layer.
+    Categories are one-hot encoded and appended to the input of every Linear layer, or of the first
+    one alone.
 
     Parameters
     ----------
@@ -96,6 +97,8 @@ class FCLayers(nn.Module):
         Probability of zeroing a hidden unit in training.
     use_batch_norm, use_relu, bias
         Parts of a layer.
+    inject_covariates
+        Whether categories are appended to the input of every layer, not of the first alone.
 
     Attributes
     ----------
@@ -109,6 +112,7 @@ class FCLayers(nn.Module):
 
     compiled: Callable[..., Tensor] | None = None
     of_counts: bool = False
+    inject_covariates = True  # also of layers that were pickled before there was a choice
 
     def __init__(
         self,
@@ -121,16 +125,18 @@ class FCLayers(nn.Module):
         use_batch_norm: bool = True,
         use_relu: bool = True,
         bias: bool = True,
+        inject_covariates: bool = True,
     ) -> None:
         super().__init__()
         cats = () if n_cat_list is None else n_cat_list
         self.n_cat_list = [n_cat if n_cat > 1 else 0 for n_cat in cats]
+        self.inject_covariates = inject_covariates
         widths = [n_in, *[n_hidden] * (n_layers - 1), n_out]
         blocks: OrderedDict[str, nn.Module] = OrderedDict()
         for k, (width_in, width_out) in enumerate(itertools.pairwise(widths)):
             # an absent part keeps its place, so that state dict keys never move
             parts: list[Any] = [
-                nn.Linear(width_in + sum(self.n_cat_list), width_out, bias=bias),
+                nn.Linear(width_in + self._n_appended(k), width_out, bias=bias),
                 nn.BatchNorm1d(width_out, momentum=0.01, eps=0.001) if use_batch_norm else None,
                 nn.ReLU() if use_relu else None,
                 nn.Dropout(p=dropout_rate) if dropout_rate > 0 else None,
@@ -138,7 +144,23 @@ class FCLayers(nn.Module):
             blocks[f"Layer {k}"] = nn.Sequential(*parts)
         self.fc_layers = nn.Sequential(blocks)
 
-    def forward(self, x: Tensor, *cat_list: Tensor | None, instance_id: int = 0) -> Tensor:
+    def _n_appended(self, k: int) -> int:
+        """Number of columns of categories that layer `k` has."""
+        return sum(self.n_cat_list) if k == 0 or self.inject_covariates else 0
+
+    def layers_told(self) -> list[nn.Linear]:
+        """Return the linear layers whose input categories are appended to."""
+        firsts = (next(iter(cast(nn.Sequential, block))) for block in self.fc_layers)
+        told = [layer for k, layer in enumerate(firsts) if self._n_appended(k)]
+        return [layer for layer in told if isinstance(layer, nn.Linear)]
+
+    def forward(
+        self,
+        x: Tensor,
+        *cat_list: Tensor | None,
+        instance_id: int = 0,
+        cont: Tensor | None = None,
+    ) -> Tensor:
         """Apply the layers.
 
         Parameters
@@ -150,6 +172,8 @@ class FCLayers(nn.Module):
             than `n_cat_list` are ignored.
         instance_id
             Unused.
+        cont
+            (N, P) more columns of the input, which follow those of `x`; `n_in` counts them.
 
         Returns
         -------
@@ -165,23 +189,27 @@ class FCLayers(nn.Module):
         dense_layers = self.dense_layers if self.compiled is None else self.compiled
         sparse = x.layout == torch.sparse_csr
         rounded = self.of_counts and torch.is_autocast_enabled(x.device.type)
-        if not (sparse or rounded):
-            return dense_layers(x, indicators)
         first = next(iter(cast(nn.Sequential, self.fc_layers[0])))
-        if not isinstance(first, nn.Linear) or (rounded and x.dtype != first.weight.dtype):
-            return dense_layers(x.to_dense() if sparse else x, indicators)
-        with torch.autocast(x.device.type, enabled=False) if rounded else nullcontext():
-            hidden = _linear(first, x, indicators)
-        return dense_layers(hidden, indicators, begun=True)
+        apart = (sparse or rounded) and isinstance(first, nn.Linear)
+        if apart and not (rounded and x.dtype != first.weight.dtype):
+            columns = indicators if cont is None else [cont, *indicators]
+            with torch.autocast(x.device.type, enabled=False) if rounded else nullcontext():
+                hidden = _linear(first, x, columns)
+            return dense_layers(hidden, indicators, begun=True)
+        x = x.to_dense() if sparse else x
+        if cont is not None:
+            x = torch.cat([x, cont.expand(*x.shape[:-1], -1)], -1)
+        return dense_layers(x, indicators)
 
     def dense_layers(self, x: Tensor, indicators: list[Tensor], begun: bool = False) -> Tensor:
         """Apply the layers to a dense x, without the first linear one where `begun`."""
-        for block in self.fc_layers:
+        for number, block in enumerate(self.fc_layers):
+            appended = indicators if number == 0 or self.inject_covariates else []
             for layer in cast(nn.Sequential, block):
                 if begun or layer is None:
                     begun = False
                 elif isinstance(layer, nn.Linear):
-                    x = _linear(layer, x, indicators)
+                    x = _linear(layer, x, appended)
                 elif isinstance(layer, nn.BatchNorm1d):
                     x = _batch_norm(layer, x)
                 else:
@@ -256,6 +284,7 @@ def _batch_norm(layer: nn.BatchNorm1d, x: Tensor) -> Tensor:
 
 
 VARIANCE_FLOOR = 1e-4  # added to every encoder variance
+ACTIVATIONS = ("softmax", "softplus")
 
 
 class Encoder(nn.Module):
@@ -265,7 +294,7 @@ class Encoder(nn.Module):
     ----------
     n_input, n_output
         Number of genes and of latent dimensions.
-    n_cat_list, n_layers, n_hidden, dropout_rate
+    n_cat_list, n_layers, n_hidden, dropout_rate, inject_covariates
         As in :class:`FCLayers`.
     distribution
         ``"normal"``, or ``"ln"`` for a sample mapped to the simplex by a softmax.
@@ -280,23 +309,36 @@ class Encoder(nn.Module):
         n_hidden: int = 128,
         dropout_rate: float = 0.1,
         distribution: str = "normal",
+        inject_covariates: bool = True,
     ) -> None:
         super().__init__()
         self.distribution = distribution
         self.encoder = FCLayers(
-            n_input, n_hidden, n_cat_list, n_layers, n_hidden, dropout_rate=dropout_rate
+            n_input,
+            n_hidden,
+            n_cat_list,
+            n_layers,
+            n_hidden,
+            dropout_rate=dropout_rate,
+            inject_covariates=inject_covariates,
         )
         self.encoder.of_counts = True
         self.mean_encoder = nn.Linear(n_hidden, n_output)
         self.var_encoder = nn.Linear(n_hidden, n_output)
         self.z_transformation = nn.Softmax(dim=-1) if distribution == "ln" else identity
 
-    def moments(self, x: Tensor, *cat_list: Tensor | None) -> tuple[Tensor, Tensor]:
+    def moments(
+        self, x: Tensor, *cat_list: Tensor | None, cont: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean and log-variance heads, both (N, n_output); the variance adds a floor of 1e-4."""
-        hidden = self.encoder(x, *cat_list)
+        # without the keyword where there is nothing to say: layers of others need not know it
+        more = {} if cont is None else {"cont": cont}
+        hidden = self.encoder(x, *cat_list, **more)
         return self.mean_encoder(hidden), self.var_encoder(hidden)
 
-    def forward(self, x: Tensor, *cat_list: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, *cat_list: Tensor | None, cont: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Encode and draw one sample.
 
         Parameters
@@ -305,6 +347,8 @@ class Encoder(nn.Module):
             (N, n_input), dense or ``torch.sparse_csr``, log-transformed by the caller if wanted.
         *cat_list
             Covariates as in :meth:`FCLayers.forward`; those beyond `n_cat_list` are ignored.
+        cont
+            As in :meth:`FCLayers.forward`.
 
         Returns
         -------
@@ -312,7 +356,8 @@ class Encoder(nn.Module):
             Mean m, variance v = exp(h) + 1e-4 and sample t(m + sqrt(v) e), each (N, n_output);
             t is a softmax for ``"ln"`` and nothing otherwise.
         """
-        q_m, q_log_v = self.moments(x, *cat_list)
+        more = {} if cont is None else {"cont": cont}
+        q_m, q_log_v = self.moments(x, *cat_list, **more)
         q_v = torch.exp(q_log_v) + VARIANCE_FLOOR
         return q_m, q_v, self.z_transformation(reparameterize_gaussian(q_m, q_v))
 
@@ -323,10 +368,20 @@ class DecoderSCVI(nn.Module):
     Parameters
     ----------
     n_input, n_output
-        Number of latent dimensions and of genes.
-    n_cat_list, n_layers, n_hidden
+        Number of latent dimensions, with continuous covariates that follow them, and of genes.
+    n_cat_list, n_layers, n_hidden, inject_covariates
         As in :class:`FCLayers`; there is no dropout.
+    scale_activation
+        ``"softmax"``: expression is frequencies. ``"softplus"``: it is the mean of each gene for a
+        factor of 1, as scvi-tools has it for size factors.
+
+    Raises
+    ------
+    InputError
+        The activation is not known.
     """
+
+    scale_activation = "softmax"  # also of decoders that were pickled before there was a choice
 
     def __init__(
         self,
@@ -335,12 +390,22 @@ class DecoderSCVI(nn.Module):
         n_cat_list: Iterable[int] | None = None,
         n_layers: int = 1,
         n_hidden: int = 128,
+        inject_covariates: bool = True,
+        scale_activation: str = "softmax",
     ) -> None:
         super().__init__()
+        self.scale_activation = one_of("scale_activation", scale_activation, ACTIVATIONS)
+        activation = nn.Softmax(dim=-1) if scale_activation == "softmax" else nn.Softplus()
         self.px_decoder = FCLayers(
-            n_input, n_hidden, n_cat_list, n_layers, n_hidden, dropout_rate=0
+            n_input,
+            n_hidden,
+            n_cat_list,
+            n_layers,
+            n_hidden,
+            dropout_rate=0,
+            inject_covariates=inject_covariates,
         )
-        self.px_scale_decoder = nn.Sequential(nn.Linear(n_hidden, n_output), nn.Softmax(dim=-1))
+        self.px_scale_decoder = nn.Sequential(nn.Linear(n_hidden, n_output), activation)
         self.px_r_decoder = nn.Linear(n_hidden, n_output)
         self.px_dropout_decoder = nn.Linear(n_hidden, n_output)
 
@@ -363,8 +428,8 @@ class DecoderSCVI(nn.Module):
         Returns
         -------
         tuple
-            scale logits s (mean expression is exp(library) softmax(s)), log theta or None,
-            zero-inflation logits or None; each (..., N, n_output).
+            scale logits s (mean expression is exp(library) softmax(s), or of their softplus), log
+            theta or None, zero-inflation logits or None; each (..., N, n_output).
         """
         hidden = self.px_decoder(z, *cat_list)
         return (
@@ -388,14 +453,26 @@ class DecoderSCVI(nn.Module):
         Returns
         -------
         tuple
-            px_scale = softmax(s), px_r = log theta or None, px_rate = exp(library) px_scale,
-            px_dropout = zero-inflation logits.
+            px_scale = softmax(s) or softplus(s), px_r = log theta or None, px_rate = exp(library)
+            px_scale, px_dropout = zero-inflation logits.
         """
         hidden = self.px_decoder(z, *cat_list)
         px_scale = self.px_scale_decoder(hidden)
         px_dropout = self.px_dropout_decoder(hidden)
         px_r = self.px_r_decoder(hidden) if dispersion == "gene-cell" else None
         return px_scale, px_r, torch.exp(library) * px_scale, px_dropout
+
+
+def has_softplus(decoder: Any) -> bool:
+    """Whether a decoder's expression is the softplus of its scale logits, not their softmax."""
+    return isinstance(decoder, DecoderSCVI) and decoder.scale_activation == "softplus"
+
+
+def scale_of(decoder: Any, scale_logits: Tensor) -> Tensor:
+    """Expression that `decoder` makes of its scale logits (..., G)."""
+    if has_softplus(decoder):
+        return nn.functional.softplus(scale_logits)
+    return torch.softmax(scale_logits, dim=-1)
 
 
 class LinearDecoderSCVI(nn.Module):

@@ -148,6 +148,11 @@ class Linear:
         self.parameters = [Parameter(weight), Parameter(bias)]
         self._products = select(weight).products
 
+    @property
+    def n_in(self) -> int:
+        """H."""
+        return int(self.parameters[0].value.shape[1])
+
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, G)."""
         weight, bias = (p.value for p in self.parameters)
@@ -164,7 +169,7 @@ class Linear:
 
 
 class CountLinear:
-    """A first layer on counts, whose last columns are those of indicators.
+    """A first layer on counts, whose last columns are those of covariates.
 
     Parameters
     ----------
@@ -223,7 +228,8 @@ class Passed(NamedTuple):
 class Layers:
     """Hidden layers of linear layer, batch normalisation, ReLU and dropout, in training.
 
-    Indicators of the categories are appended to the input of every layer.
+    Columns of covariates are appended to the input of the first layer; a later layer is given as
+    many of the last of them as it has weights for.
 
     Parameters
     ----------
@@ -250,7 +256,9 @@ class Layers:
             if isinstance(layer.linear, CountLinear):
                 z = layer.linear.forward(x, indicators)
             else:
-                x = x if indicators is None else torch.cat([x, indicators], dim=1)
+                n_appended = layer.linear.n_in - x.shape[1]
+                if indicators is not None and n_appended:
+                    x = torch.cat([x, indicators[:, -n_appended:]], dim=1)
                 z = layer.linear.forward(x)
             keep, scale = _dropped(z, layer.rate)
             hidden: Hidden = self._backend.hidden_forward(z, layer.norm, keep, scale)
@@ -273,7 +281,11 @@ class Layers:
             layer.linear.backward(d_z, x, into)
             if into is None:
                 return None
-            grad = into if indicators is None else into[:, : -indicators.shape[1]]
+            n_appended = 0
+            if indicators is not None:
+                before = passed[number - 1].z.shape[1] if number else None
+                n_appended = indicators.shape[1] if before is None else x.shape[1] - before
+            grad = into[:, : x.shape[1] - n_appended]
         return grad
 
 

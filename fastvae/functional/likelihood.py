@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from ..kernels.likelihood.function import CountLogProb, CountNLL
 from . import arguments as _check
@@ -197,6 +198,19 @@ def nll_of(
     assert zi_logits is not None or family == "nb"
     zi_logits = zi_logits if family == "zinb" else None
     return _nll(x, scale_logits, log_library, log_theta, zi_logits, theta_index, in_range)
+
+
+LOWEST_SOFTPLUS_LOGIT = -80.0  # below, softplus would be denormal and its logarithm lost
+
+
+def softplus_as_softmax(scale_logits: Tensor, log_library: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and log library size whose softmax gives the means of a softplus.
+
+    ``exp(log_library) softplus(scale_logits)`` is ``exp(l) softmax(s)``, from which the kernels
+    start, with s = log softplus(scale_logits) and l = log_library + logsumexp(s).
+    """
+    scale = softplus(scale_logits.clamp(min=LOWEST_SOFTPLUS_LOGIT)).log()
+    return scale, log_library + scale.logsumexp(-1, keepdim=True)
 
 
 def log_prob_of(

@@ -12,15 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ..functional.likelihood import log_prob_of, nll_of
+from ..functional.likelihood import log_prob_of, nll_of, softplus_as_softmax
 from ._decoder_output import Logits, Undecoded
 
 if TYPE_CHECKING:
     _Base = torch.distributions.Distribution
 else:
     _Base = object
-
-LOWEST_SOFTPLUS_LOGIT = -80.0  # below, softplus would be denormal and its logarithm lost
 
 
 class LazyParameter:
@@ -191,9 +189,7 @@ def _one_sample(logits: Logits, s: int) -> Logits:
 def _nll(parameters: tuple[str, ...], x: Tensor, logits: Logits) -> Tensor:
     scale, library, log_theta, zi, index, softmax = logits
     if not softmax:
-        # log mu = l + log softplus(s), written as the softmax that the kernels start from
-        scale = softplus(scale.clamp(min=LOWEST_SOFTPLUS_LOGIT)).log()
-        library = library + scale.logsumexp(-1, keepdim=True)
+        scale, library = softplus_as_softmax(scale, library)
     family = _family(parameters)
     if family == "zinb" and zi is None:
         family = "nb"

@@ -38,7 +38,9 @@ def loss_terms(
     The first has the KL divergence of the library in it where the library is learned: like
     scvi, that part is not warmed up.
     """
-    known = {"logs": batch.logs} if batch.logs is not None and with_logs(module) else {}
+    known: dict[str, Any] = batch.covariates.given()
+    if batch.logs is not None and with_logs(module):
+        known["logs"] = batch.logs
     with autocast(precision, batch.x.device):
         reconstruction, kl, _ = module(
             batch.x, batch.local_l_mean, batch.local_l_var, batch.batch_index, batch.y, **known
@@ -84,7 +86,8 @@ def write_gradients(
 ) -> None:
     """Do what `compute_gradients` does, without autograd."""
     given = batch.x, batch.local_l_mean, batch.local_l_var, batch.batch_index, batch.y
-    add_losses(sums, *gradients(*given, kl_weight, share, batch.logs))
+    more = batch.covariates.given()
+    add_losses(sums, *gradients(*given, kl_weight, share, batch.logs, **more))
 
 
 class Gradients(Protocol):
@@ -100,6 +103,7 @@ class Gradients(Protocol):
         kl_weight: Tensor,
         share: float = 1.0,
         logs: CountLogs | None = None,
+        **covariates: Any,
     ) -> tuple[Tensor, Tensor]:
         """Leave the gradients in the parameters; return the two parts of the loss, (N,) both."""
 

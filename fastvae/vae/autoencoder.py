@@ -20,5 +20,8 @@ class Autoencoder(Protocol):
     use_observed_lib_size: bool
     log_variational: bool
     encode_covariates: bool
+    n_cats_per_cov: tuple[int, ...]
+    n_continuous_cov: int
+    use_size_factor_key: bool
     check_counts: bool | None
     _n_input: int

@@ -6,11 +6,13 @@ way back; sums may differ in their last bits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from .._covariates import CellCovariates, Codes
 from ..errors import one_of
 from ..functional.derivatives import (
     BatchNorm,
@@ -28,7 +30,7 @@ from ..functional.derivatives import (
     ordered_counts,
 )
 from ..functional.gather import CountLogs
-from ..nn import VARIANCE_FLOOR, DecoderSCVI, refuse_one_cell
+from ..nn import VARIANCE_FLOOR, DecoderSCVI, FCLayers, refuse_one_cell
 from .arguments import prior
 from .steps import (
     LIKELIHOODS,
@@ -123,7 +125,8 @@ class NetworkGradients:
         x, seen
             Counts, and what the encoders see of them.
         by_encoder, by_decoder
-            Indicators of the covariates (N, K), where the networks are told some.
+            Columns of covariates (N, K), where the networks are told some: those that the first
+            layers alone are given, then those of all.
         library
             The observed log library size (N, 1), or mean and variance of the prior of a learned
             one, (N, 1) each.
@@ -200,8 +203,6 @@ class StockGradients:
         self._networks = NetworkGradients(
             model, model._n_input, model.reconstruction_loss, products
         )
-        encoder = model.n_batch if model.encode_covariates and model.n_batch > 1 else 0
-        self._told = encoder, cast(DecoderSCVI, model.decoder).px_decoder.n_cat_list[0]
 
     @torch.no_grad()
     def __call__(
@@ -214,6 +215,7 @@ class StockGradients:
         kl_weight: Tensor,
         share: float = 1.0,
         logs: CountLogs | None = None,
+        **covariates: Any,
     ) -> tuple[Tensor, Tensor]:
         """Leave the gradients of ``share * mean(reconstruction + kl_weight * kl)`` in ``.grad``.
 
@@ -223,6 +225,8 @@ class StockGradients:
             As for ``VAE.forward``.
         kl_weight, share
             As for :meth:`NetworkGradients.run`.
+        **covariates
+            ``cat_covs``, ``cont_covs`` and ``size_factor``, as for ``VAE.forward``.
 
         Returns
         -------
@@ -237,13 +241,15 @@ class StockGradients:
         model = self._model
         check_input(model, x, True)
         refuse_one_cell(x.shape[0])
-        covariates = covariates_of(model, x, batch_index, y)
+        told = covariates_of(model, x, batch_index, y, CellCovariates(**covariates))
         counts = ordered_counts(x)
         dtype = model.z_encoder.mean_encoder.weight.dtype
         seen = encoder_counts(counts, dtype, model.log_variational, logs)
-        by_encoder, by_decoder = (
-            covariates.batch.one_hot(k, dtype) if k else None for k in self._told
-        )
+        columns = [told.continuous.columns(dtype)] if model.n_continuous_cov else []
+        by_decoder = _columns(_layers_of(model.decoder), columns, told.codes, dtype)
+        by_encoder = None
+        if model.encode_covariates:
+            by_encoder = _columns(model.z_encoder.encoder, columns, told.codes, dtype)
         library: Any = local_l_mean, local_l_var
         if model.use_observed_lib_size:
             library = log_library_size(counts) if logs is None else logs.log_library
@@ -251,7 +257,7 @@ class StockGradients:
         theta: tuple[Tensor | None, Tensor | None] = None, None
         if model.dispersion != "gene-cell":
             # also for poisson, so that missing covariates are refused alike
-            found = log_dispersion(model, None, covariates)
+            found = log_dispersion(model, None, told)
             theta = found if self._networks.has_table else theta
         nll, kl_z, kl_library = self._networks.run(
             counts, seen, by_encoder, by_decoder, library, theta, kl_weight, share
@@ -274,6 +280,25 @@ def encoder_counts(
     if counts.dense is None:
         return counts._replace(values=seen)
     return counts._replace(dense=seen)
+
+
+def _layers_of(decoder: Any) -> FCLayers:
+    return cast(DecoderSCVI, decoder).px_decoder
+
+
+def _columns(
+    layers: FCLayers, continuous: list[Tensor], codes: Sequence[Codes], dtype: torch.dtype
+) -> Tensor | None:
+    """Continuous covariates and one-hot rows of the others side by side, None without any."""
+    rows = [
+        one.one_hot(n_cat, dtype)
+        for one, n_cat in zip(codes, layers.n_cat_list, strict=False)
+        if n_cat > 1
+    ]
+    parts = [*continuous, *rows]
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    return torch.cat(parts, dim=1)
 
 
 class _EncoderGradients:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from .._covariates import Codes, Covariates
+from .._covariates import NO_COVARIATES, CellCovariates, Codes, Covariates
 from .._torch import csr_of
 from ..errors import InputError, one_of
 from ..functional.gather import CountLogs
 from ..functional.heads import Head, heads_nll_of
-from ..functional.likelihood import nll_of
-from ..nn import VARIANCE_FLOOR, DecoderSCVI, Encoder, identity
+from ..functional.likelihood import nll_of, softplus_as_softmax
+from ..nn import VARIANCE_FLOOR, DecoderSCVI, Encoder, has_softplus, identity
 from .arguments import check_matrix, prior, refuse_non_counts
 from .autoencoder import Autoencoder
 from .stock import categories, plain_heads, stock_encoder, takes_one_hot, takes_sparse
@@ -55,9 +55,23 @@ def encoder_input(model: Autoencoder, x: Tensor, logs: CountLogs | None = None) 
     return csr_of(x.crow_indices(), x.col_indices(), values, (x.shape[0], x.shape[1]))
 
 
-def covariates_of(model: Autoencoder, x: Tensor, batch_index: Any, y: Any) -> Covariates:
-    """Batch and label of the cells of `x`: parsed here, checked when they are first read."""
-    return Covariates.of(x, batch_index, y, force=model.check_counts)
+def covariates_of(
+    model: Autoencoder,
+    x: Tensor,
+    batch_index: Any,
+    y: Any,
+    more: CellCovariates = NO_COVARIATES,
+) -> Covariates:
+    """Covariates of the cells of `x`: parsed here, checked when they are first read."""
+    return Covariates.of(
+        x,
+        batch_index,
+        y,
+        more,
+        n_categorical=len(model.n_cats_per_cov),
+        n_continuous=model.n_continuous_cov,
+        force=model.check_counts,
+    )
 
 
 def told(network: Any, k: int, codes: Codes, name: str | None = None) -> Any:
@@ -73,29 +87,59 @@ def told(network: Any, k: int, codes: Codes, name: str | None = None) -> Any:
     return codes.column(n_cat, name)
 
 
-def encoder_batch(model: Autoencoder, encoder: Any, covariates: Covariates) -> tuple[Any, ...]:
-    """What an encoder is told before the label: nothing, or the batch of each cell."""
+def encoder_categories(model: Autoencoder, encoder: Any, covariates: Covariates) -> tuple[Any, ...]:
+    """What an encoder is told before the label: nothing, or batch and categorical covariates."""
     if not model.encode_covariates:
         return ()
-    if model.n_batch < 2:
-        return (None,)
-    column = covariates.batch.column(model.n_batch)
-    return (told(encoder, 0, covariates.batch) if categories(encoder, 0) > 1 else column,)
+    found: list[Any] = []
+    numbers = model.n_batch, *model.n_cats_per_cov
+    for k, (codes, n_cat) in enumerate(zip(covariates.codes, numbers, strict=True)):
+        column = None if n_cat < 2 else codes.column(n_cat)
+        found.append(told(encoder, k, codes) if categories(encoder, k) > 1 else column)
+    return tuple(found)
 
 
 def encoder_covariates(model: Autoencoder, covariates: Covariates) -> tuple[Any, ...]:
-    """What the encoder of z is told: the batch where the model says so, and the label."""
-    batch = encoder_batch(model, model.z_encoder, covariates)
-    k = len(batch)
-    return *batch, told(model.z_encoder, k, covariates.labels, f"covariate {k}")
+    """What the encoder of z is told: categories where the model says so, and the label."""
+    before = encoder_categories(model, model.z_encoder, covariates)
+    k = len(before)
+    return *before, told(model.z_encoder, k, covariates.labels, f"covariate {k}")
 
 
-def decoder_covariates(model: Autoencoder, covariates: Covariates) -> tuple[Any, Any]:
-    """What the decoder is told: the batch and the label."""
+def encoder_columns(model: Autoencoder, covariates: Covariates, like: Tensor) -> dict[str, Tensor]:
+    """Keywords with the columns that follow the genes in encoders, in the dtype of `like`."""
+    if not (model.encode_covariates and model.n_continuous_cov):
+        return {}
+    return {"cont": covariates.continuous.columns(like.dtype)}
+
+
+def decoder_covariates(model: Autoencoder, covariates: Covariates) -> tuple[Any, ...]:
+    """What the decoder is told: batch, categorical covariates and label."""
+    k = len(covariates.codes)
     return (
-        told(model.decoder, 0, covariates.batch),
-        told(model.decoder, 1, covariates.labels, "covariate 1"),
+        *(told(model.decoder, i, codes) for i, codes in enumerate(covariates.codes)),
+        told(model.decoder, k, covariates.labels, f"covariate {k}"),
     )
+
+
+def decoder_input(model: Autoencoder, z: Tensor, covariates: Covariates) -> Tensor:
+    """What the decoder decodes: z (..., N, L), followed by continuous covariates."""
+    if not model.n_continuous_cov:
+        return z
+    columns = covariates.continuous.columns(z.dtype)
+    return torch.cat([z, columns.expand(*z.shape[:-1], -1)], dim=-1)
+
+
+def observed_log_library(
+    model: Autoencoder, x: Tensor, covariates: Covariates, logs: CountLogs | None = None
+) -> Tensor:
+    """Log of what frequencies are multiplied by (N, 1), where that is not learned.
+
+    `logs` has the logarithms of the totals where they are known already.
+    """
+    if model.use_size_factor_key:
+        return covariates.size_factor.log(torch.get_default_dtype())
+    return functional.log_library_size(x) if logs is None else logs.log_library
 
 
 def log_dispersion(
@@ -143,17 +187,19 @@ def forward(
     batch_index: Any,
     y: Any,
     logs: CountLogs | None = None,
+    more: CellCovariates = NO_COVARIATES,
 ) -> tuple[Tensor, Tensor, float]:
     """What ``VAE.forward`` returns, for checked counts and a model without replaced parts."""
     x_ = encoder_input(model, x, logs)
-    covariates = covariates_of(model, x, batch_index, y)
-    z, kl_z = _encode(model.z_encoder, x_, encoder_covariates(model, covariates))
+    covariates = covariates_of(model, x, batch_index, y, more)
+    columns = encoder_columns(model, covariates, x_)
+    z, kl_z = _encode(model.z_encoder, x_, encoder_covariates(model, covariates), columns)
     if model.use_observed_lib_size:
-        library = functional.log_library_size(x) if logs is None else logs.log_library
-        library, kl_l = library.to(z.dtype), None
+        library = observed_log_library(model, x, covariates, logs).to(z.dtype)
+        kl_l = None
     else:
-        batch = encoder_batch(model, model.l_encoder, covariates)
-        library, kl_l = _encode(model.l_encoder, x_, batch, (local_l_mean, local_l_var))
+        told = encoder_categories(model, model.l_encoder, covariates)
+        library, kl_l = _encode(model.l_encoder, x_, told, columns, (local_l_mean, local_l_var))
     nll = negative_log_likelihood(model, x, z.to(x_.dtype), library, covariates)
     return (nll if kl_l is None else nll + kl_l), kl_z, 0.0
 
@@ -167,6 +213,7 @@ def negative_log_likelihood(
     if not plain_heads(model.decoder, likelihood == "zinb", per_cell):
         return likelihood_of(model, x, decoder_logits(model, z, covariates), library, covariates)
     decoder = cast(DecoderSCVI, model.decoder)
+    z = decoder_input(model, z, covariates)
     hidden = decoder.px_decoder(z, *decoder_covariates(model, covariates))
     log_theta: Any = None
     codes = None
@@ -193,7 +240,7 @@ def decoder_logits(
     likelihood = model.reconstruction_loss
     return model.decoder.logits(
         model.dispersion if likelihood != "poisson" else "gene",
-        z,
+        decoder_input(model, z, covariates),
         *decoder_covariates(model, covariates),
         zero_inflation=likelihood == "zinb",
     )
@@ -213,15 +260,21 @@ def likelihood_of(
     if likelihood != "poisson" or model.dispersion != "gene-cell":
         # also for poisson, so that missing covariates are refused alike
         log_theta, codes = log_dispersion(model, head, covariates)
+    if has_softplus(model.decoder):
+        scale_logits, library = softplus_as_softmax(scale_logits, library)
     parameters = scale_logits, library, log_theta, zi_logits
     return nll_of(likelihood, x, *parameters, theta_index=codes, in_range=True)
 
 
 def _encode(
-    encoder: Encoder, x: Tensor, covariates: tuple[Any, ...], local_l: tuple[Any, Any] | None = None
+    encoder: Encoder,
+    x: Tensor,
+    covariates: tuple[Any, ...],
+    columns: dict[str, Tensor],
+    local_l: tuple[Any, Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A latent sample (N, L) and the KL divergence of each cell (N,) from its prior."""
-    q_m, q_log_v = encoder.moments(x, *covariates)
+    q_m, q_log_v = encoder.moments(x, *covariates, **columns)
     p_m, p_v = None, None
     if local_l is not None:
         p_m, p_v = prior(local_l[0], "local_l_mean", q_m), prior(local_l[1], "local_l_var", q_m)

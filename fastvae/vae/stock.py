@@ -12,7 +12,15 @@ import torch
 from torch import nn
 
 from .._torch import has_hooks
-from ..nn import DecoderSCVI, Encoder, FCLayers, LinearDecoderSCVI, identity, plain_linear
+from ..nn import (
+    DecoderSCVI,
+    Encoder,
+    FCLayers,
+    LinearDecoderSCVI,
+    has_softplus,
+    identity,
+    plain_linear,
+)
 from .autoencoder import Autoencoder
 
 # kept as functions, so that replacing a method on the class itself is noticed too
@@ -34,7 +42,7 @@ remember_code(
         DecoderSCVI: ("forward", "logits"),
         FCLayers: ("forward", "dense_layers", "_indicators"),
         **dict.fromkeys((nn.Linear, nn.BatchNorm1d, nn.ReLU), ("forward",)),
-        **dict.fromkeys((nn.Dropout, nn.Softmax, nn.Sequential), ("forward",)),
+        **dict.fromkeys((nn.Dropout, nn.Softmax, nn.Softplus, nn.Sequential), ("forward",)),
     }
 )
 _METHODS: dict[str, Any] = dict.fromkeys(("forward", "inference", "get_reconstruction_loss"))
@@ -144,6 +152,11 @@ def _plain_softmax(module: Any) -> bool:
     return type(module) is nn.Softmax and module.dim == -1 and not has_hooks(module)
 
 
+def _plain_softplus(module: Any) -> bool:
+    usual = type(module) is nn.Softplus and (module.beta, module.threshold) == (1, 20)
+    return usual and not has_hooks(module)
+
+
 def _plain_encoder(module: Any) -> bool:
     if not stock_encoder(module) or has_hooks(module):
         return False
@@ -158,7 +171,8 @@ def _plain_decoder(module: Any, zero_inflation: bool) -> bool:
         scale = module.px_scale_decoder
         if type(scale) is not nn.Sequential or len(scale) != 2 or has_hooks(scale):
             return False
-        if not _plain_softmax(scale[1]):
+        plain = _plain_softplus if has_softplus(module) else _plain_softmax
+        if not plain(scale[1]):
             return False
     return zero_inflation or not any(map(has_hooks, module.px_dropout_decoder.modules()))
 
@@ -166,7 +180,8 @@ def _plain_decoder(module: Any, zero_inflation: bool) -> bool:
 def plain_heads(decoder: Any, zero_inflation: bool, dispersion: bool) -> bool:
     """Whether the heads that a likelihood needs are linear layers that nobody looks into.
 
-    Then heads and likelihood may be one operation, which makes no logits that could be seen.
+    Then heads and likelihood may be one operation, which makes no logits that could be seen, and
+    whose frequencies are a softmax.
     """
     if (
         not isinstance(decoder, DecoderSCVI)
@@ -174,6 +189,8 @@ def plain_heads(decoder: Any, zero_inflation: bool, dispersion: bool) -> bool:
     ):
         return False
     if "logits" in decoder.__dict__ or type(decoder.px_scale_decoder) is not nn.Sequential:
+        return False
+    if has_softplus(decoder):
         return False
     heads = [decoder.px_scale_decoder[0]]
     heads += [decoder.px_dropout_decoder] if zero_inflation else []
@@ -205,6 +222,7 @@ def stock_throughout(model: nn.Module) -> bool:
         not has_hooks(model)
         and fused_forward_is_faithful(vae)
         and type(vae.decoder) is DecoderSCVI
+        and not has_softplus(vae.decoder)
         and model.training
         and all(untouched(network, FCLayers) for network in networks)
         and all(map(trained_as_it_is, model.parameters()))

@@ -5,13 +5,14 @@ Shapes: N cells, G genes (`n_input`), L = `n_latent`, S = `n_samples`, K = `n_ba
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from .. import functional
-from .._covariates import as_column
+from .._covariates import CellCovariates, as_column
 from ..errors import at_least, one_of
 from ..functional.gather import CountLogs
 from ..functional.likelihood import log_prob_of
@@ -25,11 +26,14 @@ from .steps import (
     check_input,
     covariates_of,
     decoder_covariates,
+    decoder_input,
     draws,
-    encoder_batch,
+    encoder_categories,
+    encoder_columns,
     encoder_covariates,
     encoder_input,
     log_dispersion,
+    observed_log_library,
 )
 from .stock import fused_forward_is_faithful, own_method, remember
 
@@ -75,8 +79,19 @@ class VAE(nn.Module):
         Take the observed total count as library size: the library encoder is not run and its KL
         divergence is 0.
     encode_covariates
-        Tell the encoders the batch too, as the decoder is told: one-hot, at every layer. Then they
-        have n_batch more columns in every linear layer, and need `batch_index`.
+        Tell the encoders the batch and the other covariates too, as the decoder is told: one-hot,
+        at every layer. Then they have n_batch more columns in every linear layer, and need
+        `batch_index`.
+    n_cats_per_cov, n_continuous_cov
+        Number of categories of each categorical covariate, and number of continuous covariates,
+        that the decoder is told beside the batch. Categories are one-hot; continuous covariates
+        follow z in the first layer, unscaled.
+    use_size_factor_key
+        Multiply expression by a given size factor of each cell, in the place of the library size.
+        Expression is then a softplus of the decoder's logits and does not sum to 1; the library
+        size is not learned.
+    deeply_inject_covariates
+        Tell categories to every layer, not to the first one alone.
     check_counts
         Whether to look for negative, NaN and infinite counts in each call. None: on the CPU only,
         since elsewhere the answer has to be waited for.
@@ -98,7 +113,11 @@ class VAE(nn.Module):
     >>> loss = torch.mean(reconstruction + kl_weight * kl)
     """
 
-    encode_covariates = False  # also of models that were pickled before there was a choice
+    # also of models that were pickled before there was a choice
+    encode_covariates = False
+    n_cats_per_cov: tuple[int, ...] = ()
+    n_continuous_cov = 0
+    use_size_factor_key = False
     frozen_parts: tuple[str, ...] = ()
     """Names of submodules that stay in evaluation mode whatever `train` is told."""
 
@@ -119,10 +138,17 @@ class VAE(nn.Module):
         use_observed_lib_size: bool = False,
         check_counts: bool | None = None,
         encode_covariates: bool = False,
+        n_cats_per_cov: Sequence[int] | None = None,
+        n_continuous_cov: int = 0,
+        use_size_factor_key: bool = False,
+        deeply_inject_covariates: bool = True,
     ) -> None:
         super().__init__()
         at_least(1, n_input=n_input, n_hidden=n_hidden, n_latent=n_latent)
-        at_least(0, n_batch=n_batch, n_labels=n_labels)
+        at_least(0, n_batch=n_batch, n_labels=n_labels, n_continuous_cov=n_continuous_cov)
+        n_cats = tuple(n_cats_per_cov or ())
+        for k, n_cat in enumerate(n_cats):
+            at_least(0, **{f"n_cats_per_cov[{k}]": n_cat})
         one_of("dispersion", dispersion, DISPERSIONS)
         one_of("latent_distribution", latent_distribution, LATENTS)
         if type(self).forward is VAE.forward and self._expects_counts():
@@ -134,30 +160,42 @@ class VAE(nn.Module):
         self.n_batch = n_batch
         self.n_labels = n_labels
         self.latent_distribution = latent_distribution
-        self.use_observed_lib_size = use_observed_lib_size
+        self.use_observed_lib_size = use_observed_lib_size or use_size_factor_key
         self.check_counts = check_counts
         self.encode_covariates = encode_covariates
+        self.n_cats_per_cov = n_cats
+        self.n_continuous_cov = n_continuous_cov
+        self.use_size_factor_key = use_size_factor_key
         self._n_input = n_input
 
         # drawn first, then the modules in this order: the seed decides the same initial weights
         if dispersion != "gene-cell":
             columns = {"gene-batch": (n_batch,), "gene-label": (n_labels,)}.get(dispersion, ())
             self.px_r = nn.Parameter(torch.randn(n_input, *columns))
-        told = [n_batch] if encode_covariates else None
+        cats = [n_batch, *n_cats]
+        n_seen, told = (n_input + n_continuous_cov, cats) if encode_covariates else (n_input, None)
+        deeply = deeply_inject_covariates
         self.z_encoder = Encoder(
-            n_input,
+            n_seen,
             n_latent,
             told,
             n_layers=n_layers,
             n_hidden=n_hidden,
             dropout_rate=dropout_rate,
             distribution=latent_distribution,
+            inject_covariates=deeply,
         )
         self.l_encoder = Encoder(
-            n_input, 1, told, n_layers=1, n_hidden=n_hidden, dropout_rate=dropout_rate
+            n_seen, 1, told, n_layers=1, n_hidden=n_hidden, dropout_rate=dropout_rate
         )
         self.decoder: DecoderSCVI | LinearDecoderSCVI = DecoderSCVI(
-            n_latent, n_input, n_cat_list=[n_batch], n_layers=n_layers, n_hidden=n_hidden
+            n_latent + n_continuous_cov,
+            n_input,
+            n_cat_list=cats,
+            n_layers=n_layers,
+            n_hidden=n_hidden,
+            inject_covariates=deeply,
+            scale_activation="softplus" if use_size_factor_key else "softmax",
         )
 
     def train(self, mode: bool = True) -> Self:
@@ -174,6 +212,10 @@ class VAE(nn.Module):
         y: Tensor | None = None,
         n_samples: int = 1,
         transform_batch: Any = None,
+        *,
+        cat_covs: Tensor | None = None,
+        cont_covs: Tensor | None = None,
+        size_factor: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Encode, draw z and the library size, decode.
 
@@ -188,7 +230,14 @@ class VAE(nn.Module):
         n_samples
             Number of draws S; above 1 they are made without gradient.
         transform_batch
-            Decode as if every cell came from this batch (an int, or one code per cell).
+            Decode as if every cell came from this batch (an int, or one code per cell). Other
+            covariates stay those of the cell.
+        cat_covs
+            Codes of the categorical covariates, (N, C), a column for each.
+        cont_covs
+            Continuous covariates (N, P).
+        size_factor
+            Size factors (N, 1) or (N,), above 0; not their logarithms.
 
         Returns
         -------
@@ -197,22 +246,25 @@ class VAE(nn.Module):
             otherwise; qz_m, qz_v, z (N, L); ql_m, ql_v, library (N, 1). With S > 1 all but px_r
             have a leading S, px_r only for ``"gene-cell"``. px_dropout are logits, library is a
             logarithm, qz_v and ql_v are variances. With the observed library size, ql_m is the
-            library and ql_v is 0.
+            library and ql_v is 0; with size factors, library is their logarithm.
 
         Raises
         ------
         InputError
-            Wrong shapes, batch or label codes missing or out of range, values that are no counts.
+            Wrong shapes, codes missing or out of range, covariates that are not finite, size
+            factors not above 0, values that are no counts.
         """
         check_input(self, x, self._expects_counts())
-        x_, covariates = encoder_input(self, x), covariates_of(self, x, batch_index, y)
-        qz_m, qz_v, z = self.z_encoder(x_, *encoder_covariates(self, covariates))
+        more = CellCovariates(cat_covs, cont_covs, size_factor)
+        x_, covariates = encoder_input(self, x), covariates_of(self, x, batch_index, y, more)
+        columns = encoder_columns(self, covariates, x_)
+        qz_m, qz_v, z = self.z_encoder(x_, *encoder_covariates(self, covariates), **columns)
         if self.use_observed_lib_size:
-            library = functional.log_library_size(x).to(qz_m.dtype)
+            library = observed_log_library(self, x, covariates).to(qz_m.dtype)
             ql_m, ql_v = library, torch.zeros_like(library)
         else:
-            told = encoder_batch(self, self.l_encoder, covariates)
-            ql_m, ql_v, library = self.l_encoder(x_, *told)
+            told = encoder_categories(self, self.l_encoder, covariates)
+            ql_m, ql_v, library = self.l_encoder(x_, *told, **columns)
         if n_samples > 1:
             z = self.z_encoder.z_transformation(draws(qz_m, qz_v, n_samples))
             library = draws(ql_m, ql_v, n_samples)
@@ -222,7 +274,10 @@ class VAE(nn.Module):
 
         covariates = covariates.decoded_as(transform_batch)
         px_scale, px_r, px_rate, px_dropout = self.decoder(
-            self.dispersion, z, library, *decoder_covariates(self, covariates)
+            self.dispersion,
+            decoder_input(self, z, covariates),
+            library,
+            *decoder_covariates(self, covariates),
         )
         log_theta, codes = log_dispersion(self, px_r, covariates)
         theta = torch.exp(log_theta)
@@ -248,6 +303,9 @@ class VAE(nn.Module):
         y: Tensor | None = None,
         *,
         logs: CountLogs | None = None,
+        cat_covs: Tensor | None = None,
+        cont_covs: Tensor | None = None,
+        size_factor: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, float]:
         r"""Loss of each cell, in two parts.
 
@@ -263,6 +321,8 @@ class VAE(nn.Module):
         logs
             log(1 + x) and the logarithms of the totals, where they are known already; they are
             not computed again then, unless a part has been replaced that would.
+        cat_covs, cont_covs, size_factor
+            As in :meth:`inference`.
 
         Returns
         -------
@@ -276,14 +336,16 @@ class VAE(nn.Module):
             As :meth:`inference`; or the prior of the library size is missing or malformed, or
             ``reconstruction_loss`` is not known.
         """
+        more = CellCovariates(cat_covs, cont_covs, size_factor)
         if own_method(self, "inference") and self._expects_counts():
             one_of("reconstruction_loss", self.reconstruction_loss, LIKELIHOODS)
             if fused_forward_is_faithful(self):
                 check_input(self, x, True)
-                return steps.forward(self, x, local_l_mean, local_l_var, batch_index, y, logs)
+                return steps.forward(self, x, local_l_mean, local_l_var, batch_index, y, logs, more)
 
         x = as_dense(x)
-        outputs = self.inference(x, as_column(batch_index), as_column(y))
+        # keywords for what is given alone: an override need not know them
+        outputs = self.inference(x, as_column(batch_index), as_column(y), **more.given())
         loss = self.get_reconstruction_loss(
             x, outputs["px_rate"], outputs["px_r"], outputs["px_dropout"]
         )
@@ -341,11 +403,18 @@ class VAE(nn.Module):
         return -log_prob_of(likelihood, x, px_rate, px_r, px_dropout).sum(dim=-1)
 
     def get_latents(
-        self, x: Tensor, y: Tensor | None = None, *, batch_index: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        batch_index: Tensor | None = None,
+        cat_covs: Tensor | None = None,
+        cont_covs: Tensor | None = None,
     ) -> list[Tensor]:
         """Return :meth:`sample_from_posterior_z` as the only element of a list."""
         # positional alone where that is all there is: an override need not know batch_index
         more: dict[str, Any] = {} if batch_index is None else {"batch_index": batch_index}
+        more |= CellCovariates(cat_covs, cont_covs).given()
         return [self.sample_from_posterior_z(x, y, **more)]
 
     def sample_from_posterior_z(
@@ -356,6 +425,8 @@ class VAE(nn.Module):
         n_samples: int = 5000,
         *,
         batch_index: Tensor | None = None,
+        cat_covs: Tensor | None = None,
+        cont_covs: Tensor | None = None,
     ) -> Tensor:
         """Draw z, or give its posterior mean.
 
@@ -370,8 +441,8 @@ class VAE(nn.Module):
             `n_samples` draws, random and without gradient.
         n_samples
             Number of those draws.
-        batch_index
-            Batch codes as in :meth:`inference`, needed with ``encode_covariates``.
+        batch_index, cat_covs, cont_covs
+            As in :meth:`inference`, needed with ``encode_covariates``.
 
         Returns
         -------
@@ -384,24 +455,35 @@ class VAE(nn.Module):
             `x` has the wrong shape or is not made of counts.
         """
         check_input(self, x, self._expects_counts())
-        told = encoder_covariates(self, covariates_of(self, x, batch_index, y))
-        qz_m, qz_v, z = self.z_encoder(encoder_input(self, x), *told)
+        more = CellCovariates(cat_covs, cont_covs)
+        x_, covariates = encoder_input(self, x), covariates_of(self, x, batch_index, y, more)
+        told, columns = encoder_covariates(self, covariates), encoder_columns(self, covariates, x_)
+        qz_m, qz_v, z = self.z_encoder(x_, *told, **columns)
         if not give_mean:
             return z
         if self.latent_distribution != "ln":
             return qz_m
         return self.z_encoder.z_transformation(draws(qz_m, qz_v, n_samples)).mean(dim=0)
 
-    def sample_from_posterior_l(self, x: Tensor, *, batch_index: Tensor | None = None) -> Tensor:
-        """Draw the log library size (N, 1); the observed one where that is used.
+    def sample_from_posterior_l(
+        self,
+        x: Tensor,
+        *,
+        batch_index: Tensor | None = None,
+        cat_covs: Tensor | None = None,
+        cont_covs: Tensor | None = None,
+    ) -> Tensor:
+        """Draw the log library size (N, 1); that of the counts where it is not learned.
 
-        `x` and `batch_index` are those of :meth:`sample_from_posterior_z`.
+        The arguments are those of :meth:`sample_from_posterior_z`.
         """
         check_input(self, x, self._expects_counts())
         if self.use_observed_lib_size:
             return functional.log_library_size(x)
-        told = encoder_batch(self, self.l_encoder, covariates_of(self, x, batch_index, None))
-        return self.l_encoder(encoder_input(self, x), *told)[2]
+        more = CellCovariates(cat_covs, cont_covs)
+        x_, covariates = encoder_input(self, x), covariates_of(self, x, batch_index, None, more)
+        told = encoder_categories(self, self.l_encoder, covariates)
+        return self.l_encoder(x_, *told, **encoder_columns(self, covariates, x_))[2]
 
     def get_sample_scale(
         self,
@@ -410,6 +492,7 @@ class VAE(nn.Module):
         y: Tensor | None = None,
         n_samples: int = 1,
         transform_batch: Any = None,
+        **covariates: Any,
     ) -> Tensor:
         """Expression frequencies (rows sum to 1) for a drawn z: ``inference(...)["px_scale"]``.
 
@@ -417,6 +500,8 @@ class VAE(nn.Module):
         ----------
         x, batch_index, y, n_samples, transform_batch
             As in :meth:`inference`.
+        **covariates
+            ``cat_covs``, ``cont_covs`` and ``size_factor``, as in :meth:`inference`.
 
         Returns
         -------
@@ -429,6 +514,7 @@ class VAE(nn.Module):
             y=y,
             n_samples=n_samples,
             transform_batch=transform_batch,
+            **covariates,
         )["px_scale"]
 
     def get_sample_rate(
@@ -438,6 +524,7 @@ class VAE(nn.Module):
         y: Tensor | None = None,
         n_samples: int = 1,
         transform_batch: Any = None,
+        **covariates: Any,
     ) -> Tensor:
         """Mean counts for a drawn z and library size: ``inference(...)["px_rate"]``.
 
@@ -445,6 +532,8 @@ class VAE(nn.Module):
         ----------
         x, batch_index, y, n_samples, transform_batch
             As in :meth:`inference`.
+        **covariates
+            ``cat_covs``, ``cont_covs`` and ``size_factor``, as in :meth:`inference`.
 
         Returns
         -------
@@ -457,6 +546,7 @@ class VAE(nn.Module):
             y=y,
             n_samples=n_samples,
             transform_batch=transform_batch,
+            **covariates,
         )["px_rate"]
 
     def _expects_counts(self) -> bool:

@@ -36,6 +36,15 @@ CONFIGURATIONS: list[dict[str, Any]] = [
     {"n_batch": 0, "dropout_rate": 0.0},
     {"n_batch": 1, "dispersion": "gene-batch", "encode_covariates": True},
     {"dropout_rate": 1.0, "use_observed_lib_size": True},
+    {"n_cats_per_cov": [2, 1, 4], "n_continuous_cov": 2, "encode_covariates": True, "n_layers": 3},
+    {
+        "n_cats_per_cov": [2],
+        "n_continuous_cov": 1,
+        "encode_covariates": True,
+        "deeply_inject_covariates": False,
+        "n_layers": 2,
+    },
+    {"n_batch": 0, "n_continuous_cov": 3, "use_observed_lib_size": True, "n_layers": 2},
 ]
 
 
@@ -53,6 +62,18 @@ def minibatch(dtype: torch.dtype, sparse: bool) -> tuple[Any, ...]:
     x, mean, var = (t.to(dtype) for t in (x, mean, var))
     codes = torch.arange(N)[:, None]
     return x.to_sparse_csr() if sparse else x, mean, var, codes % 3, codes % 2
+
+
+def covariates_for(model: VAE, dtype: torch.dtype) -> dict[str, Any]:
+    codes = torch.arange(N)[:, None] + torch.arange(len(model.n_cats_per_cov))
+    limits = torch.tensor([*model.n_cats_per_cov], dtype=torch.int64)
+    numbers = torch.randn(N, model.n_continuous_cov, generator=torch.Generator().manual_seed(4))
+    given = {}
+    if model.n_cats_per_cov:
+        given["cat_covs"] = codes % limits
+    if model.n_continuous_cov:
+        given["cont_covs"] = numbers.to(dtype)
+    return given
 
 
 def on_backend(name: str, dtype: torch.dtype, options: dict[str, Any], sparse: bool) -> Any:
@@ -88,16 +109,17 @@ def _same_as_autograd(
     module = copy.deepcopy(plain)
     x, mean, var, batch, y = minibatch(dtype, sparse)
     batch = batch % max(plain.n_batch, 1)
+    more = covariates_for(plain, dtype)
     weight = torch.tensor(0.7)
     torch.manual_seed(2)
-    first, kl, _ = plain(x, mean, var, batch, y)
+    first, kl, _ = plain(x, mean, var, batch, y, **more)
     ((first + weight * kl).mean() * 0.5).backward()
     torch.manual_seed(2)
     assert stock_throughout(module)
     gradients = StockGradients(module)
     for _ in range(2):  # the memory of the first call is written again by the second
         torch.manual_seed(2)
-        got = gradients(x, mean, var, batch, y, weight, 0.5)
+        got = gradients(x, mean, var, batch, y, weight, 0.5, **more)
     close(got[0], first.detach())
     close(got[1], kl.detach())
     for (name, want), have in zip(plain.named_parameters(), module.parameters(), strict=True):
@@ -105,7 +127,7 @@ def _same_as_autograd(
         if want.grad is not None:
             close(have.grad, want.grad, name)
     torch.manual_seed(2)
-    plain(x, mean, var, batch, y)
+    plain(x, mean, var, batch, y, **more)
     for (name, want), have in zip(plain.named_buffers(), module.buffers(), strict=True):
         close(have, want, name)
 
@@ -193,6 +215,7 @@ def test_code_replaced_on_a_class_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_other_models_are_left_to_autograd() -> None:
     assert not stock_throughout(LDVAE(G).train())
+    assert not stock_throughout(vae(use_size_factor_key=True))  # a softplus, no softmax
     assert not stock_throughout(nn.Linear(2, 2).train())
     settings = TrainSettings(max_epochs=1)
     assert without_autograd(vae(), settings) is not None

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
+from ..._covariates import NO_COVARIATES, CellCovariates
 from ...functional.gather import CountLogs
 
 _MARGIN = 32  # parts differ in length by less than their 32nd part, mostly
@@ -28,6 +29,9 @@ class Minibatch(NamedTuple):
         (B,) int64 ndarray: rows of the store.
     logs
         Logarithms of the counts, where the store has computed them.
+    covariates
+        Covariates beside the batch, of the shapes and dtypes (B, C) int64, (B, P) float32 and
+        (B, 1) float32; None each where the data set has none.
     """
 
     x: torch.Tensor
@@ -37,6 +41,7 @@ class Minibatch(NamedTuple):
     local_l_var: torch.Tensor
     cells: np.ndarray
     logs: CountLogs | None = None
+    covariates: CellCovariates = NO_COVARIATES
 
 
 class Part(Protocol):

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..._covariates import Covariates
+from ..._covariates import NO_COVARIATES, CellCovariates, Covariates
 from ..._torch import evaluating
 from ...data import Minibatches
-from ...nn import DecoderSCVI
-from ...vae.steps import covariates_of, decoder_covariates, log_dispersion
+from ...nn import DecoderSCVI, has_softplus, scale_of
+from ...vae.steps import covariates_of, decoder_covariates, decoder_input, log_dispersion
 from ...vae.vae import VAE
 from .encode import covariates_in, library_draws, normal_draw, z_posterior
 from .noise import BlockNoise, entropy_of, with_noise
@@ -36,9 +36,9 @@ class Decoded:
     sample
         Number of the draw, from 0.
     scale
-        Expression frequencies (B, G).
+        Expression frequencies (B, G); means for a size factor of 1, where cells have size factors.
     library
-        (B, 1), not its logarithm.
+        (B, 1) library size or size factor, not its logarithm.
     theta
         (G,) or (B, G); None for "poisson".
     zi_logits
@@ -106,7 +106,7 @@ def decoded(
             log_library = draw_library()
             logits, head, zi_logits = module.decoder.logits(
                 module.dispersion,
-                z,
+                decoder_input(module, z, covariates),
                 *decoder_covariates(module, covariates),
                 zero_inflation=likelihood == "zinb",
             )
@@ -118,7 +118,7 @@ def decoded(
             yield Decoded(
                 rows,
                 sample,
-                torch.softmax(logits, dim=-1),
+                scale_of(module.decoder, logits),
                 torch.exp(log_library),
                 theta,
                 zi_logits if likelihood == "zinb" else None,
@@ -222,10 +222,10 @@ def _scale(
     """Return frequencies of chosen genes (N, G'), averaged over `decoded_as`."""
     total: Tensor | None = None
     for covariates in decoded_as:
-        told = decoder_covariates(module, covariates)
+        told, given = decoder_covariates(module, covariates), decoder_input(module, z, covariates)
         # "gene" and no zero inflation: only the head of the scale is needed
-        logits, _, _ = module.decoder.logits("gene", z, *told, zero_inflation=False)
-        scale = torch.softmax(logits, dim=-1)
+        logits, _, _ = module.decoder.logits("gene", given, *told, zero_inflation=False)
+        scale = scale_of(module.decoder, logits)
         scale = scale if genes is None else scale[:, genes]
         total = scale if total is None else total.add_(scale)
     if total is None:
@@ -238,16 +238,33 @@ class ScaleDraws:
 
     It keeps the last hidden layer (S, H) and the normaliser of the softmax (S,). Each request for
     a gene computes one row of the last linear layer.
+
+    Parameters
+    ----------
+    module
+        In evaluation mode, gradients off.
+    z
+        Draws (S, L).
+    batch_codes
+        (S,) what each draw is decoded as.
+    more
+        The other covariates of the cell of each draw.
     """
 
-    def __init__(self, module: VAE, z: Tensor, batch_codes: Tensor) -> None:
-        self.z, self.decoder, self.n_genes = z, module.decoder, module._n_input
-        codes = covariates_of(module, z, batch_codes, None)
-        self.batch, _ = decoder_covariates(module, codes)
+    def __init__(
+        self, module: VAE, z: Tensor, batch_codes: Tensor, more: CellCovariates = NO_COVARIATES
+    ) -> None:
+        self.decoder, self.n_genes = module.decoder, module._n_input
+        covariates = covariates_of(module, z, batch_codes, None, more)
+        self.z = z = decoder_input(module, z, covariates)
+        self.told = decoder_covariates(module, covariates)[:-1]
         self.head: nn.Linear | None = None
+        self.log_norm: Tensor | None = None
         if isinstance(self.decoder, DecoderSCVI):
-            self.hidden = self.decoder.px_decoder(z, self.batch)
+            self.hidden = self.decoder.px_decoder(z, *self.told)
             self.head = cast(nn.Linear, self.decoder.px_scale_decoder[0])
+        if has_softplus(self.decoder):
+            return
         self.log_norm = torch.full((len(z),), -torch.inf, dtype=z.dtype, device=z.device)
         for genes in chunks(self.n_genes, len(z)):
             part = torch.logsumexp(self._logits(genes), dim=0)
@@ -257,7 +274,12 @@ class ScaleDraws:
         return len(self.z)
 
     def scale(self, genes: slice | Tensor) -> Tensor:
-        """Return the frequencies of these genes, (genes, S); over all genes a draw sums to 1."""
+        """Return the frequencies of these genes, (genes, S); over all genes a draw sums to 1.
+
+        Where cells have size factors, they are means for a factor of 1.
+        """
+        if self.log_norm is None:
+            return nn.functional.softplus(self._logits(genes))
         return torch.exp(self._logits(genes) - self.log_norm)
 
     def _logits(self, genes: slice | Tensor) -> Tensor:
@@ -269,8 +291,8 @@ class ScaleDraws:
         parts = []
         for start in range(0, len(self.z), step):
             rows = slice(start, start + step)
-            batch = None if self.batch is None else self.batch[rows]
-            logits = self.decoder.logits("gene", self.z[rows], batch, None, zero_inflation=False)[0]
+            told = [None if one is None else one[rows] for one in self.told]
+            logits = self.decoder.logits("gene", self.z[rows], *told, None, zero_inflation=False)[0]
             parts.append(logits[:, genes].T)
         return torch.cat(parts, dim=1)
 

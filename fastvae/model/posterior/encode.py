@@ -13,7 +13,14 @@ from ..._covariates import Covariates
 from ..._torch import evaluating
 from ...data import Minibatch, Minibatches
 from ...nn import VARIANCE_FLOOR
-from ...vae.steps import covariates_of, encoder_batch, encoder_covariates, encoder_input
+from ...vae.steps import (
+    covariates_of,
+    encoder_categories,
+    encoder_columns,
+    encoder_covariates,
+    encoder_input,
+    observed_log_library,
+)
 from ...vae.vae import VAE
 from .noise import BlockNoise, entropy_of, with_noise
 
@@ -66,12 +73,17 @@ def latent_moments(
 def library(
     module: VAE, batches: Minibatches, n_cells: int, *, give_mean: bool, seed: int | None
 ) -> np.ndarray:
-    """Return the library size of each cell, (N, 1) float32: posterior mean, draw or observed."""
+    """Return the library size of each cell, (N, 1) float32: posterior mean, draw or observed.
+
+    The observed one is the total count, also where frequencies are multiplied by a size factor.
+    """
     result = np.empty((n_cells, 1), dtype=np.float32)
     with evaluating(module, seed):
         for rows, batch, noise in with_noise(batches, entropy_of(seed)):
             covariates = covariates_in(module, batch)
-            if give_mean and not module.use_observed_lib_size:
+            if module.use_observed_lib_size:
+                log_library = functional.log_library_size(batch.x)
+            elif give_mean:
                 q_m, q_v = library_posterior(module, batch.x, covariates)
                 log_library = q_m + q_v / 2  # the mean of a log-normal
             else:
@@ -85,16 +97,17 @@ def library_moments(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and variance of the log library size, (N, 1) float32 each.
 
-    The variance is 0 where the library size is observed.
+    The variance is 0 where the library size is observed, or a size factor takes its place.
     """
     means, variances = (np.zeros((n_cells, 1), dtype=np.float32) for _ in range(2))
     row = 0
     with evaluating(module):
         for batch in batches:
+            covariates = covariates_in(module, batch)
             if module.use_observed_lib_size:
-                row = _fill(means, row, functional.log_library_size(batch.x))
+                row = _fill(means, row, observed_log_library(module, batch.x, covariates))
             else:
-                q_m, q_v = library_posterior(module, batch.x, covariates_in(module, batch))
+                q_m, q_v = library_posterior(module, batch.x, covariates)
                 _fill(variances, row, q_v)
                 row = _fill(means, row, q_m)
     return means, variances
@@ -119,21 +132,21 @@ def _fill(result: np.ndarray, row: int, values: Tensor) -> int:
 
 
 def covariates_in(module: VAE, batch: Minibatch) -> Covariates:
-    """Return the codes of a minibatch; what is drawn from it shares one check of them."""
-    return covariates_of(module, batch.x, batch.batch_index, batch.y)
+    """Return the covariates of a minibatch; what is drawn from it shares one check of them."""
+    return covariates_of(module, batch.x, batch.batch_index, batch.y, batch.covariates)
 
 
 def z_posterior(module: VAE, x: Tensor, covariates: Covariates) -> tuple[Tensor, Tensor]:
     """Return mean and variance of the normal q(z | x), before any softmax; (B, L) each."""
-    told = encoder_covariates(module, covariates)
-    q_m, q_log_v = module.z_encoder.moments(encoder_input(module, x), *told)
+    x_, told = encoder_input(module, x), encoder_covariates(module, covariates)
+    q_m, q_log_v = module.z_encoder.moments(x_, *told, **encoder_columns(module, covariates, x_))
     return q_m, torch.exp(q_log_v) + VARIANCE_FLOOR
 
 
 def library_posterior(module: VAE, x: Tensor, covariates: Covariates) -> tuple[Tensor, Tensor]:
     """Return mean and variance of the normal q(log l | x), (B, 1) each."""
-    told = encoder_batch(module, module.l_encoder, covariates)
-    q_m, q_log_v = module.l_encoder.moments(encoder_input(module, x), *told)
+    x_, told = encoder_input(module, x), encoder_categories(module, module.l_encoder, covariates)
+    q_m, q_log_v = module.l_encoder.moments(x_, *told, **encoder_columns(module, covariates, x_))
     return q_m, torch.exp(q_log_v) + VARIANCE_FLOOR
 
 
@@ -147,7 +160,7 @@ def library_draws(
 ) -> Callable[[], Tensor]:
     """Return a function that draws the log library size (B, 1); an observed one is constant."""
     if module.use_observed_lib_size:
-        observed = functional.log_library_size(x)
+        observed = observed_log_library(module, x, covariates)
         return lambda: observed
     q_m, q_v = library_posterior(module, x, covariates)
     return lambda: normal_draw(q_m, q_v, noise)

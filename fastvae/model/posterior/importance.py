@@ -13,11 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..._covariates import NO_COVARIATES, CellCovariates
 from ..._torch import csr_of
 from ...data import Minibatches
 from ...data.stores.store import Store
 from ...errors import MOST_DRAWS, InputError, one_of, shown, true_or_false, whole_number
-from ...vae.steps import covariates_of, decoder_logits, likelihood_of
+from ...vae.steps import (
+    covariates_of,
+    decoder_logits,
+    likelihood_of,
+    observed_log_library,
+)
 from . import marginal
 from .encode import covariates_in, z_posterior
 from .noise import minibatches_of_blocks
@@ -126,13 +132,16 @@ class Anchors:
     ) -> None:
         self.module = module
         self.counts: list[tuple[Tensor, Tensor]] = []
-        moments = []
+        moments, libraries = [], []
         for batch in batches:
-            moments.append(z_posterior(module, batch.x, covariates_in(module, batch)))
+            covariates = covariates_in(module, batch)
+            moments.append(z_posterior(module, batch.x, covariates))
+            libraries.append(observed_log_library(module, batch.x, covariates))
             x = batch.x
             edges = x.crow_indices().tolist()
             for start, stop in itertools.pairwise(edges):
                 self.counts.append((x.col_indices()[start:stop], x.values()[start:stop]))
+        self.log_library = torch.cat(libraries)
         self.mean = torch.cat([mean for mean, _ in moments]).double()
         self.variance = torch.cat([variance for _, variance in moments]).double()
         log_p = marginal.marginal_log_likelihood(
@@ -140,7 +149,13 @@ class Anchors:
         )
         self.log_p = torch.from_numpy(log_p).to(self.mean.device)
 
-    def log_weights(self, u: Tensor, batch_codes: Tensor, labels: Tensor) -> np.ndarray:
+    def log_weights(
+        self,
+        u: Tensor,
+        batch_codes: Tensor,
+        labels: Tensor,
+        more: CellCovariates = NO_COVARIATES,
+    ) -> np.ndarray:
         r"""Return the logarithm of the weight of each draw, up to a constant, (M,) float64.
 
         With anchors a and draws z from the q of any of the cells,
@@ -149,8 +164,8 @@ class Anchors:
             w(z) = \frac{\sum_a p(z)\, p(x_a \mid z) / p(x_a)}{\sum_a q(z \mid x_a)} ,
 
         the mixture of the cells' posteriors over the mixture of their approximations (Boyeau et
-        al. 2023). The likelihood has the library size that is observed in the anchor, and
-        decodes z as the batch of the draw.
+        al. 2023). The likelihood has the library size that is observed in the anchor, or its size
+        factor, and decodes z with the batch and the covariates of the draw.
 
         Parameters
         ----------
@@ -158,6 +173,8 @@ class Anchors:
             Draws before any softmax, (M, L).
         batch_codes, labels
             What each draw is decoded as, (M,).
+        more
+            The other covariates of the cell of each draw.
         """
         module = self.module
         step = max(1, VALUES_AT_ONCE // module._n_input)
@@ -165,12 +182,13 @@ class Anchors:
         for start in range(0, len(u), step):
             rows = slice(start, start + step)
             z = module.z_encoder.z_transformation(u[rows])
-            covariates = covariates_of(module, z, batch_codes[rows], labels[rows])
+            given = batch_codes[rows], labels[rows], more.rows(rows)
+            covariates = covariates_of(module, z, *given)
             parts = decoder_logits(module, z, covariates)
             log_p_x = torch.empty((len(z), len(self.counts)), dtype=torch.float64, device=z.device)
             for number, (genes, values) in enumerate(self.counts):
                 x = _repeated(genes, values, len(z), module._n_input)
-                log_library = torch.log(values.sum().clamp(min=1.0)).expand(len(z), 1)
+                log_library = self.log_library[number].expand(len(z), 1)
                 log_p_x[:, number] = -likelihood_of(module, x, parts, log_library, covariates)
             wide = u[rows].double().unsqueeze(1)
             log_p_z = -0.5 * (wide**2 + math.log(2 * math.pi)).sum(dim=-1)
@@ -242,6 +260,7 @@ class Reweighting:
             self.posterior.positions(picked),
             torch.from_numpy(picked.batch_codes).to(device),
             torch.from_numpy(self.store.label_codes[picked.cells].astype(np.int64)).to(device),
+            self.posterior.covariates(picked),
         )
         chosen = []
         for part in np.split(np.arange(len(log_weights)), picked.n_parts):

@@ -11,7 +11,7 @@ from torch import Tensor
 from ... import functional
 from ..._torch import evaluating
 from ...data import Minibatches
-from ...vae.steps import negative_log_likelihood
+from ...vae.steps import negative_log_likelihood, observed_log_library
 from ...vae.vae import VAE
 from .encode import (
     covariates_in,
@@ -67,7 +67,7 @@ def marginal_log_likelihood(
             if learned:
                 l_posterior = library_posterior(module, batch.x, covariates)
             else:
-                log_library = functional.log_library_size(batch.x)
+                log_library = observed_log_library(module, batch.x, covariates)
             n_here, device = batch.x.shape[0], batch.x.device
             total = torch.full((n_here,), -math.inf, dtype=torch.float64, device=device)
             for _ in range(n_samples):

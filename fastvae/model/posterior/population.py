@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..._covariates import CellCovariates
 from ...data import Minibatches
 from .decode import ScaleDraws
 from .encode import covariates_in, z_posterior
@@ -74,7 +75,7 @@ class Picked:
 
 
 class Posterior:
-    """Mean and variance of q(z | x) of some cells, encoded once.
+    """Mean and variance of q(z | x) of some cells, encoded once, and their covariates.
 
     Parameters
     ----------
@@ -87,22 +88,31 @@ class Posterior:
     """
 
     def __init__(self, module: VAE, batches: Minibatches, cells: np.ndarray) -> None:
-        means, variances = [], []
+        means, variances, covariates = [], [], []
         for batch in batches:
+            covariates.append(batch.covariates)
             q_m, q_v = z_posterior(module, batch.x, covariates_in(module, batch))
             means.append(q_m)
             variances.append(q_v)
         self.module, self.cells = module, cells
         self.mean, self.variance = torch.cat(means), torch.cat(variances)
+        self._covariates = CellCovariates.joined(covariates)
+
+    def covariates(self, picked: Picked) -> CellCovariates:
+        """Return the covariates of the picked cells beside the batch."""
+        return self._covariates.rows(self._rows(picked))
+
+    def _rows(self, picked: Picked) -> Tensor:
+        return torch.from_numpy(np.searchsorted(self.cells, picked.cells)).to(self.mean.device)
 
     def positions(self, picked: Picked) -> Tensor:
         """Draw the normal below z, before any softmax, for the picked cells: (S, L)."""
-        device = self.mean.device
-        rows = torch.from_numpy(np.searchsorted(self.cells, picked.cells)).to(device)
+        rows = self._rows(picked)
         noise = torch.from_numpy(picked.noise).to(self.mean)
         return self.mean[rows] + torch.sqrt(self.variance[rows]) * noise
 
     def draws(self, picked: Picked) -> ScaleDraws:
         """Draw z for the picked cells."""
         z = self.module.z_encoder.z_transformation(self.positions(picked))
-        return ScaleDraws(self.module, z, torch.from_numpy(picked.batch_codes).to(z.device))
+        codes = torch.from_numpy(picked.batch_codes).to(z.device)
+        return ScaleDraws(self.module, z, codes, self.covariates(picked))
