@@ -190,8 +190,12 @@ class FCLayers(nn.Module):
         sparse = x.layout == torch.sparse_csr
         rounded = self.of_counts and torch.is_autocast_enabled(x.device.type)
         first = next(iter(cast(nn.Sequential, self.fc_layers[0])))
-        apart = (sparse or rounded) and isinstance(first, nn.Linear)
-        if apart and not (rounded and x.dtype != first.weight.dtype):
+        apart = sparse or rounded
+        if (
+            isinstance(first, nn.Linear)
+            and apart
+            and not (rounded and x.dtype != first.weight.dtype)
+        ):
             columns = indicators if cont is None else [cont, *indicators]
             with torch.autocast(x.device.type, enabled=False) if rounded else nullcontext():
                 hidden = _linear(first, x, columns)

@@ -184,6 +184,7 @@ def _describe_run(folder: Path) -> str:
     for name, key, categories in keyed:
         shown = f"{len(categories)} in {in_words(key)}: {', '.join(categories)}"
         rows.append((name, shown if key is not None else "none"))
+    rows += setup.covariate_rows()
     rows.append(("counts from", str(setup.slot)))
     rows += [(name, str(value)) for name, value in vars(setup.options).items()]
     rows += [(name, str(value)) for name, value in config.get("origin", {}).items()]

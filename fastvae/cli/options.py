@@ -168,6 +168,36 @@ LabelsKey = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+CategoricalCovariates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--categorical-covariate",
+        metavar="COLUMN",
+        help="Column with categories to correct for beside the batches; several times for several.",
+        show_default="none",
+        rich_help_panel=EXPERT,
+    ),
+]
+ContinuousCovariates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--continuous-covariate",
+        metavar="COLUMN",
+        help="Column of numbers to correct for; several times for several.",
+        show_default="none",
+        rich_help_panel=EXPERT,
+    ),
+]
+SizeFactor = Annotated[
+    str | None,
+    typer.Option(
+        "--size-factor",
+        metavar="COLUMN",
+        help="Column with size factors, in the place of the library size.",
+        show_default="library size",
+        rich_help_panel=EXPERT,
+    ),
+]
 LearnedLibrary = Annotated[
     bool,
     typer.Option(

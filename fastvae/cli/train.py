@@ -16,7 +16,9 @@ from .options import (
     BatchKey,
     BatchKeyOf,
     BatchPerFile,
+    CategoricalCovariates,
     Color,
+    ContinuousCovariates,
     Genes,
     LabelsKey,
     LearnedLibrary,
@@ -27,6 +29,7 @@ from .options import (
     Quiet,
     Residence,
     Seed,
+    SizeFactor,
     TensorBoard,
     TrainingDevice,
 )
@@ -58,6 +61,9 @@ def train(
     genes: Genes = None,
     n_top_genes: NTopGenes = None,
     labels_key: LabelsKey = None,
+    categorical_covariate_keys: CategoricalCovariates = None,
+    continuous_covariate_keys: ContinuousCovariates = None,
+    size_factor_key: SizeFactor = None,
     where: SlotOptions,
     settings: TrainSettings,
     seed: Seed = 0,
@@ -86,7 +92,17 @@ def train(
     encode_covariates: Annotated[
         bool,
         typer.Option(
-            "--encode-covariates", help="Tell the encoder the batch too.", rich_help_panel=EXPERT
+            "--encode-covariates",
+            help="Tell the encoder batch and covariates too.",
+            rich_help_panel=EXPERT,
+        ),
+    ] = False,
+    first_layer_covariates: Annotated[
+        bool,
+        typer.Option(
+            "--first-layer-covariates",
+            help="Tell batch and covariates to the first layers alone.",
+            rich_help_panel=EXPERT,
         ),
     ] = False,
     color: Color = None,
@@ -125,6 +141,9 @@ def train(
                 batch_per_file=batch_per_file,
                 batch_key=batch_key or None,
                 labels_key=labels_key or None,
+                categorical_covariate_keys=categorical_covariate_keys or None,
+                continuous_covariate_keys=continuous_covariate_keys or None,
+                size_factor_key=size_factor_key,
                 **where.arguments(),
                 n_latent=n_latent,
                 n_hidden=n_hidden,
@@ -135,6 +154,7 @@ def train(
                 latent_distribution=latent_distribution,
                 use_observed_lib_size=not learned_library,
                 encode_covariates=encode_covariates,
+                deeply_inject_covariates=not first_layer_covariates,
             )
             assert model._frames is not None
             one_batch = not batch_key and batch_per_file is None

@@ -13,9 +13,10 @@ import scipy.sparse as sp
 from .._words import a_few
 from ..errors import InputError, size_text
 from .checks import CountCheck, canonicalise
+from .covariates import covariates_of_files
 from .file_names import FileBatches, by_file, distinct_names
 from .genes import STRICT, Genes, MayLack, columns_of, hint, refusal
-from .keys import encode
+from .keys import encode, join_codes
 from .request import Wanted
 from .sources.countfile import CountFile
 from .sources.inputs import open_input
@@ -159,6 +160,11 @@ def _read_through(files: Sequence[CountFile], wanted: Wanted, *, keep: bool) -> 
     genes, gene_maps = match_genes(files, wanted.genes, wanted.may_lack)
     batch_codes, batches = _categories(files, wanted, "batch")
     label_codes, labels = _categories(files, wanted, "label")
+    covariates, categories = covariates_of_files(
+        [(file.source, file.column) for file in files],
+        wanted.covariate_keys,
+        wanted.covariate_categories,
+    )
     n_cells, n_genes = len(batch_codes), len(genes.names)
     reading = f"reading {n_cells} cells x {n_genes} genes"
     entries = Entries(n_cells, lambda _: reading, counts_bytes(files) // ENTRY_BYTES)
@@ -178,6 +184,8 @@ def _read_through(files: Sequence[CountFile], wanted: Wanted, *, keep: bool) -> 
         "batch_categories": batches,
         "label_codes": label_codes,
         "label_categories": labels,
+        "covariates": covariates,
+        "covariate_categories": categories,
         "log_library_mean": mean,
         "log_library_var": variance,
     }
@@ -286,19 +294,15 @@ def _categories(
     batch, key, known = what == "batch", wanted.key_of(what), wanted.known(what)
     if key is None and not known:
         return np.zeros(sum(file.n_cells for file in files), dtype=np.int64), ()
-    codes, names = [], dict.fromkeys(known or ())
+    parts = []
     for file in files:
         own = file.batch_key if batch and file.batch is None else key
         try:
             frame = file.batches(key) if batch else file.column(key)
-            of_file, categories = encode(frame, own, known, what)
+            parts.append(encode(frame, own, known, what))
         except InputError as error:
             raise InputError(f"{file.source}: {error}") from error
-        names.update(dict.fromkeys(categories))
-        lookup = {name: code for code, name in enumerate(names)}
-        table = np.array([lookup[name] for name in categories] or [0], dtype=np.int64)
-        codes.append(table[of_file])
-    return np.concatenate(codes), tuple(names)
+    return join_codes(parts, known)
 
 
 def _checked_strips(file: CountFile, allow_fractional: bool) -> Iterator[sp.csr_matrix]:

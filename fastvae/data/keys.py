@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -110,6 +110,13 @@ def key_column(obs: pd.DataFrame, key: Key, option: str) -> pd.Series:
     return pd.Series(pd.Categorical.from_codes(codes, names), index=obs.index)
 
 
+_OPTIONS = {
+    "batch": "batch_key",
+    "label": "labels_key",
+    "covariate": "categorical_covariate_keys",
+}
+
+
 def encode(
     obs: pd.DataFrame,
     key: Key | None,
@@ -129,7 +136,7 @@ def encode(
         Categories of a saved model, whose codes are kept. Without them the categories are those
         present, in pandas' order for a categorical column, else sorted.
     what
-        "batch" or "label", for messages.
+        "batch", "label" or "covariate", for messages.
 
     Returns
     -------
@@ -144,7 +151,7 @@ def encode(
         No such column, missing values, not categories (fractional numbers), or a value that is
         not among `known`.
     """
-    option = "batch_key" if what == "batch" else "labels_key"
+    option = _OPTIONS[what]
     if key is None:
         if known:
             raise InputError(
@@ -178,3 +185,31 @@ def encode(
         )
     table = np.array([lookup[name] for name in categories], dtype=np.int64)
     return table[codes], tuple(known)
+
+
+def join_codes(
+    parts: Iterable[tuple[np.ndarray, tuple[str, ...]]], known: Sequence[str] | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Join what `encode` returned for several files.
+
+    Parameters
+    ----------
+    parts
+        Codes and categories of each file.
+    known
+        Categories of a saved model, whose codes are kept.
+
+    Returns
+    -------
+    codes
+        (N,) int64 of all cells.
+    categories
+        In the order in which the files bring them.
+    """
+    codes, names = [], dict.fromkeys(known or ())
+    for of_file, categories in parts:
+        names.update(dict.fromkeys(categories))
+        lookup = {name: code for code, name in enumerate(names)}
+        table = np.array([lookup[name] for name in categories] or [0], dtype=np.int64)
+        codes.append(table[of_file])
+    return np.concatenate(codes), tuple(names)

@@ -216,6 +216,8 @@ def _whole(opened: CountFile, wanted: Wanted) -> tuple[CountStore, Frames]:
         labels_key=wanted.key_of("label"),
         batch_categories=wanted.known("batch"),
         label_categories=wanted.known("label"),
+        covariates=wanted.covariate_keys,
+        covariate_categories=wanted.covariate_categories,
         gene_names=wanted.gene_names,
         gene_ids=wanted.gene_ids,
         may_lack=wanted.may_lack,

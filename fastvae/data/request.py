@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from .._memory import available_memory, parse_size
 from ..errors import InputError, one_of
+from .covariates import CovariateKeys
 from .file_names import FileBatches
 from .genes import STRICT, Genes, MayLack
 from .keys import Key
@@ -24,27 +25,32 @@ class Wanted:
         Where the counts are in each of them.
     batch_key, labels_key
         Columns of obs.
+    covariates
+        Columns of obs with covariates and size factors.
     batch_key_of
         Other names of the batch column, of the files that `by_file` says.
     file_batches
         Each file is a batch, where it has no column `batch_key`.
-    batch_categories, label_categories, gene_names
+    batch_categories, label_categories, covariate_categories, gene_names
         Those of a saved model, or None.
     gene_ids
         Their ids, of a saved model; none where it does not know them.
     may_lack
         Which of `gene_names` may be missing.
     by_counts
-        Take the counts alone: batches and labels may be unknown or missing, and all codes are 0.
+        Take the counts alone: batches, labels and covariates may be unknown or missing; all codes
+        are 0, and there are no covariates.
     """
 
     slot: Slot = field(default_factory=Slot)
     batch_key: Key | None = None
     labels_key: Key | None = None
+    covariates: CovariateKeys = field(default_factory=CovariateKeys)
     batch_key_of: Mapping[str, str] = field(default_factory=dict)
     file_batches: FileBatches | None = None
     batch_categories: Sequence[str] | None = None
     label_categories: Sequence[str] | None = None
+    covariate_categories: Sequence[Sequence[str]] | None = None
     gene_names: Sequence[str] | None = None
     gene_ids: Sequence[str] | None = None
     may_lack: MayLack = STRICT
@@ -68,6 +74,11 @@ class Wanted:
         if self.by_counts:
             return None
         return self.batch_categories if what == "batch" else self.label_categories
+
+    @property
+    def covariate_keys(self) -> CovariateKeys:
+        """The columns of covariates that are to be read."""
+        return CovariateKeys() if self.by_counts else self.covariates
 
     @property
     def genes(self) -> Genes | None:

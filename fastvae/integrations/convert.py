@@ -44,7 +44,8 @@ def to_scvi_tools(model: Model, adata: AnnData, *, model_class: Any = None) -> A
         Trained.
     adata
         Cells to register with it: raw counts where `model` had them (``X`` or the same layer),
-        with the columns of obs that it was made with. Batches need not all be present.
+        with the columns of obs that it was made with. Batches and categories need not all be
+        present.
         scvi-tools writes into its ``obs`` and ``uns``, and batches or labels that are combinations
         of columns get a column such as "donor | kit". If it has other genes too, or the genes
         in another order, the scvi-tools model has a copy with the genes of `model`; likewise if
@@ -55,9 +56,9 @@ def to_scvi_tools(model: Model, adata: AnnData, *, model_class: Any = None) -> A
     Returns
     -------
     scvi.model.SCVI
-        Every weight and buffer is bit-equal, the codes of batches and labels are the same, and
-        the model counts as trained. ``history_`` has the losses of each epoch under the names of
-        scvi-tools.
+        Every weight and buffer is bit-equal, the codes of batches, labels and covariates are the
+        same, and the model counts as trained. ``history_`` has the losses of each epoch under the
+        names of scvi-tools.
 
     Raises
     ------
@@ -92,11 +93,17 @@ def to_scvi_tools(model: Model, adata: AnnData, *, model_class: Any = None) -> A
             mapping = _original_values(adata.obs, key, categories, what)
             state = {"categorical_mapping": mapping, "original_key": key}
             registries[field] = {"state_registry": state}
+    keys = setup.covariates
+    if keys.categorical:
+        registries["extra_categorical_covs"] = {"state_registry": _covariates(adata.obs, setup)}
     model_class.setup_anndata(
         adata,
         layer=setup.slot.layer if setup.slot.in_layer else None,
         batch_key=batch_key,
         labels_key=labels_key,
+        size_factor_key=keys.size_factor,
+        categorical_covariate_keys=list(keys.categorical) or None,
+        continuous_covariate_keys=list(keys.continuous) or None,
         source_registry={"field_registries": registries} if registries else None,
     )
     with seeded(torch.device("cpu"), 0):  # the weights drawn here are replaced below
@@ -142,7 +149,8 @@ def from_scvi_tools(
     Returns
     -------
     Model
-        Every weight and buffer is bit-equal, the codes of batches and labels are the same.
+        Every weight and buffer is bit-equal, the codes of batches, labels and covariates are the
+        same.
 
     Raises
     ------
@@ -175,7 +183,8 @@ def _setup_of(described: Described) -> tuple[Setup, dict[str, Tensor]]:
         # scvi-tools has one batch (label) where there is no key: a dispersion per gene
         init["dispersion"] = "gene"
         state["px_r"] = state["px_r"].squeeze(1)
-    options = options_from(init, described.setup_args, len(batches))
+    covariates, categories = described.covariates()
+    options = options_from(init, len(batches), covariates)
     n_groups = max(len(batches), 1)
     mean, var = (0.0,) * n_groups, (1.0,) * n_groups  # not used with the observed library size
     if not options.use_observed_lib_size:
@@ -190,6 +199,8 @@ def _setup_of(described: Described) -> tuple[Setup, dict[str, Tensor]]:
         label_categories=labels if labels_key is not None else (),
         log_library_mean=mean,
         log_library_var=var,
+        covariates=covariates,
+        covariate_categories=categories,
     )
     return setup, state
 
@@ -248,6 +259,16 @@ def _original_values(obs: Any, key: str, categories: tuple[str, ...], what: str)
             values[code] = values[code] == "True" if is_bool else kind(values[code])
         return np.array(values)
     return np.array(values, dtype=object)
+
+
+def _covariates(obs: Any, setup: Setup) -> dict[str, Any]:
+    """Return the categories of covariates as scvi-tools registers them."""
+    each = list(zip(setup.covariates.categorical, setup.covariate_categories, strict=True))
+    return {
+        "mappings": {key: _original_values(obs, key, names, "covariate") for key, names in each},
+        "field_keys": [key for key, _ in each],
+        "n_cats_per_key": [len(names) for _, names in each],
+    }
 
 
 def _copy_history(model: Model, converted: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..data.covariates import CovariateKeys
 from ..errors import InputError
 from ..model.setup import Options
 
@@ -28,9 +29,6 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
     "use_batch_norm": ("both",),
     "use_layer_norm": ("none", None),
     "batch_representation": ("one-hot",),
-    "use_size_factor_key": (False, None),
-    "n_continuous_cov": (0,),
-    "n_cats_per_cov": (None, [], ()),
     "var_activation": (None,),
     "extra_encoder_kwargs": (None, {}),
     "extra_decoder_kwargs": (None, {}),
@@ -38,20 +36,21 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
 """Options for which fastvae has one value, the first; the others mean the same."""
 
 _WITHOUT_EFFECT = ("extra_payload_autotune", "batch_embedding_kwargs")
-_SETUP_KEYS = ("size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
 
 
-def options_from(init: Mapping[str, Any], setup: Mapping[str, Any], n_batch: int) -> Options:
+def options_from(
+    init: Mapping[str, Any], n_batch: int, covariates: CovariateKeys | None = None
+) -> Options:
     """Return fastvae's options for those that a scvi-tools model was made with.
 
     Parameters
     ----------
     init
         Arguments of its constructor, by name; those that are missing have their defaults.
-    setup
-        Arguments of its ``setup_anndata``.
     n_batch
         Number of batches it tells apart.
+    covariates
+        Its columns of covariates.
 
     Raises
     ------
@@ -59,20 +58,21 @@ def options_from(init: Mapping[str, Any], setup: Mapping[str, Any], n_batch: int
         An option that fastvae does not have; the message names it and the value it has.
     """
     init = dict(init)
-    for name in _SETUP_KEYS:
-        if setup.get(name):
-            _refuse(f"setup_anndata({name}={setup[name]!r})", "without it")
+    covariates = covariates or CovariateKeys()
     for name, allowed in _REQUIRED.items():
         value = init.pop(name, allowed[0])
         if not any(value is one or value == one for one in allowed):
             _refuse(f"{name}={value!r}", f"with {name}={allowed[0]!r}")
-    encode = _check_injection(init, n_batch)
+    encode = bool(init.pop("encode_covariates", False))
+    deeply = bool(init.pop("deeply_inject_covariates", True))
+    if n_batch < 2 and not (covariates.categorical or covariates.continuous):
+        encode, deeply = False, True  # there is nothing to inject
     likelihood = init.pop("gene_likelihood", "zinb")
     if likelihood not in _LIKELIHOODS:
         _refuse(f"gene_likelihood={likelihood!r}", f"with one of {', '.join(_LIKELIHOODS)}")
     for name in _WITHOUT_EFFECT:
         init.pop(name, None)
-    observed = bool(init.pop("use_observed_lib_size", True))
+    observed = bool(init.pop("use_observed_lib_size", True)) or covariates.size_factor is not None
     same = {name: init.pop(name, _SAME_DEFAULTS[name]) for name in _SAME}
     if init:
         name, value = next(iter(init.items()))
@@ -82,6 +82,7 @@ def options_from(init: Mapping[str, Any], setup: Mapping[str, Any], n_batch: int
         reconstruction_loss=likelihood,
         use_observed_lib_size=observed,
         encode_covariates=encode,
+        deeply_inject_covariates=deeply,
     )
 
 
@@ -92,20 +93,9 @@ def options_to(options: Options) -> dict[str, Any]:
     arguments["use_observed_lib_size"] = options.use_observed_lib_size
     if options.encode_covariates:
         arguments["encode_covariates"] = True
+    if not options.deeply_inject_covariates:
+        arguments["deeply_inject_covariates"] = False
     return arguments
-
-
-def _check_injection(init: dict[str, Any], n_batch: int) -> bool:
-    """Return whether the encoders receive the batch."""
-    encode = bool(init.pop("encode_covariates", False))
-    deep = init.pop("deeply_inject_covariates", True)
-    if n_batch < 2:  # there is nothing to inject
-        return False
-    if not deep and init.get("n_layers", 1) > 1:
-        _refuse(
-            "deeply_inject_covariates=False and n_layers > 1", "with deeply_inject_covariates=True"
-        )
-    return encode
 
 
 def _refuse(what: str, instead: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ..data.categories import text_of
+from ..data.covariates import CovariateKeys
 from ..errors import InputError
 from ._safe_load import load_without_code
 
@@ -48,7 +49,23 @@ class Described:
     def categories(self, field: str) -> tuple[str, ...]:
         """Return the texts of the categories of ``"batch"`` or ``"labels"``, in code order."""
         values = np.asarray(self.field_registries[field]["state_registry"]["categorical_mapping"])
-        return tuple(text_of(value, f"the scvi-tools field {field!r}") for value in values.tolist())
+        return _texts(values, field)
+
+    def covariates(self) -> tuple[CovariateKeys, tuple[tuple[str, ...], ...]]:
+        """Return the columns of covariates, and the categories of each categorical one."""
+        names = ("categorical_covariate_keys", "continuous_covariate_keys")
+        categorical, continuous = (tuple(self.setup_args.get(name) or ()) for name in names)
+        size_factor = self.setup_args.get("size_factor_key") or None
+        field = "extra_categorical_covs"
+        mappings: Mapping[str, Any] = {}
+        if categorical:
+            mappings = self.field_registries[field]["state_registry"]["mappings"]
+        categories = tuple(_texts(np.asarray(mappings[name]), field) for name in categorical)
+        return CovariateKeys(categorical, continuous, size_factor), categories
+
+
+def _texts(values: np.ndarray, field: str) -> tuple[str, ...]:
+    return tuple(text_of(value, f"the scvi-tools field {field!r}") for value in values.tolist())
 
 
 def describe_model(model: Any) -> Described:

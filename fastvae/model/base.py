@@ -131,7 +131,7 @@ class State:
         return self._opened(data, reading)[0]
 
     def _opened_to_encode(self, data: Any, reading: Mapping[str, Any]) -> tuple[Store, Frames]:
-        """Open data for latent positions: the counts suffice unless the encoder sees batches."""
+        """Open data for latent positions: the counts suffice unless encoders see covariates."""
         by_counts = not self._setup.options.encode_covariates
         return self._opened(data, reading, by_counts=by_counts)
 

@@ -139,16 +139,21 @@ class FitPlan:
         """Describe the network, the data and the order of the cells, as plain values.
 
         The counts themselves are not read again: cells are told apart by how many genes they
-        have, and by batch and label.
+        have, and by batch, label and covariates.
         """
         store = self.store
         genes = hashlib.sha256("\n".join(map(str, store.gene_names)).encode())
         cells = hashlib.sha256()
         for array in (store.lengths(), store.batch_codes, store.label_codes):
             cells.update(np.asarray(array, dtype=np.int64).tobytes())
+        for values in store.covariates.given().values():
+            cells.update(np.ascontiguousarray(values).tobytes())
         options = asdict(setup.options)
-        if not options["encode_covariates"]:  # older checkpoints do not say so
+        # older checkpoints do not say these
+        if not options["encode_covariates"]:
             del options["encode_covariates"]
+        if options["deeply_inject_covariates"]:
+            del options["deeply_inject_covariates"]
         blocks = store.block_edges
         if blocks is None:
             order = "whole"
@@ -161,6 +166,7 @@ class FitPlan:
             "the cells (SHA-256)": cells.hexdigest()[:16],
             "batch_categories": list(setup.batch_categories),
             "label_categories": list(setup.label_categories),
+            **_covariates(setup),
             **options,
             "seed": self.seed,
             "batch_size": self.settings.batch_size,
@@ -168,6 +174,18 @@ class FitPlan:
             "the order of the cells": order,
             "number of processes": self.group.size,
         }
+
+
+def _covariates(setup: Setup) -> dict[str, Any]:
+    """Describe the covariates that the network is told; those that it has not are left out."""
+    keys = setup.covariates
+    described = {
+        "categorical_covariate_keys": list(keys.categorical),
+        "covariate_categories": [list(names) for names in setup.covariate_categories],
+        "continuous_covariate_keys": list(keys.continuous),
+        "size_factor_key": keys.size_factor,
+    }
+    return {name: value for name, value in described.items() if value}
 
 
 def _resumes_from(found: Loaded | None, options: CheckpointOptions) -> str:

@@ -1,8 +1,8 @@
 """Frozen weights of a reference while a query trains what is new.
 
 While training lasts, a weight matrix with columns of old and of new batches is parametrised
-(`torch.nn.utils.parametrize`): the new columns are the parameter, the old ones a buffer. So no
-gradient, weight decay or moment of the optimiser reaches the old ones.
+(`torch.nn.utils.parametrize`): the new columns are the parameter, all others a buffer. So no
+gradient, weight decay or moment of the optimiser reaches the others.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import InputError, shown
+from ..nn import FCLayers
 from ..vae.vae import VAE
 
 MODES = (True, "decoder", "encoder", False)
@@ -67,8 +68,8 @@ def held_still(module: VAE, origin: Mapping[str, Any]) -> Iterator[None]:
     try:
         for weight in frozen:
             weight.requires_grad_(False)
-        for owner, name, n_old in split:
-            _split(owner, name, n_old)
+        for owner, name, columns in split:
+            _split(owner, name, columns)
         module.frozen_parts = names
         yield
     finally:
@@ -82,44 +83,52 @@ def held_still(module: VAE, origin: Mapping[str, Any]) -> Iterator[None]:
 
 def _with_new_columns(
     module: VAE, names: tuple[str, ...], n_reference: int
-) -> list[tuple[nn.Module, str, int]]:
-    """Return each weight in these parts with columns of batches, and how many are not new."""
+) -> list[tuple[nn.Module, str, slice]]:
+    """Return each weight in these parts with columns of batches, and which of them are new."""
     n_batch = module.n_batch
     if n_batch <= n_reference:
         return []
     n_new = n_batch - n_reference
     told = [name for name in names if name in _DECODER or module.encode_covariates]
     networks = [module.get_submodule(f"{name}.{_TOLD[name]}") for name in told]
-    layers = [one for network in networks for one in network.modules() if type(one) is nn.Linear]
-    found: list[tuple[nn.Module, str, int]] = [
-        (layer, "weight", layer.in_features - n_new) for layer in layers
-    ]
+    n_after = sum(n_cat for n_cat in module.n_cats_per_cov if n_cat > 1)
+    found: list[tuple[nn.Module, str, slice]] = []
+    for layers in (one for network in networks for one in network.modules()):
+        if not isinstance(layers, FCLayers):
+            continue
+        for layer in layers.layers_told():
+            end = layer.in_features - n_after
+            found.append((layer, "weight", slice(end - n_new, end)))
     if "decoder" in names and module.dispersion == "gene-batch":
-        found.append((module, "px_r", n_reference))
+        found.append((module, "px_r", slice(n_reference, n_batch)))
     return found
 
 
 class _NewColumns(nn.Module):
-    """Parametrisation: a weight is the columns of the reference, a buffer, and the new ones."""
+    """Parametrisation: a weight is the columns of the reference, two buffers, and the new ones."""
 
-    old: Tensor
+    before: Tensor
+    after: Tensor
 
-    def __init__(self, old: Tensor) -> None:
+    def __init__(self, before: Tensor, after: Tensor) -> None:
         super().__init__()
-        self.register_buffer("old", old)
+        self.register_buffer("before", before)
+        self.register_buffer("after", after)
 
     def forward(self, new: Tensor) -> Tensor:
-        return torch.cat([self.old, new], dim=1)
+        return torch.cat([self.before, new, self.after], dim=1)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight[:, self.old.shape[1] :].clone()
+        n_before, n_after = self.before.shape[1], self.after.shape[1]
+        return weight[:, n_before : weight.shape[1] - n_after].clone()
 
 
-def _split(owner: nn.Module, name: str, n_old: int) -> None:
-    """Make the new columns of a weight the parameter."""
-    old: Tensor = getattr(owner, name).detach()[:, :n_old].clone()
+def _split(owner: nn.Module, name: str, columns: slice) -> None:
+    """Make these columns of a weight the parameter."""
+    weight: Tensor = getattr(owner, name).detach()
+    before, after = weight[:, : columns.start].clone(), weight[:, columns.stop :].clone()
     # unsafe: what is learned has another shape than the weight
-    parametrize.register_parametrization(owner, name, _NewColumns(old), unsafe=True)
+    parametrize.register_parametrization(owner, name, _NewColumns(before, after), unsafe=True)
     parametrizations: Any = owner.parametrizations
     parametrizations[name].original.requires_grad_(True)
 

@@ -14,6 +14,7 @@ from .. import __version__
 from .._files import check_writable_folder
 from .._options import picked
 from .._torch import seeded
+from ..data.covariates import CovariateKeys
 from ..data.file_names import FileBatches, key_of_files
 from ..data.keys import checked_key, in_words
 from ..data.opening import FileFrames, narrowed, open_data
@@ -65,6 +66,14 @@ class Model(
     batch_key, labels_key
         Columns of ``obs`` with the batch and the label of each cell. With a list of columns each
         combination that occurs is a batch or a label, such as "donor1 | v3".
+    categorical_covariate_keys, continuous_covariate_keys
+        Columns of ``obs`` with more that the decoder is told of a cell, so that the latent space
+        need not have it: categories, such as the site, and numbers, such as the share of
+        mitochondrial counts. Numbers are taken as they are; bring them to a common scale.
+    size_factor_key
+        Column of ``obs`` with size factors, above 0, that expression is multiplied by in the place
+        of the library size. Expression is then the mean of a gene for a factor of 1: a softplus,
+        which does not sum to 1 over genes.
     layer
         Take the counts from this layer instead of ``X`` ("X" is ``X`` itself).
     use_raw, genome
@@ -103,8 +112,10 @@ class Model(
         too. A batch has the name of its file; where files have the same name, it has as much of
         the path as tells them apart. By these names the model recognises files later.
     encode_covariates
-        Give the batch to the encoder too, and not to the decoder alone. A query that is mapped
-        onto the model then has columns in the encoder too, and its latent positions move.
+        Give batch and covariates to the encoder too, and not to the decoder alone. A query that is
+        mapped onto the model then has columns in the encoder too, and its latent positions move.
+    deeply_inject_covariates
+        Give categories to every layer, not to the first one alone.
     allow_fractional
         Take counts corrected for ambient RNA (CellBender, SoupX, DecontX). Most of these are not
         whole numbers; without this option such values are refused as log-normalised.
@@ -197,6 +208,10 @@ class Model(
         allow_fractional: bool = False,
         allow_links: bool = False,
         gene_names: str | None = None,
+        categorical_covariate_keys: Sequence[str] | None = None,
+        continuous_covariate_keys: Sequence[str] | None = None,
+        size_factor_key: str | None = None,
+        deeply_inject_covariates: bool = True,
     ) -> None:
         if isinstance(data, Setup):  # of a saved or converted model, which brings its own weights
             super().__init__(data)
@@ -204,7 +219,10 @@ class Model(
         batch_key = key_of_files(data, batch_key, batch_per_file)
         labels_key = checked_key(labels_key, "labels_key")
         options = picked(Options, locals())
-        options.check_keys(batch_key, labels_key)
+        covariates = CovariateKeys.checked(
+            categorical_covariate_keys, continuous_covariate_keys, size_factor_key
+        )
+        options.check_keys(batch_key, labels_key, covariates)
         slot = Slot(
             layer,
             use_raw,
@@ -218,6 +236,7 @@ class Model(
             slot=fitting(slot, data),
             batch_key=batch_key,
             labels_key=labels_key,
+            covariates=covariates,
             batch_key_of=batch_keys(batch_key_of),
             file_batches=FileBatches(strict=True) if batch_per_file is not None else None,
             gene_names=None if genes is None else gene_list(genes),
@@ -227,7 +246,7 @@ class Model(
             number = whole_number("n_top_genes", n_top_genes, minimum=2)
             store, frames = narrowed(store, frames, wanted, source, number)
         warn_of_small_batches(store, batch_key)
-        super().__init__(Setup.of(options, store, batch_key, labels_key, slot, frames))
+        super().__init__(Setup.of(options, store, batch_key, labels_key, slot, frames, covariates))
         if isinstance(frames, FileFrames) and len(frames.files) > 1 and batch_key is None:
             warnings.warn(
                 f"{len(frames.files)} files are trained as one batch, since batch_key= is not "
@@ -489,7 +508,7 @@ class Model(
             f"  {options.reconstruction_loss}, dispersion {options.dispersion}, "
             f"{options.n_latent} latent dimensions ({options.latent_distribution}), "
             f"{layers} of {options.n_hidden}, "
-            f"{'observed' if options.use_observed_lib_size else 'learned'} library size",
+            f"{setup.library_in_words()}",
         ]
         if setup.batch_key is not None:
             told = ", told to the encoder" if options.encode_covariates else ""
@@ -497,6 +516,7 @@ class Model(
             lines.append(f"  {n_batches} batches in {in_words(setup.batch_key)}{told}")
         if setup.labels_key is not None:
             lines.append(f"  {len(setup.label_categories)} labels in {in_words(setup.labels_key)}")
+        lines += [f"  {line}" for line in setup.covariate_lines()]
         lines += [
             f"  {line}" for line in origin_lines(self.origin, setup.may_lack, len(setup.gene_names))
         ]

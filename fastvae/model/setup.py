@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from .._words import a_few
+from ..data.covariates import CovariateKeys
 from ..data.file_names import FileBatches
 from ..data.genes import MayLack, ids_of
-from ..data.keys import Key
+from ..data.keys import Key, in_words
 from ..data.opening import FileFrames, Frames, open_data
 from ..data.request import Source, Wanted
 from ..data.sources.slots import Slot
@@ -63,6 +65,7 @@ class Options:
     latent_distribution: str = "normal"
     use_observed_lib_size: bool = True
     encode_covariates: bool = False
+    deeply_inject_covariates: bool = True
 
     def __post_init__(self) -> None:
         for name, most in (("n_latent", WIDEST), ("n_hidden", WIDEST), ("n_layers", DEEPEST)):
@@ -72,17 +75,26 @@ class Options:
         object.__setattr__(self, "dropout_rate", rate)
         for name in ("dispersion", "reconstruction_loss", "latent_distribution"):
             text(name, getattr(self, name), "a word")  # which one is checked by the network
-        for name in ("use_observed_lib_size", "encode_covariates"):
+        for name in ("use_observed_lib_size", "encode_covariates", "deeply_inject_covariates"):
             object.__setattr__(self, name, true_or_false(name, getattr(self, name)))
         with torch.device("meta"):  # the words are checked where they are used
             VAE(2, n_batch=2, n_labels=2, check_counts=False, **asdict(self))
 
-    def check_keys(self, batch_key: Key | None, labels_key: Key | None) -> None:
-        """Refuse options that need batches or labels without the column that has them."""
-        if self.encode_covariates and batch_key is None:
+    def check_keys(
+        self, batch_key: Key | None, labels_key: Key | None, covariates: CovariateKeys
+    ) -> None:
+        """Refuse options that do not fit the columns of obs that are given."""
+        some = batch_key is not None or covariates.categorical or covariates.continuous
+        if self.encode_covariates and not some:
             raise InputError(
                 "encode_covariates=True tells the encoders the batch, which needs batch_key, the "
-                "column of obs with the batch; give batch_key or leave encode_covariates out"
+                "column of obs with the batch, or covariates; give batch_key or leave "
+                "encode_covariates out"
+            )
+        if covariates.size_factor is not None and not self.use_observed_lib_size:
+            raise InputError(
+                "size_factor_key takes the place of the library size, which is then not learned; "
+                "leave out use_observed_lib_size=False or size_factor_key"
             )
         needs = {"gene-batch": ("batch_key", batch_key), "gene-label": ("labels_key", labels_key)}
         name, key = needs.get(self.dispersion, ("", ""))
@@ -114,6 +126,10 @@ class Setup:
     """Whether each file without the column `batch_key` is a batch, by its name."""
     file_tail: tuple[str, ...] = ()
     """The last parts that the paths of all files had in common."""
+    covariates: CovariateKeys = field(default_factory=CovariateKeys)
+    """Columns of obs with covariates and size factors."""
+    covariate_categories: tuple[tuple[str, ...], ...] = ()
+    """Categories of each categorical covariate."""
 
     def file_batches(self) -> FileBatches | None:
         """Return the rule by which files are batches, None where they are not."""
@@ -128,6 +144,7 @@ class Setup:
         labels_key: Key | None,
         slot: Slot,
         frames: Frames,
+        covariates: CovariateKeys,
     ) -> Setup:
         """Describe the data that a new model is made for."""
         per_file = isinstance(frames, FileFrames) and frames.batch_per_file
@@ -144,6 +161,8 @@ class Setup:
             log_library_var=tuple(map(float, np.ravel(store.log_library_var))),
             batch_per_file=per_file,
             file_tail=frames.tail if isinstance(frames, FileFrames) and per_file else (),
+            covariates=covariates,
+            covariate_categories=store.covariate_categories,
         )
 
     def build(self) -> VAE:
@@ -153,6 +172,9 @@ class Setup:
             n_batch=len(self.batch_categories) if self.batch_key is not None else 0,
             n_labels=len(self.label_categories) if self.labels_key is not None else 0,
             check_counts=False,  # the store has checked them
+            n_cats_per_cov=[len(names) for names in self.covariate_categories],
+            n_continuous_cov=len(self.covariates.continuous),
+            use_size_factor_key=self.covariates.size_factor is not None,
             **asdict(self.options),
         )
 
@@ -168,7 +190,8 @@ class Setup:
 
         Labels are read only if the model uses them. Library statistics are those of the data that
         the model was made for. `reading` says how the data are read: see `Reading`. With
-        `by_counts` batches and labels may be unknown or missing, since only the counts are used.
+        `by_counts` batches, labels and covariates may be unknown or missing, since only the counts
+        are used.
 
         Returns
         -------
@@ -180,10 +203,12 @@ class Setup:
             slot=fitting(slot_of(self.slot, reading or {}), data),
             batch_key=self.batch_key,
             labels_key=self.labels_key if labelled else None,
+            covariates=self.covariates,
             batch_key_of=dict((reading or {}).get("batch_key_of") or {}),
             file_batches=self.file_batches(),
             batch_categories=self.batch_categories if self.batch_key is not None else None,
             label_categories=self.label_categories if labelled else None,
+            covariate_categories=self.covariate_categories,
             gene_names=self.gene_names,
             gene_ids=self.gene_ids,
             may_lack=MayLack(self.may_lack),
@@ -200,20 +225,65 @@ class Setup:
         )
         return store, frames
 
+    def library_in_words(self) -> str:
+        """Say what expression is multiplied by."""
+        if self.covariates.size_factor is not None:
+            return f"size factors of {in_words(self.covariates.size_factor)}"
+        return f"{'observed' if self.options.use_observed_lib_size else 'learned'} library size"
+
+    def covariate_lines(self) -> list[str]:
+        """Describe the covariates, a line for each kind."""
+        told = " (told to the encoders too)" if self.options.encode_covariates else ""
+        lines = []
+        if self.covariates.categorical:
+            each = zip(self.covariates.categorical, self.covariate_categories, strict=True)
+            named = ", ".join(f"{in_words(key)} ({len(names)} categories)" for key, names in each)
+            lines.append(f"categorical covariates {named}{told}")
+        if self.covariates.continuous:
+            named = ", ".join(map(in_words, self.covariates.continuous))
+            lines.append(f"continuous covariates {named}{told}")
+        return lines
+
+    def covariate_rows(self) -> list[tuple[str, str]]:
+        """Return names and values of the covariates for a table; none where there are none."""
+        each = zip(self.covariates.categorical, self.covariate_categories, strict=True)
+        rows = [
+            ("categorical covariate", f"{len(names)} in {in_words(key)}: {a_few(names, 12)}")
+            for key, names in each
+        ]
+        rows += [("continuous covariate", in_words(key)) for key in self.covariates.continuous]
+        if self.covariates.size_factor is not None:
+            rows.append(("size factor", in_words(self.covariates.size_factor)))
+        return rows
+
     def to_config(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         data = {name: getattr(self, name) for name in _DATA_FIELDS}
-        return {"options": asdict(self.options), "slot": self.slot.to_config(), "data": data}
+        return {
+            "options": asdict(self.options),
+            "slot": self.slot.to_config(),
+            "data": data,
+            "covariates": asdict(self.covariates),
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Setup:
         """Undo `to_config`; raises KeyError, TypeError or ValueError for anything else."""
-        data: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in config["data"].items()
-        }
-        slot = Slot(**config["slot"])
-        return cls(options=Options(**config["options"]), slot=slot, **data)
+        data = {name: _tuples(value) for name, value in config["data"].items()}
+        covariates = {name: _tuples(value) for name, value in config.get("covariates", {}).items()}
+        return cls(
+            options=Options(**config["options"]),
+            slot=Slot(**config["slot"]),
+            covariates=CovariateKeys(**covariates),
+            **data,
+        )
 
 
-_DATA_FIELDS = tuple(field.name for field in fields(Setup) if field.name not in ("options", "slot"))
+def _tuples(value: Any) -> Any:
+    """Lists of JSON, and those within them, as tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+_DATA_FIELDS = tuple(
+    one.name for one in fields(Setup) if one.name not in ("options", "slot", "covariates")
+)

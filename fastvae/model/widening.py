@@ -60,9 +60,11 @@ def extended_setup(setup: Setup, store: Store, batch_key: Key | None, slot: Slot
 def widened(old: Setup, new: Setup, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the state of the network of `new`, with every weight of the old one bit-equal.
 
-    The column of a new batch is the mean of the old columns. The network of a reference with one
-    batch has no column for it: that column and the new ones are zeros, which changes no answer.
+    The column of a new batch is the mean of the old columns, and follows them: before those of
+    other covariates. The network of a reference with one batch has no column for it: that column
+    and the new ones are zeros, which changes no answer.
     """
+    n_after = columns_after_batches(old)
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in new.build().state_dict().items()}
     result = {}
@@ -72,13 +74,21 @@ def widened(old: Setup, new: Setup, state: Mapping[str, Tensor]) -> dict[str, Te
             result[name] = weight.detach().clone()
             continue
         n_old = len(old.batch_categories)
-        columns = weight[:, -n_old:] if n_old > 1 or name == "px_r" else None
+        end = weight.shape[1] - (0 if name == "px_r" else n_after)
+        columns = weight[:, end - n_old : end] if n_old > 1 or name == "px_r" else None
         if columns is None:
             more = weight.new_zeros(weight.shape[0], n_more)
         else:
             more = columns.mean(dim=1, keepdim=True).expand(-1, n_more)
-        result[name] = torch.cat([weight.detach(), more.detach()], dim=1)
+        parts = weight[:, :end], more, weight[:, end:]
+        result[name] = torch.cat([part.detach() for part in parts], dim=1)
     return result
+
+
+def columns_after_batches(setup: Setup) -> int:
+    """Number of columns that follow those of the batches in the weights of a layer."""
+    numbers = [len(names) for names in setup.covariate_categories]
+    return sum(number for number in numbers if number > 1)
 
 
 def recoded(store: Store, setup: Setup) -> Store:

@@ -400,6 +400,7 @@ def _settings(model: Model) -> str:
     rows = [("genes", f"{len(setup.gene_names):,}: {a_few(setup.gene_names, 8)}")]
     rows.append(("batch_key", "none" if setup.batch_key is None else in_words(setup.batch_key)))
     rows.append(("labels_key", "none" if setup.labels_key is None else in_words(setup.labels_key)))
+    rows += setup.covariate_rows()
     rows.append(("counts from", str(setup.slot)))
     rows += [(name, str(value)) for name, value in vars(setup.options).items()]
     rows += [(name, str(value)) for name, value in model.origin.items()]

@@ -92,7 +92,8 @@ class Checkpoints:
         if self.found is None:
             return
         before = self.found.state["about"]
-        for name in before.keys() | about.keys():
+        # digests last: that a column is missing says more than that values differ
+        for name in sorted({**before, **about}, key=lambda name: "SHA-256" in name):
             old, new = before.get(name), about.get(name)
             if old != new:
                 raise InputError(

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._covariates import CellCovariates
 from .._torch import evaluating
 from ..data import Minibatch, Minibatches
 from ..data.stores.device import DeviceStore
@@ -46,6 +47,7 @@ class MinibatchMemory(NamedTuple):
     into: CsrBuffers | DenseBuffers
     columns: CellColumns
     logs: CountLogs | None
+    covariates: CellCovariates
 
     @staticmethod
     def empty(
@@ -59,12 +61,16 @@ class MinibatchMemory(NamedTuple):
         else:
             into = CsrBuffers.empty(n_cells, capacity, device)
         columns = CellColumns.empty(n_cells, device)
-        return MinibatchMemory(into, columns, into.logs() if logs else None)
+        covariates = store.covariate_memory(n_cells)
+        return MinibatchMemory(into, columns, into.logs() if logs else None, covariates)
 
     def first(self, n_cells: int) -> MinibatchMemory:
         """Return the part of it that is for so many cells."""
         logs = None if self.logs is None else self.logs.first(n_cells)
-        return MinibatchMemory(self.into.first(n_cells), self.columns.first(n_cells), logs)
+        covariates = self.covariates.rows(slice(n_cells))
+        return MinibatchMemory(
+            self.into.first(n_cells), self.columns.first(n_cells), logs, covariates
+        )
 
 
 class StaticStep:

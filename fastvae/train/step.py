@@ -86,7 +86,7 @@ def write_gradients(
 ) -> None:
     """Do what `compute_gradients` does, without autograd."""
     given = batch.x, batch.local_l_mean, batch.local_l_var, batch.batch_index, batch.y
-    more = batch.covariates.given()
+    more: dict[str, Any] = batch.covariates.given()
     add_losses(sums, *gradients(*given, kl_weight, share, batch.logs, **more))
 
 
@@ -103,9 +103,11 @@ class Gradients(Protocol):
         kl_weight: Tensor,
         share: float = 1.0,
         logs: CountLogs | None = None,
-        **covariates: Any,
     ) -> tuple[Tensor, Tensor]:
-        """Leave the gradients in the parameters; return the two parts of the loss, (N,) both."""
+        """Leave the gradients in the parameters; return the two parts of the loss, (N,) both.
+
+        Covariates that minibatches have beside the batch are keyword arguments, by name.
+        """
 
 
 @functools.singledispatch

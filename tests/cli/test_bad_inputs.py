@@ -115,6 +115,39 @@ def missing_batch(folder: Path) -> anndata.AnnData:
     return adata
 
 
+COLUMNS: dict[str, dict[str, Any]] = {
+    "site": {"categorical_covariate_keys": ["site"]},
+    "age": {"continuous_covariate_keys": ["age"]},
+    "size": {"size_factor_key": "size"},
+}
+
+
+def with_column(name: str, wrong: Any) -> Model:
+    """A column of ones, or of sites, in which the fourth cell is wrong."""
+    adata = annotated()
+    values = np.full(adata.n_obs, "x" if name == "site" else 1.0, dtype=object)
+    values[3] = None if wrong == "missing" else wrong
+    column = values if name == "site" or wrong == "words" else values.astype(float)
+    adata.obs[name] = column
+    return model(adata, **COLUMNS[name])
+
+
+def unknown_site() -> Any:
+    adata = annotated()
+    adata.obs["site"] = ["x", "y"] * 20
+    made = model(adata, **COLUMNS["site"]).fit(1, seed=0, progress=False, device="cpu")
+    adata.obs["site"] = ["x", "z"] * 20
+    return made.get_normalized_expression(adata)
+
+
+def named_twice() -> Model:
+    return model(categorical_covariate_keys=["age"], continuous_covariate_keys=["age"])
+
+
+def learned_and_sized() -> Model:
+    return model(size_factor_key="size", use_observed_lib_size=False)
+
+
 def model(data: Any = None, **options: Any) -> Model:
     return Model(annotated() if data is None else data, **{**SMALL, **options})
 
@@ -300,6 +333,15 @@ CASES = [
         "a batch column with missing values", lambda d: model(missing_batch(d), batch_key="batch")
     ),
     Case("a batch key for an array", lambda d: model(dense_counts(), batch_key="batch")),
+    Case("a covariate that is not there", lambda d: model(categorical_covariate_keys=["site"])),
+    Case("a covariate with a missing category", lambda d: with_column("site", "missing")),
+    Case("a category that the model does not know", lambda d: unknown_site()),
+    Case("a continuous covariate of words", lambda d: with_column("age", "words")),
+    Case("a continuous covariate with a NaN", lambda d: with_column("age", np.nan)),
+    Case("a continuous covariate that is infinite", lambda d: with_column("age", np.inf)),
+    Case("a size factor of 0", lambda d: with_column("size", 0.0)),
+    Case("a covariate named twice", lambda d: named_twice()),
+    Case("a learned library size beside size factors", lambda d: learned_and_sized()),
     # options of the model
     Case("n_latent=0", lambda d: model(n_latent=0)),
     Case("n_hidden=2.5", lambda d: model(n_hidden=2.5)),

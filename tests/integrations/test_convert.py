@@ -12,6 +12,7 @@ from scvi_cells import SEED, make_cells
 from witness import assert_parity
 
 from fastvae import InputError, Model
+from fastvae.data.covariates import CovariateKeys
 from fastvae.integrations.convert import from_scvi_tools
 from fastvae.integrations.convert_options import options_from, options_to
 
@@ -103,7 +104,6 @@ def test_without_data_every_question_brings_its_own():
 
 
 REFUSED = {
-    "deeply_inject_covariates": False,
     "use_layer_norm": "both",
     "use_batch_norm": "none",
     "batch_representation": "embedding",
@@ -118,32 +118,32 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_options_without_counterpart_are_named(name):
     with pytest.raises(InputError, match=name):
-        options_from({"n_layers": 2, name: REFUSED[name]}, {}, 3)
-
-
-@pytest.mark.parametrize(
-    "name", ["size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys"]
-)
-def test_columns_without_counterpart_are_named(name):
-    with pytest.raises(InputError, match=name):
-        options_from({}, {"batch_key": "donor", name: ["age"]}, 3)
+        options_from({"n_layers": 2, name: REFUSED[name]}, 3)
 
 
 def test_encoders_that_are_told_the_batch():
-    options = options_from({"encode_covariates": True, "n_layers": 2}, {}, 3)
+    options = options_from({"encode_covariates": True, "n_layers": 2}, 3)
     assert options.encode_covariates
     assert options_to(options)["encode_covariates"] is True
-    assert "encode_covariates" not in options_to(options_from({}, {}, 3))
+    assert "encode_covariates" not in options_to(options_from({}, 3))
 
 
-def test_where_a_covariate_reaches_does_not_matter_without_batches():
-    options = options_from({"encode_covariates": True, "deeply_inject_covariates": False}, {}, 1)
-    assert options == options_from({}, {}, 1)
+def test_where_a_covariate_reaches_does_not_matter_where_there_is_none():
+    given = {"encode_covariates": True, "deeply_inject_covariates": False}
+    assert options_from(given, 1) == options_from({}, 1)
+    told = options_from(given, 1, CovariateKeys(continuous=("age",)))
+    assert told.encode_covariates
+    assert options_to(told)["deeply_inject_covariates"] is False
+
+
+def test_size_factors_take_the_place_of_a_learned_library():
+    options = options_from({"use_observed_lib_size": False}, 1, CovariateKeys(size_factor="size"))
+    assert options.use_observed_lib_size
 
 
 def test_options_go_back_and_forth():
-    options = options_from({"n_latent": 7, "gene_likelihood": "nb"}, {}, 1)
-    assert options_from(options_to(options), {}, 1) == options
+    options = options_from({"n_latent": 7, "gene_likelihood": "nb"}, 1)
+    assert options_from(options_to(options), 1) == options
 
 
 class Bomb:

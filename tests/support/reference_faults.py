@@ -72,8 +72,8 @@ CASES: list[tuple[str, Callable[[Path], Any]]] = [
     ("a scvi-tools model with layer norm", lambda d: _options(use_layer_norm="both")),
     ("a scvi-tools model of the normal", lambda d: _options(gene_likelihood="normal")),
     (
-        "a scvi-tools model with continuous covariates",
-        lambda d: options_from({}, {"continuous_covariate_keys": ["age"]}, 3),
+        "a scvi-tools model with batch embeddings",
+        lambda d: _options(batch_representation="embedding"),
     ),
     ("a checkpoint that is not there", lambda d: load_vae(d / "vae.pt")),
     ("a checkpoint that is no state dict", lambda d: load_vae(_saved(d, torch.ones(2)))),
@@ -84,4 +84,4 @@ CASES: list[tuple[str, Callable[[Path], Any]]] = [
 
 
 def _options(**init: Any) -> None:
-    options_from(init, {}, 3)
+    options_from(init, 3)

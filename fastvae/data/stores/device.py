@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from ..._covariates import NO_COVARIATES, CellCovariates
 from ..._torch import csr_of
 from ...functional.gather import (
     MOST_GENES_16,
@@ -22,6 +23,7 @@ from ...functional.gather import (
     gather_into,
 )
 from ..csr import on_device
+from .host import covariates_on
 from .minibatch import Minibatch, Part, SpareMemory
 from .store import Store
 
@@ -48,6 +50,8 @@ class DeviceStore(Store):
         (N,) int32 on the host, so that the size of a minibatch is known without asking the device.
     columns
         Codes of the cells and library statistics of the batches, on the device.
+    covariates_there
+        `covariates`, on the device.
     """
 
     residence: ClassVar[str] = "device"
@@ -55,6 +59,7 @@ class DeviceStore(Store):
     source: CompactCounts | Counts
     cell_lengths: np.ndarray
     columns: CellColumns
+    covariates_there: CellCovariates = NO_COVARIATES
 
     @classmethod
     def of(cls, store: Store, device: torch.device) -> DeviceStore:
@@ -67,7 +72,13 @@ class DeviceStore(Store):
         arrays = store.batch_codes, store.label_codes, store.log_library_mean, store.log_library_var
         annotation = {field.name: getattr(store, field.name) for field in fields(Store)}
         columns = CellColumns(*(on_device(array, device) for array in arrays))
-        return cls(**annotation, source=source, cell_lengths=lengths, columns=columns)
+        return cls(
+            **annotation,
+            source=source,
+            cell_lengths=lengths,
+            columns=columns,
+            covariates_there=covariates_on(store.covariates, device),
+        )
 
     @property
     def n_stored(self) -> int:
@@ -89,6 +100,7 @@ class DeviceStore(Store):
         into: CsrBuffers | DenseBuffers,
         columns: CellColumns,
         logs: CountLogs | None = None,
+        covariates: CellCovariates = NO_COVARIATES,
     ) -> Minibatch:
         """Write a minibatch into given memory, without waiting for the device.
 
@@ -102,6 +114,8 @@ class DeviceStore(Store):
             Memory for what goes with them.
         logs
             Memory for the logarithms of the counts, if they are wanted.
+        covariates
+            Memory for the covariates that the cells have: `covariate_memory`.
 
         Returns
         -------
@@ -110,6 +124,9 @@ class DeviceStore(Store):
         """
         gather_into(self.source, rows, into, logs)
         gather_columns(self.columns, rows, columns)
+        there = self.covariates_there.given()
+        for name, memory in covariates.given().items():
+            torch.index_select(there[name], 0, rows, out=memory)
         if isinstance(into, DenseBuffers):
             x = into.x
         else:
@@ -122,6 +139,14 @@ class DeviceStore(Store):
             local_l_var=columns.library_var,
             cells=_UNKNOWN,
             logs=logs,
+            covariates=covariates,
+        )
+
+    def covariate_memory(self, n_cells: int) -> CellCovariates:
+        """Return memory for the covariates of so many cells."""
+        given = self.covariates_there.given().items()
+        return CellCovariates(
+            **{name: values.new_empty(n_cells, values.shape[1]) for name, values in given}
         )
 
     def part(
@@ -145,7 +170,8 @@ class _DevicePart:
         stored = int(store.cell_lengths[cells].sum(dtype=np.int64))
         into = CsrBuffers.empty(len(cells), stored, rows.device)
         columns = CellColumns.empty(len(cells), rows.device)
-        return store.minibatch_into(rows, into, columns, into.logs())._replace(cells=cells)
+        memory = into, columns, into.logs(), store.covariate_memory(len(cells))
+        return store.minibatch_into(rows, *memory)._replace(cells=cells)
 
     def done(self) -> None:
         """See `Part`; the counts stay."""

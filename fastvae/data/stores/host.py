@@ -10,9 +10,11 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from ..._covariates import CellCovariates
 from ...errors import InputError
 from ...functional.gather import gather_rows
 from ..checks import Origin, canonicalise, check_axes, check_counts
+from ..covariates import CovariateKeys, covariates_of_cells
 from ..csr import csr_tensor, on_device
 from ..genes import STRICT, Genes, MayLack, select_genes
 from ..keys import Key, encode
@@ -77,6 +79,7 @@ class HostPart:
             local_l_mean=column(store.log_library_mean[batches]),
             local_l_var=column(store.log_library_var[batches]),
             cells=cells,
+            covariates=covariates_on(store.covariates.rows(cells), device),
         )
 
     def done(self) -> None:
@@ -84,6 +87,12 @@ class HostPart:
         if self.memory is not None:
             self.memory.give_back(self.counts.indices, self.counts.data)
             self.memory = None
+
+
+def covariates_on(covariates: CellCovariates, device: torch.device) -> CellCovariates:
+    """Copy arrays to `device`."""
+    given = covariates.given().items()
+    return CellCovariates(**{name: on_device(values, device) for name, values in given})
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +192,8 @@ class CountStore(Store):
         gene_names: Sequence[str] | None = None,
         gene_ids: Sequence[str] | None = None,
         may_lack: MayLack = STRICT,
+        covariates: CovariateKeys | None = None,
+        covariate_categories: Sequence[Sequence[str]] | None = None,
     ) -> CountStore:
         """Build the store from counts that have been checked.
 
@@ -194,15 +205,20 @@ class CountStore(Store):
             Their frames.
         batch_key, labels_key, batch_categories, label_categories, gene_names, gene_ids, may_lack
             As in `from_anndata`.
+        covariates
+            Columns of `obs` with covariates; None is none.
+        covariate_categories
+            Those of a saved model.
 
         Raises
         ------
         InputError
-            A missing column or value, a category the model does not know, a gene of the model
-            that is not there.
+            A missing column or value, a category the model does not know, a number that is not
+            finite, a gene of the model that is not there.
         """
         batch_codes, batches = encode(obs, batch_key, batch_categories, "batch")
         label_codes, labels = encode(obs, labels_key, label_categories, "label")
+        more, categories = covariates_of_cells(obs, covariates, covariate_categories)
         genes = np.asarray(var.index, dtype=object)
         if gene_names is not None:
             wanted, saved = Genes.of_model(gene_names, gene_ids), gene_ids is not None
@@ -219,6 +235,8 @@ class CountStore(Store):
             label_categories=labels,
             log_library_mean=mean,
             log_library_var=variance,
+            covariates=more,
+            covariate_categories=categories,
         )
 
     @property

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
+from ..._covariates import NO_COVARIATES, CellCovariates
 from ..keys import Key, in_words
 from .minibatch import Part, SpareMemory
 
@@ -38,6 +39,11 @@ class Store:
         (max(n_batch, 1),) float32: mean and population variance, per batch, of the log of the
         total count per cell. Cells without counts are left out; a batch with no other cells has
         the values of the whole data set; the variance is at least 1e-4.
+    covariates
+        Covariates beside the batch, as arrays of the shapes and dtypes that `Minibatch` has, for
+        all N cells.
+    covariate_categories
+        Names of the codes of each categorical covariate.
     """
 
     residence: ClassVar[str]
@@ -49,6 +55,8 @@ class Store:
     label_categories: tuple[str, ...]
     log_library_mean: np.ndarray
     log_library_var: np.ndarray
+    covariates: CellCovariates = field(default=NO_COVARIATES, kw_only=True)
+    covariate_categories: tuple[tuple[str, ...], ...] = field(default=(), kw_only=True)
 
     if TYPE_CHECKING:  # a field of one store, a property of the others
 
