@@ -26,6 +26,7 @@ SECTIONS = [
     ("Memory of a training step", ["step"], tables.memory),
     ("Training from a file", ["end_to_end"], tables.suite),
     ("Through the scvi-tools door", ["scvi_tools_door"], tables.door),
+    ("Every model of the door", ["scvi_tools_models"], tables.door_models),
     ("Loading", ["loading"], tables.loading),
     ("Streaming from disk", ["streaming"], tables.streaming),
     ("Integration", ["integration"], tables.integration),

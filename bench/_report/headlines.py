@@ -188,8 +188,13 @@ def head(results: Results) -> Line:
     return [where, "fastvae", peer(results), "ratio", "file"]
 
 
+OF_OTHER_VERSIONS = ("scvi_tools_models", "peer_tests")
+"""Results that no headline quotes, of releases of scvi-tools that they name themselves."""
+
+
 def peer(results: Results) -> str:
-    versions = {v for r in results.values() if (v := r.versions().get("scvi-tools"))}
+    quoted = [r for name, r in results.items() if not name.startswith(OF_OTHER_VERSIONS)]
+    versions = {v for r in quoted if (v := r.versions().get("scvi-tools"))}
     return f"scvi-tools {', '.join(sorted(versions))}".strip()
 
 

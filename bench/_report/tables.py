@@ -123,6 +123,27 @@ def door(result: Result) -> str:
     return table([*head, "ratios of the turns", "losses apart, relative"], lines)
 
 
+def door_models(result: Result) -> str:
+    lines = []
+    for row in result.content["rows"]:
+        turns, seconds = row["ratio_of_each_turn"], row["seconds_per_epoch"]
+        lines.append(
+            [
+                row["case"],
+                *(f"{seconds[who]:.2f}" for who in ("ours", "theirs")),
+                times(row["ratio"]),
+                f"{times(min(turns))} to {times(max(turns))}",
+            ]
+        )
+    head = ["model", "through fastvae, s per epoch", "scvi-tools, s per epoch", "ratio"]
+    rows = table([*head, "ratios of the turns"], lines)
+    given = result.content["settings"]
+    shape, threads = given["shape"].replace("x", " x "), given["threads"]
+    peer = f"scvi-tools {result.versions().get('scvi-tools')}"
+    said = f"{peer}, {shape}, seconds of processor time, threads: {threads}; {given['note']}."
+    return f"{said}\n\n{rows}"
+
+
 def loading(result: Result) -> str:
     lines = []
     for genes, loaders in result.content["times"].items():
