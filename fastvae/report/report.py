@@ -19,6 +19,7 @@ from .._words import a_few, is_no_category
 from ..data.categories import factorise
 from ..data.keys import checked_key, in_words, key_column
 from ..errors import InputError, file_path, listed, text, true_or_false, whole_number
+from ..model.latent_file import SavedLatent
 from ..plots.figures import QUANTITIES, history_panels
 from ..plots.panels import Colouring, latent_panels
 from . import page
@@ -26,7 +27,7 @@ from .markers import marker_genes
 from .mixing import Score, mixing_scores
 from .neighbours import principal_components
 from .observed import counts_of, scaled_expression
-from .pictures import Colours, SavedLatent, Wanted, colours_of
+from .pictures import Colours, Wanted, colours_of
 from .predictive import library_figure, predictive_check, variance_figure, zeros_figure
 
 if TYPE_CHECKING:

@@ -40,8 +40,9 @@ def gather_rows(
         raise IndexError(f"rows {rows.min()}..{rows.max()} are not all in 0..{len(indptr) - 2}")
     kinds = indptr.dtype, indices.dtype, data.dtype
     whole = indptr.flags.c_contiguous and indices.flags.c_contiguous and data.flags.c_contiguous
-    wide = kinds == (np.int64, np.int64, np.float32)
-    if not (wide or kinds == (np.int32, np.int32, np.float32)) or not whole:
+    long, short, single = np.dtype(np.int64), np.dtype(np.int32), np.dtype(np.float32)
+    wide = kinds == (long, long, single)
+    if not (wide or kinds == (short, short, single)) or not whole:
         raise ValueError(f"indptr, indices and data are {kinds}, which the library does not take")
     ends = np.cumsum(indptr[rows + 1] - indptr[rows], dtype=np.int64)
     stored = int(ends[-1]) if len(rows) else 0
