@@ -51,6 +51,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         raise pytest.UsageError(f"{', '.join(there)} exist; pass --overwrite to replace them")
 
 
+def selected(items: list[pytest.Item]) -> dict[Any, set[str]]:
+    """The contenders of each case whom -k leaves."""
+    found: dict[Any, set[str]] = {}
+    for item in items:
+        chosen: Any = getattr(item, "callspec", None)
+        if chosen is not None and "case" in chosen.params:
+            found.setdefault(chosen.params["case"], set()).add(chosen.params["provider"])
+    return found
+
+
 @pytest.fixture(scope="session")
 def turns(request: pytest.FixtureRequest) -> Iterator[Turns]:
     """Hold each contest once, and write what came of them in the end."""
@@ -58,7 +68,7 @@ def turns(request: pytest.FixtureRequest) -> Iterator[Turns]:
 
     before = torch.get_num_threads()
     torch.set_num_threads(request.config.getoption("--threads") or os.cpu_count() or 1)
-    turns = Turns(request.config.getoption("--quick"))
+    turns = Turns(request.config.getoption("--quick"), selected(request.session.items))
     yield turns
     out: Any = request.config.getoption("--bench-out")
     if out is not None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import statistics
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,7 +94,15 @@ class Outcome:
             "left_out": self.left_out,
             "agreement": self.agreement,
             **({"peak_mb": self.peak_mb} if self.peak_mb else {}),
+            **self._cold(case),
         }
+
+    def _cold(self, case: Case) -> dict[str, Any]:
+        """Medians of the first run of each turn: the caches hold what somebody else used."""
+        if case.runs < 2 or case.device.type != "cpu":
+            return {}
+        times = self.milliseconds.items()
+        return {"cold_milliseconds": {k: statistics.median(ms[:: case.runs]) for k, ms in times}}
 
 
 def worst(found: dict[str, Any]) -> str:
@@ -111,8 +120,8 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def hold(case: Case) -> Outcome:
-    """Check everybody, then time those who agree in turn.
+def hold(case: Case, wanted: Collection[str]) -> Outcome:
+    """Check everybody who is `wanted`, then time those who agree in turn.
 
     Somebody else's disagreement is a reason to leave them out; ours is a failure.
     """
@@ -122,6 +131,9 @@ def hold(case: Case) -> Outcome:
         steps: dict[str, Step] = {}
         for name in case.providers:
             if name in contest.missing:
+                continue
+            if name not in wanted:
+                outcome.left_out[name] = "not selected (-k)"
                 continue
             try:
                 step = contest.make[name]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,11 @@ CLOCK = Clock()
 
 
 class Turns:
-    """The contests of a session."""
+    """The contests of a session, among the contenders that were selected."""
 
-    def __init__(self, quick: bool) -> None:
+    def __init__(self, quick: bool, selected: Mapping[Case, Collection[str]]) -> None:
         self.quick = quick
+        self._selected = selected
         self.outcomes: dict[Case, Outcome] = {}
         self.modules: dict[str, dict[Case, None]] = {}
 
@@ -51,7 +53,7 @@ class Turns:
         """
         if case not in self.outcomes:
             self.modules.setdefault(module.rpartition(".")[2], {})[case] = None
-            self.outcomes[case] = hold(case)
+            self.outcomes[case] = hold(case, self._selected[case])
         outcome = self.outcomes[case]
         if provider in outcome.left_out:
             pytest.skip(outcome.left_out[provider])

@@ -119,7 +119,7 @@ def test_wrong_contenders_are_not_timed(suite):
             "fastvae wrong": sleeping(0.0, 2.0),
         },
     )
-    outcome = suite.hold(case)
+    outcome = suite.hold(case, case.providers)
     assert set(outcome.milliseconds) == {"fastvae", "slow"}
     row = outcome.row(case)
     assert row["baseline"] == "fastvae"
@@ -136,7 +136,7 @@ def test_a_failure_of_ours_fails_its_line(suite, monkeypatch):
 
     case = case_of(suite, fastvae=sleeping(0.0, 2.0))
     with pytest.raises(AssertionError, match="fastvae disagrees"):
-        Turns(True).show(None, case, "fastvae", "bench_x")
+        Turns(True, {case: set(case.providers)}).show(None, case, "fastvae", "bench_x")
 
 
 def test_times_are_replayed_one_by_one():
