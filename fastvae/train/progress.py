@@ -1,4 +1,4 @@
-"""`Progress`: shows how training goes, by a bar on a terminal and by lines elsewhere."""
+"""`Progress`: how training goes, as a bar on a terminal, a line in a notebook, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
+
+from .._status import NotebookLine, print_status
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -142,14 +144,44 @@ class Bar(Progress):
         return f"epoch {epoch}/{self.last_epoch}"
 
 
+class LiveLine(Progress):
+    """One line in a notebook, which changes about once a second."""
+
+    EVERY_SECONDS = 1.0
+
+    def __init__(self, first_epoch: int, last_epoch: int, n_cells: int) -> None:
+        super().__init__(first_epoch, last_epoch, n_cells)
+        self._line = NotebookLine(f"epoch {first_epoch}/{last_epoch}")
+        self._changed = self._started
+
+    def within_epoch(self, epoch: int, cells: int, elbo: float) -> None:
+        """Change the line if it is a second old, or for the last time."""
+        last = epoch == self.last_epoch and cells == self.n_cells
+        if last or time.perf_counter() - self._changed >= self.EVERY_SECONDS:
+            self._changed = time.perf_counter()
+            status = self.status(epoch, cells, elbo)
+            self._line.show(f"epoch {epoch}/{self.last_epoch}  {status}")
+
+    def after_epoch(self, epoch: int, elbo: float, validation: float) -> None:
+        """Change the line at the end of `epoch`."""
+        self.validation = validation
+        self.within_epoch(epoch, self.n_cells, elbo)
+
+    def say(self, text: str) -> None:
+        """Write a line beside the one that changes."""
+        print_status(text)
+
+
 def make_progress(show: bool, first_epoch: int, last_epoch: int, n_cells: int) -> Progress:
-    """Return the kind of progress that suits standard error, or a silent one."""
+    """Return the kind of progress that suits where it goes, or a silent one."""
     if not show:
         return Progress(first_epoch, last_epoch, n_cells)
     from rich.console import Console
 
     console = Console(stderr=True)
-    kind = Bar if console.is_terminal or console.is_jupyter else Lines
+    kind: type[Progress] = Bar if console.is_terminal else Lines
+    if console.is_jupyter:
+        kind = LiveLine
     return kind(first_epoch, last_epoch, n_cells)
 
 
@@ -158,8 +190,8 @@ def tracked(
 ) -> Iterator[Item]:
     """Go over `items`, and say on standard error which of them it is.
 
-    On a terminal a bar moves; elsewhere there is a line for the first, and for the next after each
-    half minute.
+    On a terminal a bar moves, in a notebook a line changes; elsewhere there is a line for the
+    first, and for the next after each half minute.
 
     Parameters
     ----------
@@ -179,7 +211,13 @@ def tracked(
     from rich.progress import Progress as RichProgress
 
     console = Console(stderr=True)
-    if not (console.is_terminal or console.is_jupyter):
+    if console.is_jupyter:
+        shown = NotebookLine("")
+        for number, item in enumerate(items):
+            shown.show(f"{what} {number + 1}/{len(titles)}: {titles[number]}")
+            yield item
+        return
+    if not console.is_terminal:
         said = -math.inf
         for number, item in enumerate(items):
             if time.perf_counter() - said >= LINE_EVERY_SECONDS:

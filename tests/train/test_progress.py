@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+import sys
+import types
 
 import pytest
 import rich.console
 
 from fastvae._status import print_status
 from fastvae.train import progress as module
-from fastvae.train.progress import Bar, Lines, Progress, make_progress
+from fastvae.train.progress import Bar, Lines, LiveLine, Progress, make_progress, tracked
 
 
 class Clock:
@@ -76,6 +78,57 @@ def test_a_notebook_has_the_status_outside_of_the_red_box(
     shown = capsys.readouterr()
     assert getattr(shown, stream) == "training\n"
     assert shown.out + shown.err == "training\n"
+
+
+@pytest.fixture
+def cell(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What a notebook shows below a cell: each place with all texts that it has had."""
+    places: list[list[str]] = []
+
+    class Handle:
+        def __init__(self, texts: list[str]) -> None:
+            self.texts = texts
+
+        def update(self, data: dict[str, str], *, raw: bool) -> None:
+            assert raw
+            self.texts.append(data["text/plain"])
+
+    def display(data: dict[str, str], *, raw: bool, display_id: bool) -> Handle:
+        assert raw
+        assert display_id
+        places.append([data["text/plain"]])
+        return Handle(places[-1])
+
+    ipython = types.ModuleType("IPython.display")
+    ipython.display = display  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", ipython)
+    monkeypatch.setattr(rich.console, "_is_jupyter", lambda: True)
+    return places
+
+
+def test_a_notebook_has_one_line_that_changes(
+    cell: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    clock = Clock(monkeypatch)
+    progress = make_progress(True, 1, 100, 1000)
+    assert type(progress) is LiveLine
+    for epoch in range(1, 101):
+        clock.now += 0.25
+        progress.after_epoch(epoch, 500.0 - epoch, math.nan)
+    (texts,) = cell
+    assert texts[0] == "epoch 1/100"
+    assert len(texts) == 26  # one a second
+    assert texts[1].startswith("epoch 4/100  -ELBO 496.00")
+    assert texts[-1].startswith("epoch 100/100  -ELBO 400.00")
+    progress.say("fewer threads")
+    assert capsys.readouterr() == ("fewer threads\n", "")
+
+
+def test_groups_in_a_notebook_are_one_line(cell: list[list[str]], capsys) -> None:
+    assert list(tracked([1, 2], ["B", "T"], "comparison", show=True)) == [1, 2]
+    assert cell == [["", "comparison 1/2: B", "comparison 2/2: T"]]
+    assert capsys.readouterr() == ("", "")
 
 
 def test_kind_fits_where_it_goes(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
