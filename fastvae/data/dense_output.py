@@ -66,7 +66,7 @@ def check_dense_output(path: Path, *, overwrite: bool) -> Path:
         It is there and `overwrite` is false, cannot be written, or names none of the formats.
     """
     if path.suffix not in _WRITERS:
-        raise InputError(f"output file {path}: name it .h5ad, .zarr or .mtx")
+        raise InputError(f"path {path}: name it .h5ad, .zarr or .mtx")
     if path.suffix == ".zarr":
         check_target(path, overwrite=overwrite)
         return path

@@ -50,12 +50,12 @@ class Insertion:
             It is no .h5ad file that can be replaced, the disk has no room for a copy, or `key` is
             there and `overwrite` is false.
         """
-        if not key or "/" in key or key.strip(".") == "":
-            raise InputError(f"key must be a name without a slash, not {key!r}")
+        if "/" in key or not key.isprintable() or not key.strip("."):
+            raise InputError(f"key must be a printable name without a slash, not {key!r}")
         if path.suffix != ".h5ad" or path.is_dir():
             raise InputError(
-                f"{path}: a latent space is written into .h5ad files only; write it beside the "
-                "data (fastvae embed -o, Model.write_latent)"
+                f"path {path}: a latent space is written into .h5ad files only; write it beside "
+                "the data (fastvae embed -o, Model.write_latent)"
             )
         import h5py
 

@@ -230,7 +230,7 @@ class ExpressionAnswers(State):
         matrix = DenseMatrix(
             storable(frames.obs.iloc[rows], "obs"),
             self._genes_table(columns),
-            _about(n_samples, library_size, transform_batch),
+            _about(n_samples, factor, transform_batch),
         )
         blocks = decode.mean_expression(
             self.module,
@@ -279,9 +279,10 @@ class Report:
             print_status(f"writing: {100 * done // total} %")
 
 
-def _about(n_samples: int, library_size: Any, transform_batch: Any) -> dict[str, Any]:
+def _about(n_samples: int, factor: float | None, transform_batch: Any) -> dict[str, Any]:
     """Return how values were made, as .h5ad files and zarr stores hold it."""
-    about: dict[str, Any] = {"n_samples": n_samples, "library_size": library_size}
+    size = "latent" if factor is None else factor
+    about: dict[str, Any] = {"n_samples": n_samples, "library_size": size}
     if transform_batch is not None:
         named = [transform_batch] if is_name(transform_batch) else list(transform_batch)
         about["transform_batch"] = np.array([str(name) for name in named], dtype=object)

@@ -86,9 +86,13 @@ def reference_cells(reference: Any) -> ReferenceCells:
         return cells_of_model(reference)
     if isinstance(reference, (str, os.PathLike)):
         folder = file_path("reference", reference)
-        config = read_config(folder)
-        saved = read_latent_file(folder / LATENT)
-        return ReferenceCells(saved.latent, saved.obs, weights_digest(read_weights(folder, config)))
+        try:
+            config = read_config(folder)
+            saved = read_latent_file(folder / LATENT)
+            digest = weights_digest(read_weights(folder, config))
+        except InputError as error:
+            raise InputError(f"reference: {error}") from error
+        return ReferenceCells(saved.latent, saved.obs, digest)
     from anndata import AnnData
 
     if not isinstance(reference, AnnData):

@@ -33,6 +33,8 @@ GROUPS = {"groupby": "cell_type", "n_samples_overall": 20, "m_permutation": 20}
 IMPORTANCE = {"weights": "importance", "n_samples_overall": 8}
 FEW = {"max_cells": 4, "n_mc_samples": 4}
 
+WRITERS = ("write_latent", "write_joint_latent", "write_normalized_expression")
+
 # What a call needs beside the argument that is tried, so that the argument matters.
 NEEDED: dict[str, dict[str, Any]] = {
     "differential_expression": GROUPS,
@@ -84,7 +86,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "values": ("value",),
     "markers": ("marker",),
     "highlights": ("highlight",),
-    "path": ("path", "folder"),
+    "path": ("path", "folder", "output file"),
     "n_cells": ("n_cells", "n_batches", "n_types"),
     "weight_decay": ("weight_decay", "not finite"),
 }
@@ -131,7 +133,8 @@ class Tried:
             "source": self.data,
             "reference": self.model,
             "folder": self.saved if name == "load" else new,
-            "path": f"{new}.h5ad" if name == "write_latent" else f"{new}.png",
+            "path": f"{new}.h5ad" if name in WRITERS else f"{new}.png",
+            "labels": "cell_type",
             "device": "cpu",
             "n_cells": 50,
             "n_genes": 8,
@@ -149,6 +152,11 @@ class Tried:
         }
         if parameter in READING and "data" in inspect.signature(function).parameters:
             given["data"] = required["data"]
+        if name == "transfer_labels":
+            given["reference"] = self.model
+        if name == "write_latent_into":
+            given["path"] = f"{new}.h5ad"
+            self.data.write_h5ad(given["path"])
         given.update(NEEDED.get(name, {}))
         given.update(WITH.get((name, parameter), {}))
         if given.get("checkpoint_dir"):

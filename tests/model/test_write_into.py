@@ -222,7 +222,7 @@ def test_what_cannot_be_written_into(
 ) -> None:
     with pytest.raises(InputError, match=r"into \.h5ad files only"):
         model.write_latent_into(data.parent / "cells.zarr")
-    with pytest.raises(InputError, match="key must be a name without a slash"):
+    with pytest.raises(InputError, match="key must be a printable name without a slash"):
         model.write_latent_into(data, key="a/b")
     with h5py.File(data, "r+") as file:
         del file["obsm"]
