@@ -58,7 +58,7 @@ def test_autocast_rounds_no_counts_dense_or_sparse(n_cat_list):
     x, batch = counts() + 256.0, torch.randint(0, 3, (6, 1))  # 257 is not a bfloat16 number
     seen = []
     encoder.encoder.fc_layers[0][1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
         dense = encoder.moments(x, batch)
         sparse = encoder.moments(x.to_sparse_csr(), batch)
     rows = x if n_cat_list is None else torch.cat([x, one_hot(batch, 3)], 1)
