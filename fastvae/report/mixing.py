@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._words import is_no_category
+from ..errors import InputError, number_array, shown
+from ..plots.colours import category_codes
 from .neighbours import chance_share, neighbours, same_share, vote_accuracy
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 N_NEIGHBOURS = 15
 
@@ -37,6 +43,83 @@ class Score:
     chance: float
     good: str
     chance_is: str = "by chance"
+
+
+def mixing_table(before: Any, after: Any, batch: Any, labels: Any = None) -> pd.DataFrame:
+    """Measure how well batches mix and labels keep together in two spaces.
+
+    Neighbours are the 15 nearest by Euclidean distance, found exactly: meant for up to some ten
+    thousand cells, so pass a random part of more. The report of a run has the same measures.
+
+    Parameters
+    ----------
+    before, after : (N, L) array
+        Coordinates of the cells, such as principal components and the latent space; each may have
+        its own number of dimensions.
+    batch : (N,) array or Series
+        The batch of each cell, in the order of the coordinates.
+    labels : (N,) array or Series, optional
+        The label of each cell. Missing ones, and "unknown" or the like, are left out.
+
+    Returns
+    -------
+    DataFrame
+        One row per measure: ``before``, ``after``, ``chance`` (the value without any information)
+        as float64, and ``good`` in words. All are shares from 0 to 1: of neighbours of the same
+        batch; with labels also of cells whose neighbours vote for their label, and of neighbours
+        of the same batch among those of the same label. A measure that the cells do not allow,
+        such as of a single batch, has no row.
+
+    Raises
+    ------
+    InputError
+        Coordinates are not a finite matrix, or the arguments are not of the same cells.
+    """
+    import pandas as pd
+
+    spaces = {"before": _coordinates("before", before), "after": _coordinates("after", after)}
+    n_cells = len(spaces["after"])
+    if len(spaces["before"]) != n_cells:
+        raise InputError(
+            f"before has {len(spaces['before'])} cells and after has {n_cells}; give the same cells"
+        )
+    batches = _codes_of("batch", batch, n_cells)[0]
+    known = None if labels is None else _known_codes(labels, n_cells)
+    scores = mixing_scores(spaces, batches, known)
+    return pd.DataFrame(
+        {
+            "before": [score.before for score in scores],
+            "after": [score.after for score in scores],
+            "chance": [score.chance for score in scores],
+            "good": [score.good for score in scores],
+        },
+        index=pd.Index([score.name for score in scores], name="measure"),
+    )
+
+
+def _coordinates(name: str, value: Any) -> np.ndarray:
+    points = number_array(name, value, "an array (cells, dimensions) of numbers")
+    if points.ndim != 2 or points.size == 0 or not np.isfinite(points).all():
+        raise InputError(
+            f"{name} must be a finite array (cells, dimensions), not empty, not {shown(value)}"
+        )
+    return points
+
+
+def _codes_of(name: str, values: Any, n_cells: int) -> tuple[np.ndarray, list[str]]:
+    column = np.asarray(values, dtype=object)
+    if column.shape != (n_cells,):
+        raise InputError(
+            f"{name} must have one value for each of {n_cells} cells, not {shown(values)}"
+        )
+    return category_codes(column)
+
+
+def _known_codes(labels: Any, n_cells: int) -> np.ndarray:
+    """Return the codes of labels, -1 where a cell has none."""
+    codes, names = _codes_of("labels", labels, n_cells)
+    known = np.array([not is_no_category(name) for name in names])
+    return np.where(known[codes], codes, -1)
 
 
 def mixing_scores(
