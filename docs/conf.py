@@ -21,7 +21,7 @@ version = release = fastvae.__version__
 
 sys.path.insert(0, str(Path(__file__).parent))
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx_design",
     "numpydoc",
@@ -36,6 +36,7 @@ html_show_copyright = False
 smartquotes = False
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # the notebooks have their outputs: python docs/run_notebooks.py
 
 default_role = "py:obj"  # `name` in a docstring
 autodoc_member_order = "bysource"

@@ -6,12 +6,10 @@ import importlib
 import importlib.util
 import json
 import re
-import sys
-from types import ModuleType
 
 import pytest
 import typer
-from places import DOCS
+from places import DOCS, program
 
 from fastvae import Model
 from fastvae.train import COLUMNS
@@ -30,16 +28,6 @@ PUBLIC = [
     "fastvae.report",
     "fastvae.train",
 ]
-
-
-def program(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def listed(name: str) -> bool:
