@@ -102,7 +102,8 @@ def test_options_reach_the_model(data: Path, tmp_path: Path) -> None:
         "--seed": 5,
     }
     flat = [part for pair in options.items() for part in pair]
-    run("train", data, "-o", tmp_path, *TRAIN, *flat, "--learned-library", "--early-stopping", "-q")
+    flat += ["--learned-library", "--first-layer-covariates", "--early-stopping", "-q"]
+    run("train", data, "-o", tmp_path, *TRAIN, *flat)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["options"] == {
         "n_latent": 3,
@@ -114,6 +115,7 @@ def test_options_reach_the_model(data: Path, tmp_path: Path) -> None:
         "latent_distribution": "ln",
         "use_observed_lib_size": False,
         "encode_covariates": False,
+        "deeply_inject_covariates": False,
     }
     settings = config["training"]["settings"]
     assert (settings["learning_rate"], settings["n_epochs_kl_warmup"]) == (0.002, 7)
