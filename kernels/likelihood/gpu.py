@@ -15,6 +15,7 @@ enough to stay in the second-level cache. All sums have one order.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -380,11 +381,17 @@ def warps_of(cells: int, genes: int) -> int:
     return 4 if cells >= PROGRAMS and genes <= 4096 else 8
 
 
+@functools.cache
+def _generation(device: torch.device) -> int:
+    """Major number of a GPU's compute capability."""
+    return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 9
+
+
 def _registers(warps: int, genes: int, counts: Tensor) -> int | None:
     """Registers of a thread at most; None where ptxas finds the number that spills nothing."""
     narrow = genes % 4 == 0 and counts.element_size() <= 4  # other words take more registers
     if warps == 4:
-        return 64 if narrow else None
+        return 64 if narrow and _generation(counts.device) < 10 else None
     return 128 if narrow or warps == 16 else 224
 
 
