@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 import torch
 
 scvi = pytest.importorskip("scvi")
+import lightning.pytorch as pl  # noqa: E402
 from scvi_native import MODELS, adata, made, same_history, same_weights, train  # noqa: E402
 
 from fastvae.integrations.scvi_tools import _training_plan as _plan  # noqa: E402
