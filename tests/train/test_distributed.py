@@ -167,7 +167,8 @@ with launched("cpu") as device:
         wrapped(torch.ones(3, 2)).sum().backward()
     train()
 names = [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
-print("left:", sum("gloo" in name for name in names))
+left = sum("gloo" in name for name in names)
+os.write(1, f"left: {left}\\n".encode())  # whole: the other process writes too
 """
 
 
