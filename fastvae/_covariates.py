@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -109,10 +109,7 @@ class Codes:
             expected += f", or one-hot rows of shape ({self.n_cells}, {n_cat})"
         if self.given is None:
             raise InputError(f"{name} is missing: {n_cat} categories need {expected}.")
-        try:
-            column = torch.as_tensor(self.given, device=self.device)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{name} is not numeric ({error}); pass {expected}.") from error
+        column = _numeric(self.given, name, expected, self.device)
         if column.dim() == 1:
             column = column.unsqueeze(1)
         if column.dim() != 2 or len(column) != self.n_cells or column.shape[1] not in (1, n_cat):
@@ -206,10 +203,7 @@ class Numbers:
         expected = f"numbers of shape {self._shape}"
         if self._given is None:
             raise InputError(f"{self._name} is missing: the network needs {expected}.")
-        try:
-            values: Tensor = as_column(torch.as_tensor(self._given, device=self._device))
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{self._name} is not numeric ({error}); pass {expected}.") from error
+        values: Tensor = as_column(_numeric(self._given, self._name, expected, self._device))
         if tuple(values.shape) != self._shape:
             raise InputError(f"{self._name} has shape {tuple(values.shape)}; pass {expected}.")
         if self._looked_at(values) and not bool(values.isfinite().all()):
@@ -243,7 +237,11 @@ class CellCovariates(NamedTuple):
 
     def rows(self, cells: Any) -> CellCovariates:
         """Return those of some cells, given by a slice or by their numbers."""
-        return CellCovariates(**{name: value[cells] for name, value in self.given().items()})
+        return self.each(lambda values: values[cells])
+
+    def each(self, change: Callable[[Any], Any]) -> CellCovariates:
+        """Return what `change` makes of those that are there."""
+        return CellCovariates(**{name: change(values) for name, values in self.given().items()})
 
     @classmethod
     def joined(cls, parts: Sequence[CellCovariates]) -> CellCovariates:
@@ -344,10 +342,15 @@ def _columns_of(cat_covs: Any, n_cells: int, n_columns: int) -> Sequence[Any]:
     if cat_covs is None or not n_columns:
         return [None] * n_columns
     expected = f"codes of shape ({n_cells}, {n_columns}), a column for each categorical covariate"
-    try:
-        table: Tensor = as_column(torch.as_tensor(cat_covs))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"cat_covs is not numeric ({error}); pass {expected}.") from error
+    table: Tensor = as_column(_numeric(cat_covs, "cat_covs", expected))
     if tuple(table.shape) != (n_cells, n_columns):
         raise InputError(f"cat_covs has shape {tuple(table.shape)}; pass {expected}.")
     return table.unbind(1)
+
+
+def _numeric(given: Any, name: str, expected: str, device: torch.device | None = None) -> Tensor:
+    """Return `given` as a tensor, or say that `name` is no numbers and what was `expected`."""
+    try:
+        return torch.as_tensor(given, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} is not numeric ({error}); pass {expected}.") from error

@@ -28,7 +28,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         An unknown name, or a device that this machine or this torch does not have; an Apple GPU,
         which `training_device` allows.
     """
-    found = _named(device)
+    found = training_device(device)
     if found.type in APPLE:
         raise InputError(
             f"device {str(device)!r} is for training alone: Apple's GPUs have no float64, which "
@@ -38,17 +38,13 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def training_device(device: str | torch.device = "auto") -> torch.device:
-    """Return the device called `device`, as `resolve_device` does; "mps" is one here.
+    """Return the device called `device`, as `resolve_device` does, or an Apple GPU ("mps").
 
     Raises
     ------
     InputError
         An unknown name, or a device that this machine or this torch does not have.
     """
-    return _named(device)
-
-
-def _named(device: str | torch.device) -> torch.device:
     if isinstance(device, str) and device == "auto":
         return torch.device("cuda", 0) if _has_cuda() else torch.device("cpu")
     try:

@@ -11,11 +11,13 @@ from .._files import WriteError, atomic_path, check_new_file
 from ..errors import InputError, real_number
 from .declared_options import with_declared_options
 from .options import (
+    CellsOfModel,
     Device,
     MemoryLimit,
     Overwrite,
     Quiet,
     Residence,
+    TrainedRun,
 )
 from .slot_options import NewSlotOptions
 from .user_errors import user_errors
@@ -30,10 +32,8 @@ SHOWN_COMPARISONS = 20
 
 @with_declared_options("de")
 def de(
-    run: Annotated[Path, typer.Argument(help="Folder that fastvae train wrote.")],
-    data: Annotated[
-        list[Path], typer.Argument(help="Cells with the genes the model was trained on.")
-    ],
+    run: TrainedRun,
+    data: CellsOfModel,
     *,
     groupby: Annotated[
         list[str],

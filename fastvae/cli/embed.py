@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .declared_options import with_declared_options
-from .options import FILES, Device, Overwrite, WriteInto
+from .options import FILES, CellsOfModel, Device, Overwrite, TrainedRun, WriteInto
 from .slot_options import NewSlotOptions
 from .user_errors import user_errors
 
@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 
 @with_declared_options("embed")
 def embed(
-    run: Annotated[Path, typer.Argument(help="Folder that fastvae train wrote.")],
-    data: Annotated[
-        list[Path], typer.Argument(help="Cells with the genes the model was trained on.")
-    ],
+    run: TrainedRun,
+    data: CellsOfModel,
     *,
     output: Annotated[
         Path | None,

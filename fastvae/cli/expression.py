@@ -8,17 +8,15 @@ from typing import Annotated, Literal
 import typer
 
 from .declared_options import with_declared_options
-from .options import Device, MemoryLimit, Overwrite, Quiet, Residence
+from .options import CellsOfModel, Device, MemoryLimit, Overwrite, Quiet, Residence, TrainedRun
 from .slot_options import NewSlotOptions
 from .user_errors import user_errors
 
 
 @with_declared_options("expression")
 def expression(
-    run: Annotated[Path, typer.Argument(help="Folder that fastvae train wrote.")],
-    data: Annotated[
-        list[Path], typer.Argument(help="Cells with the genes the model was trained on.")
-    ],
+    run: TrainedRun,
+    data: CellsOfModel,
     *,
     output: Annotated[
         Path,

@@ -96,7 +96,7 @@ class Joint:
         try:
             table = model.write_joint_latent(
                 folder / JOINT,
-                self.run,
+                self.known,
                 self.labels,
                 n_neighbors=self.rule.n_neighbors,
                 max_uncertainty=self.rule.max_uncertainty,

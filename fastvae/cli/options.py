@@ -10,6 +10,10 @@ import typer
 DATA, MODEL, TRAINING, FILES, EXPERT = PANELS = ("Data", "Model", "Training", "Files", "Expert")
 """The parts of a help page, in their order; what most people never need is under Expert."""
 
+TrainedRun = Annotated[Path, typer.Argument(help="Folder that fastvae train wrote.")]
+CellsOfModel = Annotated[
+    list[Path], typer.Argument(help="Cells with the genes the model was trained on.")
+]
 RunOutput = Annotated[
     Path,
     typer.Option("--output", "-o", help="Folder to write the run to.", rich_help_panel=FILES),

@@ -14,6 +14,7 @@ from .options import (
     MemoryLimit,
     Overwrite,
     Residence,
+    TrainedRun,
 )
 from .slot_options import NewSlotOptions
 from .user_errors import user_errors
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @with_declared_options("plot")
 def plot(
-    run: Annotated[Path, typer.Argument(help="Folder that fastvae train wrote.")],
+    run: TrainedRun,
     data: Annotated[
         list[Path] | None,
         typer.Argument(

@@ -15,6 +15,7 @@ from .options import (
     MemoryLimit,
     Overwrite,
     Residence,
+    TrainedRun,
 )
 from .slot_options import NewSlotOptions
 from .user_errors import user_errors
@@ -22,7 +23,7 @@ from .user_errors import user_errors
 
 @with_declared_options("report")
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder that fastvae train wrote.")],
+    run: TrainedRun,
     data: Annotated[
         list[Path] | None,
         typer.Argument(help="The cells it was trained on; without them, half of the page."),

@@ -281,11 +281,11 @@ class Layers:
             layer.linear.backward(d_z, x, into)
             if into is None:
                 return None
-            n_appended = 0
-            if indicators is not None:
-                before = passed[number - 1].z.shape[1] if number else None
-                n_appended = indicators.shape[1] if before is None else x.shape[1] - before
-            grad = into[:, : x.shape[1] - n_appended]
+            if number:
+                n_own = passed[number - 1].z.shape[1]
+            else:
+                n_own = x.shape[1] - (0 if indicators is None else indicators.shape[1])
+            grad = into[:, :n_own]  # without the appended columns
         return grad
 
 

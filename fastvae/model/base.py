@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..train import new_history, resolve_device
 from ..vae.vae import VAE
 from .new_data import check_reading
+from .posterior import encode
 from .posterior.noise import minibatches_of_blocks
 from .scvi_names import with_scvi_names
 from .setup import Setup
@@ -118,6 +119,14 @@ class State:
         """Of whole blocks, so that draws do not depend on `batch_size`; see `noise.BlockNoise`."""
         self._check_trained()
         return minibatches_of_blocks(store, rows, batch_size, device_of(self.module))
+
+    def _latent_means(
+        self, store: Store, rows: np.ndarray | None = None, batch_size: int = EVALUATION_BATCH
+    ) -> np.ndarray:
+        """Return the mean positions (N, n_latent) of some cells of `store`, all by default."""
+        rows = np.arange(store.n_cells) if rows is None else rows
+        batches = self._minibatches(store, rows, batch_size)
+        return encode.latent(self.module, batches, len(rows), give_mean=True, seed=0)
 
     def _own_store(self) -> Store:
         if self._store is None:

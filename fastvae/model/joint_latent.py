@@ -16,7 +16,6 @@ from .label_transfer import transferred_labels
 from .latent_file import KEY, UMAP_KEY, write_latent_file
 from .mapping import weights_digest
 from .new_data import READING, Reading
-from .posterior import encode
 from .reference_cells import ReferenceCells, cells_of_model, joint_obs, reference_cells
 from .scvi_names import with_scvi_names
 from .selection import cell_rows
@@ -125,8 +124,7 @@ class JointAnswers(State):
         codes, names = known.labels(labels)
         store, _ = self._opened_to_encode(data, reading)
         rows = cell_rows(cells, store)
-        batches = self._minibatches(store, rows, batch_size)
-        latent = encode.latent(self.module, batches, len(rows), give_mean=True, seed=0)
+        latent = self._latent_means(store, rows, batch_size)
         return label_table(known.latent, codes, names, latent, store.cell_names[rows], rule)
 
     @with_scvi_names()

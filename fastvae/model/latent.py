@@ -144,9 +144,7 @@ class LatentAnswers(State):
         umap = true_or_false("umap", umap)
         target = check_new_file(file_path("path", path), overwrite=overwrite)
         store, frames = self._opened_to_encode(data, reading)
-        rows = cell_rows(None, store)
-        batches = self._minibatches(store, rows, EVALUATION_BATCH)
-        latent = encode.latent(self.module, batches, len(rows), give_mean=True, seed=0)
+        latent = self._latent_means(store)
         obsm = {KEY: latent}
         if umap and (found := umap_of(latent)) is not None:
             obsm[UMAP_KEY] = found.astype(np.float32)
@@ -195,8 +193,6 @@ class LatentAnswers(State):
             file_path("path", path), text("key", key, "a name"), overwrite=overwrite
         )
         store, _ = self._opened_to_encode(path, reading)
-        rows = cell_rows(None, store)
-        batches = self._minibatches(store, rows, EVALUATION_BATCH)
-        latent = encode.latent(self.module, batches, len(rows), give_mean=True, seed=0)
+        latent = self._latent_means(store)
         place.write(latent)
         return latent

@@ -14,10 +14,9 @@ from ..data.categories import factorise
 from ..data.frames import joined_obs
 from ..data.keys import checked_key, in_words, key_column
 from ..errors import InputError, file_path, shown
-from .base import EVALUATION_BATCH, State
+from .base import State
 from .latent_file import KEY, LATENT, read_latent_file
 from .mapping import weights_digest
-from .posterior import encode
 from .saving import read_config, read_weights
 
 if TYPE_CHECKING:
@@ -82,6 +81,8 @@ def reference_cells(reference: Any) -> ReferenceCells:
     InputError
         It is none of these, or the positions are not there.
     """
+    if isinstance(reference, ReferenceCells):  # read already
+        return reference
     if isinstance(reference, State):
         return cells_of_model(reference)
     if isinstance(reference, (str, os.PathLike)):
@@ -112,10 +113,9 @@ def cells_of_model(model: State) -> ReferenceCells:
     """Return the own cells of a trained model, and where they lie."""
     store, frames = model._own_store(), model._frames
     assert frames is not None
-    rows = np.arange(store.n_cells)
-    batches = model._minibatches(store, rows, EVALUATION_BATCH)
-    latent = encode.latent(model.module, batches, len(rows), give_mean=True, seed=0)
-    return ReferenceCells(latent, frames.obs, weights_digest(model.module.state_dict()))
+    return ReferenceCells(
+        model._latent_means(store), frames.obs, weights_digest(model.module.state_dict())
+    )
 
 
 def joint_obs(

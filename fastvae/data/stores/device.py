@@ -144,10 +144,7 @@ class DeviceStore(Store):
 
     def covariate_memory(self, n_cells: int) -> CellCovariates:
         """Return memory for the covariates of so many cells."""
-        given = self.covariates_there.given().items()
-        return CellCovariates(
-            **{name: values.new_empty(n_cells, values.shape[1]) for name, values in given}
-        )
+        return self.covariates_there.each(lambda values: values.new_empty(n_cells, values.shape[1]))
 
     def part(
         self, cells: np.ndarray, device: torch.device, memory: SpareMemory | None = None

@@ -91,8 +91,7 @@ class HostPart:
 
 def covariates_on(covariates: CellCovariates, device: torch.device) -> CellCovariates:
     """Copy arrays to `device`."""
-    given = covariates.given().items()
-    return CellCovariates(**{name: on_device(values, device) for name, values in given})
+    return covariates.each(lambda values: on_device(values, device))
 
 
 @dataclass(frozen=True, eq=False)
