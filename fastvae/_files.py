@@ -94,6 +94,33 @@ def atomic_path(
                 temporary.unlink(missing_ok=True)
 
 
+def require_room(folder: Path, needed: int, what: str, advice: str) -> None:
+    """Raise before a file is begun that the disk has no room for.
+
+    Parameters
+    ----------
+    folder
+        Where it is written.
+    needed
+        Bytes.
+    what
+        What needs them.
+    advice
+        What the user can do besides making room.
+
+    Raises
+    ------
+    InputError
+        It names `what`, what it needs and what is free.
+    """
+    free = shutil.disk_usage(_existing(folder)).free
+    if needed > free:
+        raise InputError(
+            f"{what} needs {size_text(needed)} and the disk has {size_text(free)} free; make "
+            f"room, or {advice}"
+        )
+
+
 def finish(temporary: Path, target: Path, mode: int | None = None) -> None:
     """Rename a written file to `target`, in one step that survives a power cut.
 

@@ -1,8 +1,9 @@
-"""Lines about what is going on: `print_status`, and `NotebookLine` that changes in place."""
+"""Lines about what is going on, as text and below the cell of a notebook."""
 
 from __future__ import annotations
 
 import sys
+import time
 
 
 def print_status(text: str) -> None:
@@ -14,6 +15,28 @@ def print_status(text: str) -> None:
 
     stream = sys.stdout if Console(stderr=True).is_jupyter else sys.stderr
     print(text, file=stream, flush=True)
+
+
+class PercentLines:
+    """Lines that say every few seconds how much of a long job is done.
+
+    Parameters
+    ----------
+    wanted
+        Whether anything is said.
+    """
+
+    EVERY_SECONDS = 5.0
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted, self._said = wanted, time.perf_counter()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Say how much of `what` is done, if all of it is or the last line is old enough."""
+        now = time.perf_counter()
+        if self._wanted and (done == total or now - self._said > self.EVERY_SECONDS):
+            self._said = now
+            print_status(f"{what}: {100 * done // total} %")
 
 
 class NotebookLine:

@@ -172,7 +172,7 @@ def demo(
     with user_errors():
         from ..model.model import Model
         from ..report import write_report
-        from ..report.pictures import Wanted
+        from ..report.pictures import PictureOptions
         from ..train.settings import TrainSettings
         from .demo import DEMO_FIT, MARKERS, demo_data, mixing_lines
         from .run_folder import (
@@ -194,7 +194,7 @@ def demo(
                 seed=0,
                 device=device,
                 progress=not quiet,
-                pictures=Wanted(("cell_type", *MARKERS)),
+                pictures=PictureOptions(("cell_type", *MARKERS)),
             )
             write_report(
                 model,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 
 from .._memory import available_memory
+from .._status import PercentLines, print_status
 from ..data.convert import check_target, convert
 from ..data.joint import open_files, stream
 from ..data.opening import FileFrames
 from ..data.request import Source, Wanted
 from ..errors import InputError
-
-_LINE_EVERY_SECONDS = 5.0
 
 
 def run_convert(
@@ -41,19 +38,17 @@ def run_convert(
     # A file stored by gene has to be transposed as a whole, whatever the limit.
     files = open_files(data, wanted, int(0.7 * (available_memory() or memory)))
     if not quiet:
-        print("checking every count", file=sys.stderr, flush=True)
+        print_status("checking every count")
     store = stream(files, wanted, memory)
-    looked = [0.0]
-
-    def report(what: str, done: int, total: int) -> None:
-        now = time.perf_counter()
-        if not quiet and (done == total or now - looked[0] > _LINE_EVERY_SECONDS):
-            looked[0] = now
-            print(f"{what}: {100 * done // total} %", file=sys.stderr, flush=True)
-
     frames = FileFrames(tuple(files), wanted)
     resumed = convert(
-        store, frames, target, seed=seed, shuffle=shuffle, overwrite=overwrite, report=report
+        store,
+        frames,
+        target,
+        seed=seed,
+        shuffle=shuffle,
+        overwrite=overwrite,
+        report=PercentLines(not quiet),
     )
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     cells = f"{store.n_cells:,} cells x {store.n_genes:,} genes, {size / 1e6:,.1f} MB"

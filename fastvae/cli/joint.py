@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..model.joint_latent import Rule
     from ..model.model import Model
     from ..model.reference_cells import ReferenceCells
-    from ..report.pictures import Wanted
+    from ..report.pictures import PictureOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ class Joint:
             known.labels(list(labels))
         return cls(run, known, "", list(labels) if labels else None, rule)
 
-    def write(self, model: Model, folder: Path, pictures: Wanted) -> list[str]:
+    def write(self, model: Model, folder: Path, pictures: PictureOptions) -> list[str]:
         """Write the joint file, its picture and the table of labels; return what to say."""
         from ..report.pictures import draw_joint
 

@@ -20,7 +20,7 @@ from .slot_options import NewSlotOptions
 from .user_errors import user_errors
 
 if TYPE_CHECKING:
-    from ..report.pictures import Wanted
+    from ..report.pictures import PictureOptions
 
 
 @with_declared_options("plot")
@@ -62,13 +62,13 @@ def plot(
 ) -> None:
     """Draw the latent space of a run, coloured by columns of obs and by genes."""
     with user_errors():
-        from ..report.pictures import PICTURE, Wanted
+        from ..report.pictures import PICTURE, PictureOptions
 
         text = run_plot(
             run,
             data or [],
             output or run / PICTURE,
-            Wanted(color or (), highlight or (), method=method, seed=seed, dpi=dpi),
+            PictureOptions(color or (), highlight or (), method=method, seed=seed, dpi=dpi),
             overwrite=overwrite,
             device=device,
             reading={
@@ -84,7 +84,7 @@ def run_plot(
     run: Path,
     data: list[Path],
     output: Path,
-    wanted: Wanted,
+    wanted: PictureOptions,
     *,
     overwrite: bool,
     device: str,

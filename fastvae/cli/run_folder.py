@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..model.model import Model
-    from ..report.pictures import Wanted
+    from ..report.pictures import PictureOptions
     from ..train.settings import CheckpointOptions, TrainSettings
     from .run_log import RunLog
 
@@ -116,7 +116,9 @@ def resume_command() -> str:
     return shlex.join(["fastvae", *words, "--resume"])
 
 
-def wanted_pictures(model: Model, color: list[str] | None, *, plots: bool, quiet: bool) -> Wanted:
+def wanted_pictures(
+    model: Model, color: list[str] | None, *, plots: bool, quiet: bool
+) -> PictureOptions:
     """Return what the pictures of a run are to show.
 
     Raises
@@ -124,9 +126,9 @@ def wanted_pictures(model: Model, color: list[str] | None, *, plots: bool, quiet
     InputError
         A colour is neither a column nor a gene; before training, not after.
     """
-    from ..report.pictures import Wanted, colours_of
+    from ..report.pictures import PictureOptions, colours_of
 
-    wanted = Wanted(color or (), plots=plots, quiet=quiet)
+    wanted = PictureOptions(color or (), plots=plots, quiet=quiet)
     if wanted.color:
         assert model._frames is not None
         colours_of(model._frames.obs, model, wanted)
@@ -144,7 +146,7 @@ def fit_and_write(
     settings: TrainSettings,
     checkpoints: CheckpointOptions | None = None,
     *,
-    pictures: Wanted | None = None,
+    pictures: PictureOptions | None = None,
     **others: Any,
 ) -> Any:
     """Train and write the run, also an interrupted one; return the latent space.
@@ -178,7 +180,7 @@ def _fit(
     folder: Path,
     settings: TrainSettings,
     log: RunLog,
-    pictures: Wanted | None,
+    pictures: PictureOptions | None,
     others: dict[str, Any],
 ) -> None:
     """Train; where the loss stops being finite, write the last good weights first."""
@@ -209,7 +211,7 @@ def _say_interrupted(model: Model, checkpoints: CheckpointOptions | None) -> Non
 
 
 def _write_all(
-    model: Model, folder: Path, pictures: Wanted | None, keeps_checkpoints: bool
+    model: Model, folder: Path, pictures: PictureOptions | None, keeps_checkpoints: bool
 ) -> np.ndarray:
     """Write the run, and remove checkpoints that are no longer needed."""
     from ..train.checkpoints import CheckpointFiles
@@ -239,11 +241,11 @@ def exit_if_interrupted(model: Model) -> None:
         raise typer.Exit(128 + (model._signal or signal.SIGINT))
 
 
-def write_run(model: Model, folder: Path, pictures: Wanted | None = None) -> np.ndarray:
+def write_run(model: Model, folder: Path, pictures: PictureOptions | None = None) -> np.ndarray:
     """Write the model, its latent space and pictures; return the latent space (N, L)."""
-    from ..report.pictures import Wanted, draw_run
+    from ..report.pictures import PictureOptions, draw_run
 
-    pictures = pictures or Wanted()
+    pictures = pictures or PictureOptions()
     model.save(folder, overwrite=True)
     for name in _DERIVED:
         (folder / name).unlink(missing_ok=True)  # of the model that was there before

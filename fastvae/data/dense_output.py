@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__
-from .._files import atomic_path, cannot_write, check_new_file, replace_folder
-from ..errors import InputError, size_text
+from .._files import atomic_path, cannot_write, check_new_file, replace_folder, require_room
+from ..errors import InputError
 from .convert import check_target
 from .sources.arrays import fast_zarr
 
@@ -102,12 +101,7 @@ def _h5ad(path: Path, matrix: DenseMatrix) -> Iterator[Append]:
     HDF5 may crash where the disk is full; writing to a file by itself raises an error.
     """
     needed = 4 * matrix.shape[0] * matrix.shape[1]
-    free = shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise InputError(
-            f"{path} needs {size_text(needed)} and the disk has {size_text(free)} free; make room, "
-            "or write fewer genes or cells"
-        )
+    require_room(path.parent, needed, str(path), "write fewer genes or cells")
     with atomic_path(path) as temporary:
         offset = _lay_out(temporary, matrix)
         with temporary.open("r+b") as file:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .._files import WriteError, atomic_path
+from .._files import WriteError, atomic_path, require_room
 from .._words import reason
-from ..errors import InputError, size_text
+from ..errors import InputError
 from .sources.hdf5 import opened
 
 ROOM = 1 << 24
@@ -74,12 +74,8 @@ class Insertion:
         target = path.resolve()
         if not os.access(target, os.W_OK) or not os.access(target.parent, os.W_OK):
             raise InputError(f"{path} and its folder must be writable; write a new file instead")
-        free = shutil.disk_usage(target.parent).free
-        if free < target.stat().st_size + ROOM:
-            raise InputError(
-                f"{path} is copied before it is changed, and the disk has {size_text(free)} free; "
-                f"make room for {size_text(target.stat().st_size + ROOM)}"
-            )
+        needed = target.stat().st_size + ROOM
+        require_room(target.parent, needed, f"the changed copy of {path}", "write a new file")
         return cls(target, key, _state(target))
 
     def write(self, values: np.ndarray) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from .._memory import require_memory
-from .._status import print_status
+from .._status import PercentLines
 from ..data.dense_output import DenseMatrix, check_dense_output, dense_output
 from ..data.storable import storable
 from ..errors import (
@@ -221,7 +220,7 @@ class ExpressionAnswers(State):
         target = check_dense_output(
             file_path("path", path), overwrite=true_or_false("overwrite", overwrite)
         )
-        report = Report(true_or_false("progress", progress))
+        report = PercentLines(true_or_false("progress", progress))
         codes = batch_codes(transform_batch, self._setup.batch_categories, self._setup.batch_key)
         columns = gene_columns(genes, self._setup.gene_names)
         store, frames = self._opened(data, reading)
@@ -246,7 +245,7 @@ class ExpressionAnswers(State):
             for values in blocks:
                 append(values)
                 done += len(values)
-                report(done, len(rows))
+                report("writing", done, len(rows))
         return matrix.shape
 
     def _genes_table(self, columns: np.ndarray | None) -> pd.DataFrame:
@@ -261,22 +260,6 @@ class ExpressionAnswers(State):
         if any(ids):
             table["gene_ids"] = ids
         return table
-
-
-class Report:
-    """Says every few seconds how much is written."""
-
-    EVERY_SECONDS = 5.0
-
-    def __init__(self, wanted: bool) -> None:
-        self._wanted, self._said = wanted, time.perf_counter()
-
-    def __call__(self, done: int, total: int) -> None:
-        """Say it, if it is wanted and time."""
-        now = time.perf_counter()
-        if self._wanted and now - self._said > self.EVERY_SECONDS:
-            self._said = now
-            print_status(f"writing: {100 * done // total} %")
 
 
 def _about(n_samples: int, factor: float | None, transform_batch: Any) -> dict[str, Any]:

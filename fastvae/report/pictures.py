@@ -27,7 +27,7 @@ MOST_CATEGORIES = 1000
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PictureOptions:
     """What a latent picture is to show beside the model's own batches and labels.
 
     Attributes
@@ -63,7 +63,7 @@ class Colours:
     highlights: dict[str, Any] = field(default_factory=dict)
 
 
-def colours_of(obs: pd.DataFrame, model: Model, wanted: Wanted) -> Colours:
+def colours_of(obs: pd.DataFrame, model: Model, wanted: PictureOptions) -> Colours:
     """Return what the picture is coloured by: the model's batches and labels, and what is asked.
 
     Raises
@@ -119,7 +119,11 @@ def _sort_in(found: Colours, name: str, column: pd.Series) -> None:
 
 
 def draw_latent(
-    path: Path, projection: Projection, colours: Colours, markers: dict[str, Any], wanted: Wanted
+    path: Path,
+    projection: Projection,
+    colours: Colours,
+    markers: dict[str, Any],
+    wanted: PictureOptions,
 ) -> None:
     """Write the picture."""
     from ..plots.figures import latent_figure, latent_title, save_figure
@@ -162,7 +166,7 @@ def latent_of(model: Model, folder: Path) -> SavedLatent:
     return SavedLatent(obs, np.asarray(model.get_latent_representation()), None)
 
 
-def draw_run(model: Model, folder: Path, wanted: Wanted) -> None:
+def draw_run(model: Model, folder: Path, wanted: PictureOptions) -> None:
     """Draw the latent space that was just written to the folder of a run.
 
     `model` has the data of the run, from which genes are taken.
@@ -177,7 +181,9 @@ def draw_run(model: Model, folder: Path, wanted: Wanted) -> None:
     )
 
 
-def draw_joint(joint: Path, picture: Path, wanted: Wanted, batch_key: Key | None = None) -> None:
+def draw_joint(
+    joint: Path, picture: Path, wanted: PictureOptions, batch_key: Key | None = None
+) -> None:
     """Draw a file that `Model.write_joint_latent` wrote: reference and query in one picture.
 
     Panels show the origin of the cells, their batches, transferred labels and the uncertainty of

@@ -27,7 +27,7 @@ from .markers import marker_genes
 from .mixing import Score, mixing_scores
 from .neighbours import principal_components
 from .observed import counts_of, scaled_expression
-from .pictures import Colours, Wanted, colours_of
+from .pictures import Colours, PictureOptions, colours_of
 from .predictive import library_figure, predictive_check, variance_figure, zeros_figure
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def _latent(
     counts: Any,
     label: np.ndarray | None,
 ) -> str:
-    wanted = Wanted(about.color)
+    wanted = PictureOptions(about.color)
     colours = colours_of(about.latent.obs, about.model, wanted)
     if about.labels_key is not None:
         name = about.labels_key

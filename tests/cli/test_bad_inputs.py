@@ -40,12 +40,12 @@ from fastvae.cli.de import check_outputs
 from fastvae.errors import InputError
 from fastvae.plots.figures import check_picture
 from fastvae.plots.projection import project
-from fastvae.report.pictures import Wanted, colours_of
+from fastvae.report.pictures import PictureOptions, colours_of
 from fastvae.report.report import check_report, write_report
 
 TABLE = Path(__file__).with_name("BAD_INPUTS.md")
 SMALL = {"n_latent": 2, "n_hidden": 4}
-COLOURED = Wanted(color=("celltype",))
+COLOURED = PictureOptions(color=("celltype",))
 
 
 # Around what h5py, json, safetensors or torch say in their own words, which versions change.

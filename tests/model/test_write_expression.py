@@ -19,8 +19,8 @@ from places import ROOT
 from small_models import small_data
 
 import fastvae
-from fastvae import InputError, Model
-from fastvae.data import dense_output
+from fastvae import InputError, Model, _files
+from fastvae._status import PercentLines
 from fastvae.model import expression
 
 KINDS = ["h5ad", "zarr", "mtx"]
@@ -114,9 +114,7 @@ def test_a_full_disk_leaves_what_was_there(
 def test_a_disk_that_is_too_small_is_refused_at_once(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        dense_output.shutil, "disk_usage", lambda _: type("Room", (), {"free": 1000})
-    )
+    monkeypatch.setattr(_files.shutil, "disk_usage", lambda _: type("Room", (), {"free": 1000}))
     with pytest.raises(InputError, match=r"needs 0\.0 MB and the disk has 0\.0 MB free"):
         model.write_normalized_expression(tmp_path / "out.h5ad")
     assert list(tmp_path.iterdir()) == []
@@ -145,7 +143,7 @@ def test_wrong_arguments_leave_nothing(
 def test_progress_is_said_where_it_takes_long(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr(expression.Report, "EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(PercentLines, "EVERY_SECONDS", -1.0)
     model.write_normalized_expression(tmp_path / "a.h5ad", batch_size=150, progress=True)
     assert capsys.readouterr().err == "writing: 64 %\nwriting: 100 %\n"
     model.write_normalized_expression(tmp_path / "b.h5ad", batch_size=150)
