@@ -58,22 +58,24 @@ class NonFiniteError(InputError):
 
 
 def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
-    """Return the name of the first tensor that is not finite throughout, or None."""
-    named = [(name, value) for name, value in tensors if value.is_floating_point()]
+    """Return the name of the first tensor that is not finite throughout, or None.
+
+    It waits for the device once where all are finite.
+    """
+    named = [(name, value.detach()) for name, value in tensors if value.is_floating_point()]
     named = [(name, value) for name, value in named if value.numel() > 0]
     if not named:
         return None
-    finite = torch.stack([value.detach().isfinite().all() for _, value in named]).tolist()
+    # NaN and infinity reach the norm, which also overflows where large weights are finite
+    if bool(torch.nn.utils.get_total_norm([value for _, value in named]).isfinite()):
+        return None
+    finite = torch.stack([value.isfinite().all() for _, value in named]).tolist()
     return next((name for (name, _), fine in zip(named, finite, strict=True) if not fine), None)
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Return whether all are finite throughout; waits for the device once where they are."""
-    floating = [value.detach() for value in tensors if value.is_floating_point()]
-    # NaN and infinity reach the norm, which also overflows where large weights are finite
-    if bool(torch.nn.utils.get_total_norm(floating).isfinite()):
-        return True
-    return first_non_finite((str(number), value) for number, value in enumerate(floating)) is None
+    return first_non_finite((str(number), value) for number, value in enumerate(tensors)) is None
 
 
 def find_failure(

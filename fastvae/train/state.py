@@ -33,9 +33,25 @@ class Within:
     seconds: float = 0.0
 
 
-def copy_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of the weights and buffers that later training cannot change."""
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+def copy_state(module: nn.Module, into: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Return a copy of the weights and buffers that later training cannot change.
+
+    `into` is an earlier copy that nobody needs any more; its memory is used again where it fits.
+    """
+    live = {name: value.detach() for name, value in module.state_dict().items()}
+    kept = into or {}
+    copy = {name: _memory_like(value, kept.get(name)) for name, value in live.items()}
+    _copy_all([(copy[name], value) for name, value in live.items()])
+    return copy
+
+
+def _memory_like(value: Tensor, kept: Tensor | None) -> Tensor:
+    alike = kept is not None and (kept.shape, kept.dtype, kept.device) == (
+        value.shape,
+        value.dtype,
+        value.device,
+    )
+    return kept if kept is not None and alike else torch.empty_like(value)
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:

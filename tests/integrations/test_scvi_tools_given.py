@@ -11,6 +11,7 @@ import pytest
 import torch
 
 scvi = pytest.importorskip("scvi")
+from lightning.pytorch import Callback  # noqa: E402
 from scvi_native import QUIET, SIZE, adata, made, same_history, train  # noqa: E402
 
 from fastvae.errors import InputError  # noqa: E402
@@ -221,6 +222,25 @@ def test_weights_that_are_no_numbers_end_the_training(adata: Any, kind: str) -> 
         model.train(**options)
     assert all(one is parameters[name] for name, one in model.module.named_parameters())
     assert all(bool(one.isfinite().all()) for one in parameters.values())
+
+
+def test_the_weights_of_the_epoch_before_come_back(adata: Any) -> None:
+    """The copy is of the beginning of the epoch that fails, whichever that is."""
+    kept: dict[str, torch.Tensor] = {}
+
+    class Spoil(Callback):
+        def on_train_epoch_start(self, trainer: Any, plan: Any) -> None:
+            kept.update({name: v.clone() for name, v in plan.module.state_dict().items()})
+
+        def on_train_batch_end(self, trainer: Any, plan: Any, *_: Any) -> None:
+            if trainer.current_epoch == 3:
+                plan.module.px_r.data[0] = torch.nan
+
+    model = made(adata)
+    with pytest.raises(NonFiniteError, match="epoch 4"):
+        model.train(**{**QUIET, "max_epochs": 6}, callbacks=[Spoil()])
+    now = model.module.state_dict()
+    assert all(torch.equal(now[name], value) for name, value in kept.items())
 
 
 def test_weights_that_were_no_numbers_before_are_named(adata: Any) -> None:

@@ -8,7 +8,7 @@ import torch
 from small_models import Toy
 
 from fastvae.train.guard import all_finite
-from fastvae.train.state import Moment
+from fastvae.train.state import Moment, copy_state
 
 
 def trained(module: Toy, optimizer: torch.optim.Optimizer) -> None:
@@ -72,6 +72,25 @@ def test_taking_it_again_uses_the_same_memory() -> None:
     moment.restore()
     for a, b in zip(state(module, optimizer), want, strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_copy_of_the_weights_takes_the_memory_of_an_earlier_one_where_it_fits() -> None:
+    module, optimizer, _ = made()
+    first = copy_state(module)
+    places = {name: value.data_ptr() for name, value in first.items()}
+    trained(module, optimizer)
+    first["weight"] = first["weight"].double()
+    second = copy_state(module, first)
+    assert second["weight"].data_ptr() != first["weight"].data_ptr()
+    assert {n: v.data_ptr() for n, v in second.items() if n != "weight"} == {
+        name: place for name, place in places.items() if name != "weight"
+    }
+    wanted = {name: value.clone() for name, value in module.state_dict().items()}
+    trained(module, optimizer)
+    assert second.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert second[name].dtype == value.dtype
+        assert torch.equal(second[name], value)
 
 
 def test_all_finite_looks_at_every_number() -> None:

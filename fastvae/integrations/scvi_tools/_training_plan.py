@@ -56,10 +56,14 @@ class GuardedPlan(_Behind):
     _good: tuple[int, dict[str, Tensor]] | None = None
     """Optimiser steps and weights at the start of the epoch."""
 
+    _copied: dict[str, Tensor] | None = None
+    """The copy of the epoch before, whose memory the next one takes."""
+
     def on_train_epoch_start(self) -> None:
         """Keep a copy of the weights."""
         super().on_train_epoch_start()
-        self._good = self.global_step, copy_state(self.module)
+        weights, self._copied = copy_state(self.module, self._copied), None
+        self._good = self.global_step, weights
 
     def on_train_epoch_end(self) -> None:
         """Check the weights."""
@@ -68,7 +72,12 @@ class GuardedPlan(_Behind):
             name = first_non_finite(self.module.state_dict().items())
             if name is not None:
                 self._fail(f"{name} after an optimiser's step")
-            self._good = None
+            self._copied, self._good = self._good[1], None
+
+    def on_train_end(self) -> None:
+        """Give back the memory of the copy."""
+        super().on_train_end()
+        self._copied = None
 
     def _fail(self, what: str) -> NoReturn:
         """Restore the weights from the start of the epoch and raise; check the data first."""
