@@ -4,6 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Literal
+
+
+def progress_style() -> Literal["terminal", "notebook", "lines"]:
+    """Return how progress can be shown where standard error goes.
+
+    A bar moves on a terminal alone: FORCE_COLOR, which notebooks and CI set for their commands,
+    asks for colours, and does not make a file able to move a cursor.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_jupyter:
+        return "notebook"
+    return "terminal" if sys.stderr.isatty() and console.is_interactive else "lines"
 
 
 def print_status(text: str) -> None:
@@ -11,9 +26,7 @@ def print_status(text: str) -> None:
 
     Notebooks show standard error in a red box, as if something had gone wrong.
     """
-    from rich.console import Console
-
-    stream = sys.stdout if Console(stderr=True).is_jupyter else sys.stderr
+    stream = sys.stdout if progress_style() == "notebook" else sys.stderr
     print(text, file=stream, flush=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,6 @@ from .options import (
     MODEL,
     BatchPerFile,
     Color,
-    Device,
     MemoryLimit,
     NewBatchKey,
     NoPlots,
@@ -23,6 +23,7 @@ from .options import (
     Residence,
     RunOutput,
     Seed,
+    TrainingDevice,
     WriteInto,
 )
 from .run_folder import CHECKPOINTS
@@ -94,7 +95,7 @@ def map_command(
     min_genes: MinGenes = 0.1,
     settings: TrainSettings,
     seed: Seed = 0,
-    device: Device = "auto",
+    device: TrainingDevice = "auto",
     residence: Residence = "auto",
     memory_limit: MemoryLimit = None,
     color: Color = None,
@@ -176,10 +177,14 @@ def _mapped(query: list[Path], run: Path, **options: Any) -> Model:
 
 def _say_next(folder: Path, query: list[Path], joint: Joint) -> None:
     """Name the commands that usually follow."""
-    files = " ".join(map(str, query))
+    mapped = shlex.join(map(str, [folder, *query]))
     typer.echo("next:")
     if joint.known is not None and joint.labels is None:
-        again = f"fastvae map {joint.run} {files} --labels COLUMN -o {folder} --overwrite"
-        typer.echo(f"  {again}  (for labels of {joint.run})")
-    typer.echo(f"  fastvae report {folder} {files}")
-    typer.echo(f"  fastvae de {folder} {files} --groupby COLUMN -o markers.csv")
+        again = shlex.join(map(str, [joint.run, *query]))
+        target = shlex.quote(str(folder))
+        typer.echo(
+            f"  fastvae map {again} --labels COLUMN -o {target} --overwrite  "
+            f"(for labels of {joint.run})"
+        )
+    typer.echo(f"  fastvae report {mapped}")
+    typer.echo(f"  fastvae de {mapped} --groupby COLUMN -o markers.csv")

@@ -110,13 +110,13 @@ MemoryLimit = Annotated[
     typer.Option(
         help="For streaming from disk, such as 2GB.",
         show_default="by what is free",
-        rich_help_panel=DATA,
+        rich_help_panel=EXPERT,
     ),
 ]
 NTopGenes = Annotated[
     int | None,
     typer.Option(
-        help="Only so many variable genes (seurat_v3).",
+        help="Variable genes to use (seurat_v3).",
         show_default="all",
         rich_help_panel=DATA,
     ),
@@ -131,7 +131,7 @@ BatchKey = Annotated[
     list[str] | None,
     typer.Option(
         metavar="COLUMN",
-        help="Column of obs with the batches; several times for combinations.",
+        help="Column of batches; repeat to combine.",
         show_default="one batch",
         rich_help_panel=DATA,
     ),
@@ -140,7 +140,7 @@ NewBatchKey = Annotated[
     list[str] | None,
     typer.Option(
         metavar="COLUMN",
-        help="Column of obs with the batches; several times for combinations.",
+        help="Column of batches; repeat to combine.",
         show_default="the reference's",
         rich_help_panel=DATA,
     ),
@@ -158,7 +158,7 @@ BatchPerFile = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Make each file a batch.",
+        help="Each file is a batch.",
         show_default="no",
         rich_help_panel=DATA,
     ),
@@ -167,7 +167,7 @@ LabelsKey = Annotated[
     list[str] | None,
     typer.Option(
         metavar="COLUMN",
-        help="Column with the labels.",
+        help="Column with labels.",
         show_default="none",
         rich_help_panel=DATA,
     ),
@@ -177,9 +177,9 @@ CategoricalCovariates = Annotated[
     typer.Option(
         "--categorical-covariate",
         metavar="COLUMN",
-        help="Column with categories to correct for beside the batches; several times for several.",
+        help="Correct for categories; repeatable.",
         show_default="none",
-        rich_help_panel=EXPERT,
+        rich_help_panel=DATA,
     ),
 ]
 ContinuousCovariates = Annotated[
@@ -187,9 +187,9 @@ ContinuousCovariates = Annotated[
     typer.Option(
         "--continuous-covariate",
         metavar="COLUMN",
-        help="Column of numbers to correct for; several times for several.",
+        help="Correct for numbers; repeatable.",
         show_default="none",
-        rich_help_panel=EXPERT,
+        rich_help_panel=DATA,
     ),
 ]
 SizeFactor = Annotated[
@@ -197,9 +197,9 @@ SizeFactor = Annotated[
     typer.Option(
         "--size-factor",
         metavar="COLUMN",
-        help="Column with size factors, in the place of the library size.",
+        help="Column with size factors.",
         show_default="library size",
-        rich_help_panel=EXPERT,
+        rich_help_panel=DATA,
     ),
 ]
 LearnedLibrary = Annotated[
@@ -216,14 +216,12 @@ TensorBoard = Annotated[
         "--tensorboard", help="Write the curves for TensorBoard too.", rich_help_panel=EXPERT
     ),
 ]
-Seed = Annotated[
-    int, typer.Option(help="The same seed gives the same run.", rich_help_panel=TRAINING)
-]
+Seed = Annotated[int, typer.Option(help="Same seed, same run.", rich_help_panel=TRAINING)]
 Color = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="Column or gene to draw; several times for several.",
+        help="Column or gene to draw; repeatable.",
         show_default="batches and labels",
         rich_help_panel=FILES,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -72,11 +73,11 @@ def train(
     memory_limit: MemoryLimit = None,
     n_latent: Annotated[int, typer.Option(help="Latent dimensions.", rich_help_panel=MODEL)] = 10,
     n_hidden: Annotated[
-        int, typer.Option(help="Width of the hidden layers.", rich_help_panel=MODEL)
+        int, typer.Option(help="Width of hidden layers.", rich_help_panel=MODEL)
     ] = 128,
     n_layers: Annotated[int, typer.Option(help="Hidden layers.", rich_help_panel=MODEL)] = 1,
     dropout_rate: Annotated[
-        float, typer.Option(help="Dropout of the encoder.", rich_help_panel=MODEL)
+        float, typer.Option(help="Dropout of the encoder.", rich_help_panel=EXPERT)
     ] = 0.1,
     dispersion: Annotated[
         str,
@@ -175,6 +176,15 @@ def train(
                 return
             print_run(model, folder)
             exit_if_interrupted(model)
-            typer.echo("next:")
-            typer.echo(f"  fastvae report {folder} {' '.join(map(str, data))}")
-            typer.echo(f"  fastvae embed {folder} {' '.join(map(str, data))} -o embedded.h5ad")
+            _say_next(folder, data)
+
+
+def _say_next(folder: Path, data: list[Path]) -> None:
+    """Name the commands that usually follow."""
+    cells = shlex.join(map(str, [folder, *data]))
+    typer.echo("next:")
+    typer.echo(f"  fastvae report {cells}")
+    if len(data) == 1 and data[0].suffix == ".h5ad":
+        typer.echo(f"  fastvae embed {cells} --write-into  (the latent space goes into that file)")
+    else:
+        typer.echo(f"  fastvae embed {cells} -o embedded.h5ad")

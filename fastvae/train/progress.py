@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from .._status import NotebookLine, print_status
+from .._status import NotebookLine, print_status, progress_style
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -176,13 +176,8 @@ def make_progress(show: bool, first_epoch: int, last_epoch: int, n_cells: int) -
     """Return the kind of progress that suits where it goes, or a silent one."""
     if not show:
         return Progress(first_epoch, last_epoch, n_cells)
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    kind: type[Progress] = Bar if console.is_terminal else Lines
-    if console.is_jupyter:
-        kind = LiveLine
-    return kind(first_epoch, last_epoch, n_cells)
+    kinds: dict[str, type[Progress]] = {"terminal": Bar, "notebook": LiveLine, "lines": Lines}
+    return kinds[progress_style()](first_epoch, last_epoch, n_cells)
 
 
 def tracked(
@@ -210,14 +205,14 @@ def tracked(
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
-    console = Console(stderr=True)
-    if console.is_jupyter:
+    style = progress_style()
+    if style == "notebook":
         shown = NotebookLine("")
         for number, item in enumerate(items):
             shown.show(f"{what} {number + 1}/{len(titles)}: {titles[number]}")
             yield item
         return
-    if not console.is_terminal:
+    if style == "lines":
         said = -math.inf
         for number, item in enumerate(items):
             if time.perf_counter() - said >= LINE_EVERY_SECONDS:
@@ -227,7 +222,7 @@ def tracked(
             yield item
         return
     columns = (MofNCompleteColumn(), BarColumn(bar_width=None), TextColumn("{task.description}"))
-    with RichProgress(*columns, console=console) as bar:
+    with RichProgress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=len(titles))
         for number, item in enumerate(items):
             bar.update(task, description=escape(titles[number]), completed=number)

@@ -134,10 +134,16 @@ def test_groups_in_a_notebook_are_one_line(cell: list[list[str]], capsys) -> Non
 def test_kind_fits_where_it_goes(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     assert type(make_progress(False, 1, 2, 3)) is Progress
     assert type(make_progress(True, 1, 2, 3)) is Lines
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as notebooks set it for the commands that they run
+    assert type(make_progress(True, 1, 2, 3)) is Lines
+    assert list(tracked([1, 2], ["B", "T"], "comparison", show=True)) == [1, 2]
+    assert "\x1b" not in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     bar = make_progress(True, 1, 2, 3)
     bar.close()
     assert type(bar) is Bar
+    monkeypatch.setenv("TERM", "dumb")
+    assert type(make_progress(True, 1, 2, 3)) is Lines
     silent = make_progress(False, 1, 2, 3)
     capsys.readouterr()
     silent.within_epoch(1, 2, 3.0)
