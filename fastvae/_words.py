@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from .errors import shortened
 
 _LONGEST = 80
-NO_CATEGORY = frozenset({"", "na", "nan", "none", "unknown", "unassigned"})
+NO_CATEGORY = frozenset(
+    {"", "na", "nan", "none", "unassigned", "unknown", "unlabeled", "unlabelled"}
+)
 
 
 def a_few(names: Iterable[object], limit: int = 5) -> str:

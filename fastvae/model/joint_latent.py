@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._files import check_new_file
+from .._words import is_no_category
 from ..errors import InputError, file_path, real_number, true_or_false, whole_number
 from ..plots.projection import umap_of
 from .base import EVALUATION_BATCH, State
@@ -76,7 +77,8 @@ class JointAnswers(State):
         ----------
         labels
             Column of the reference's obs (several for combinations), or a value for each of its
-            cells. Reference cells without a value have no vote.
+            cells. Reference cells without a value have no vote, and neither have those whose label
+            says that there is none: "unknown", "unassigned", "unlabeled", "nan" and the like.
         reference
             Cells that have labels: the model that this one was mapped onto, with its data; the
             folder of its run; or an AnnData with its positions in ``obsm["X_fastvae"]``. None is
@@ -225,16 +227,23 @@ def label_table(
     """Return the label and the uncertainty of each query cell; see `Model.transfer_labels`."""
     import pandas as pd
 
-    vote = transferred_labels(reference, codes, query, rule.n_neighbors)
-    categories, code = [*names], vote.code
+    categories = [name for name in names if not is_no_category(name)]
+    voting = np.array([*(_place(categories, name) for name in names), -1])[codes]
+    vote = transferred_labels(reference, voting, query, rule.n_neighbors)
+    code = vote.code
     if rule.max_uncertainty is not None:
         # as the reference spells it, so that there are not two names for it
         unknown = next((name for name in names if name.lower() == UNKNOWN.lower()), UNKNOWN)
-        categories += [] if unknown in names else [unknown]
         uncertain = vote.uncertainty > rule.max_uncertainty
-        code = np.where(uncertain, categories.index(unknown), code)
+        code = np.where(uncertain, len(categories), code)
+        categories.append(unknown)
     columns = {
         "label": pd.Categorical.from_codes(code, categories),
         "uncertainty": vote.uncertainty,
     }
     return pd.DataFrame(columns, index=pd.Index(cells, dtype=object))
+
+
+def _place(names: list[str], name: str) -> int:
+    """Return the position of a name among others, -1 where it is none of them."""
+    return names.index(name) if name in names else -1

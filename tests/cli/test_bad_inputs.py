@@ -24,6 +24,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import anndata
+import answer_faults
 import folder_faults
 import numpy as np
 import pytest
@@ -438,6 +439,7 @@ CASES = [
 ]
 CASES += [Case(what, run) for what, run in stream_faults.CASES]
 CASES += [Case(what, run) for what, run in reference_faults.CASES]
+CASES += [Case(what, run) for what, run in answer_faults.CASES]
 CASES += [Case(what, run) for what, run in folder_faults.CASES]
 CASES += [Case(what, run) for what, run in structure_faults.CASES]
 

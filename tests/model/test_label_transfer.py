@@ -129,6 +129,30 @@ def test_uncertain_cells_are_unknown(reference: Model, mapped: Model) -> None:
     assert "unknown" in set(strict["label"])
 
 
+@pytest.mark.parametrize("absent", ["Unknown", "unassigned", "unlabeled", "nan", None, np.nan])
+@pytest.mark.parametrize("categorical", [False, True])
+def test_cells_that_are_said_to_have_no_label_have_no_vote(
+    reference: Model, mapped: Model, absent: object, categorical: bool
+) -> None:
+    """As if these cells were not in the reference."""
+    adata = small_data()
+    adata.obsm["X_fastvae"] = reference.get_latent_representation()
+    labels = adata.obs["cell_type"].astype(object)
+    labels[::3] = absent
+    labelled = np.arange(adata.n_obs) % 3 > 0
+    expected = mapped.transfer_labels("cell_type", adata[labelled].copy())
+    adata.obs["cell_type"] = labels.astype("category") if categorical else labels
+    found = mapped.transfer_labels("cell_type", adata)
+    assert found["label"].tolist() == expected["label"].tolist()
+    np.testing.assert_array_equal(found["uncertainty"], expected["uncertainty"])
+    assert list(found["label"].cat.categories) == list(expected["label"].cat.categories)
+    strict = mapped.transfer_labels("cell_type", adata, max_uncertainty=0.0)
+    assert "Unknown" in set(strict["label"])
+    adata.obs["cell_type"] = "unknown" if absent is None else absent
+    with pytest.raises(InputError, match="no cell of the reference has a label"):
+        mapped.transfer_labels("cell_type", adata)
+
+
 def test_what_has_no_latent_space_in_common_is_refused(
     reference: Model, mapped: Model, tmp_path: Path
 ) -> None:
