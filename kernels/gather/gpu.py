@@ -27,8 +27,6 @@ from .reference import (
     source_crow,
 )
 
-LOOK_ASIDE = tl.constexpr(255)
-
 
 @triton.jit
 def row_range(crow_ptr, row, known):
@@ -48,7 +46,7 @@ def load_entries(
     if COMPACT:
         x = x.to(tl.int32)
         if asides > 0:
-            away = x == LOOK_ASIDE
+            away = x == 255  # ASIDE
             rank = tl.cumsum(away.to(tl.int32), 0)
             x = tl.where(away, tl.load(aside_ptr + aside + (rank - 1), mask=away, other=0), x)
             aside += tl.sum(away.to(tl.int32), 0)

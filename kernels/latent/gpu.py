@@ -17,11 +17,7 @@ from torch import Tensor
 
 from .. import math_gpu as sp
 from ..launching import ceil_div, next_power_of_2
-from ..likelihood.gpu_entry import RESULT_MAX, saturate
-
-LOG_VAR_MAX = tl.constexpr(80.0)
-VARIANCE_MIN = tl.constexpr(1e-30)
-VARIANCE_MAX = tl.constexpr(1e36)
+from ..likelihood.gpu_entry import saturate
 
 
 @triton.jit
@@ -29,7 +25,7 @@ def load_posterior(mean_ptr, h_ptr, offset, inside, eps):
     """q_m, exp(h) and q_v."""
     q_m = tl.load(mean_ptr + offset, mask=inside, other=0.0).to(tl.float32)
     h = tl.load(h_ptr + offset, mask=inside, other=0.0).to(tl.float32)
-    v = sp.exp_accurate(sp.at_most(sp.at_least(h, -200.0), LOG_VAR_MAX))
+    v = sp.exp_accurate(sp.at_most(sp.at_least(h, -200.0), 80.0))  # LOG_VAR_MAX
     return q_m, v, v + eps
 
 
@@ -63,14 +59,14 @@ def softmax_rows(z, inside):
 
 @triton.jit
 def bounded_variance(v):
-    """A variance that can be divided by; NaN where it is NaN or negative."""
-    return tl.where(v >= 0.0, tl.minimum(tl.maximum(v, VARIANCE_MIN), VARIANCE_MAX), float("nan"))
+    """A variance from VARIANCE_MIN to VARIANCE_MAX; NaN where it is NaN or negative."""
+    return tl.where(v >= 0.0, tl.minimum(tl.maximum(v, 1e-30), 1e36), float("nan"))
 
 
 @triton.jit
 def relative_excess(q_v, p_v):
-    """(q_v - p_v)/p_v of two bounded variances."""
-    return sp.at_most((q_v - p_v) / p_v, RESULT_MAX)
+    """(q_v - p_v)/p_v of two bounded variances, at most RESULT_MAX."""
+    return sp.at_most((q_v - p_v) / p_v, 1e30)
 
 
 @triton.jit
