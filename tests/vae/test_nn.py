@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from fastvae import InputError
+from fastvae._covariates import Codes
 from fastvae.nn import (
     DecoderSCVI,
     Encoder,
@@ -32,8 +33,12 @@ def test_one_hot(index):
 
 @pytest.mark.parametrize("code", [-1, 3])
 def test_one_hot_out_of_range(code):
+    index = torch.tensor([[code], [1]])
     with pytest.raises(InputError, match=rf"code {code}, outside 0\.\.2"):
-        one_hot(torch.tensor([[code], [1]]), 3)
+        one_hot(index.cpu(), 3)
+    # on an accelerator codes are looked at where that is asked for: it waits for the device
+    with pytest.raises(InputError, match=rf"index holds the code {code}, outside 0\.\.2"):
+        Codes(index, 2, "index", force=True).one_hot(3)
 
 
 def test_reparameterize_takes_the_variance():
@@ -137,12 +142,17 @@ def test_a_changed_first_layer_is_called_on_sparse_input():
         ([None], "covariate 0 is missing"),
         ([torch.zeros(4, 1)], r"shape \(4, 1\)"),
         ([torch.zeros(6, 2)], r"shape \(6, 2\)"),
-        ([torch.full((6, 1), 3)], r"code 3, outside 0\.\.2"),
     ],
 )
 def test_bad_covariates(cats, message):
     with pytest.raises(InputError, match=message):
         FCLayers(9, 4, [3])(counts(), *cats)
+
+
+def test_covariate_out_of_range():
+    codes = torch.full((6, 1), 3, device="cpu")
+    with pytest.raises(InputError, match=r"code 3, outside 0\.\.2"):
+        FCLayers(9, 4, [3]).cpu()(counts().cpu(), codes)
 
 
 def test_one_cell_cannot_be_trained_on():
