@@ -27,7 +27,7 @@ CELLS = (10**7, 10**8)
 GENES, STORED = 2000, 160  # counts per cell, from a half to one and a half times
 BATCHES = (128, 4096)
 TRAINED = 4096  # cells of a minibatch in the epochs
-TINY_CELLS, TINY_GENES, TINY_STORED, TINY_BATCHES = (300,), 40, 8, (16, 32)
+TINY_CELLS, TINY_GENES, TINY_STORED, TINY_BATCHES = (60,), 16, 6, (4, 8)
 SETS_OF_ROWS = 16  # gathered in turn
 SECONDS_PER_CELL = 1.2e-6  # the making and two epochs, reckoned and not measured
 
@@ -75,8 +75,8 @@ def gathered(source: CompactCounts, batch: int, device: torch.device, seconds: f
     return dict(found)
 
 
-def epochs(store: DeviceStore, batch: int, number: int, device: torch.device) -> Row:
-    """Whole epochs as `Model.fit` runs them, and the replays of the captured step alone."""
+def epochs(store: DeviceStore, batch: int, number: int, device: torch.device, replays: int) -> Row:
+    """Whole epochs as `Model.fit` runs them, and `replays` of the captured step alone."""
     torch.manual_seed(0)
     module = VAE(store.n_genes, n_batch=2, use_observed_lib_size=True, check_counts=False)
     batches = Minibatches(store, batch_size=batch, shuffle=True, device=device)
@@ -90,7 +90,7 @@ def epochs(store: DeviceStore, batch: int, number: int, device: torch.device) ->
     steps = made[-1]
     if isinstance(steps, str):
         return {**found, "not_captured": steps}
-    found["replay"] = graphs.replay_milliseconds(steps.training[batch], store.n_cells)
+    found["replay"] = graphs.replay_milliseconds(steps.training[batch], store.n_cells, replays)
     alone = store.n_cells / batch * found["replay"]["median_ms"] / 1e3
     return {**found, "epoch_overhead_seconds": [s - alone for s in found["seconds"]]}
 
@@ -117,7 +117,8 @@ def fill_row(row: Row, part: Part, cells: int, device: torch.device, tiny: bool)
     part.save("running")
     batch = TINY_BATCHES[-1] if tiny else TRAINED
     row["batch_size"] = batch
-    row["epochs"] = epochs(store_of(source, device), batch, 2 if cells < 10**8 else 1, device)
+    number, replays = 2 if cells < 10**8 else 1, graphs.TINY_REPLAYS if tiny else graphs.REPLAYS
+    row["epochs"] = epochs(store_of(source, device), batch, number, device, replays)
 
 
 def run(part: Part, device: torch.device, tiny: bool) -> None:

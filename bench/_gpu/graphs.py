@@ -14,6 +14,7 @@ from unittest import mock
 import torch
 
 REPLAYS, ROUNDS = 200, 5
+TINY_REPLAYS = 3
 
 
 @contextmanager
@@ -55,8 +56,8 @@ def nodes(step: Any) -> int:
     return total
 
 
-def replay_milliseconds(step: Any, cells: int) -> dict[str, Any]:
-    """Time of a step: `REPLAYS` of them one after another, as training launches them."""
+def replay_milliseconds(step: Any, cells: int, replays: int) -> dict[str, Any]:
+    """Time of a step: `replays` of them one after another, as training launches them."""
     rows = torch.randperm(cells, device=step.store.device)
     size = len(step.rows)
     given = [rows[i : i + size] for i in range(0, cells - size + 1, size)]
@@ -65,9 +66,9 @@ def replay_milliseconds(step: Any, cells: int) -> dict[str, Any]:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
         start.record()
-        for number in range(REPLAYS):
+        for number in range(replays):
             step(given[number % len(given)])
         end.record()
         torch.cuda.synchronize()
-        times.append(start.elapsed_time(end) / REPLAYS)
-    return {"median_ms": median(times), "rounds_ms": times, "replays": REPLAYS}
+        times.append(start.elapsed_time(end) / replays)
+    return {"median_ms": median(times), "rounds_ms": times, "replays": replays}

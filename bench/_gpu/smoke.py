@@ -15,7 +15,7 @@ import torch
 from _kit.results import Part, Row
 
 CELLS, GENES, BATCH, EPOCHS = 1500, 400, 128, 2
-TINY_CELLS, TINY_GENES, TINY_BATCH = 100, 30, 32
+TINY_CELLS, TINY_GENES, TINY_BATCH = 22, 12, 8
 LIMIT = 10.0  # seconds that one configuration is expected to take at most, with its compiling
 LOSS, WEIGHTS = 1e-4, 1e-3  # relative; the random numbers are the same
 BF16 = 10.0  # times as much in bfloat16
@@ -72,7 +72,7 @@ def compare(row: Row, name: str, device: torch.device, tiny: bool) -> None:
     from fastvae.datasets import simulate
 
     cells, genes, batch = (TINY_CELLS, TINY_GENES, TINY_BATCH) if tiny else (CELLS, GENES, BATCH)
-    data = simulate(cells, genes, density=0.15, seed=0)
+    data = simulate(cells, genes, density=0.3 if tiny else 0.15, seed=0)
     of_model, of_training = CONFIGURATIONS[name]
     fixed: Options = {"seed": 0, "progress": False, "device": device, "precision": "float32"}
     losses, weights = {}, {}
@@ -105,6 +105,6 @@ def run(part: Part, device: torch.device, tiny: bool) -> None:
         part.row(
             name,
             lambda row, name=name: compare(row, name, device, tiny),
-            limit=60,
+            limit=600 if tiny else 60,
             needs=0 if tiny else LIMIT / 4,
         )

@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-PROFILED_STEPS = 30
-
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -27,6 +25,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=2, help="timed ones, after the first")
     parser.add_argument("--copies", type=int, default=1, help="how often the cells are repeated")
     parser.add_argument("--most-steps", type=int, help="of the peer's epochs")
+    parser.add_argument("--replays", type=int, default=200, help="of the captured step alone")
+    # about 30 steps: to sum up the trace of more would take minutes
+    parser.add_argument("--profiled-steps", type=int, default=30)
     return parser.parse_args()
 
 
@@ -84,7 +85,7 @@ def fastvae(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         if isinstance(steps, str):
             found["not_captured"] = steps
         else:
-            alone = graphs.replay_milliseconds(steps.training[size], data.n_obs)
+            alone = graphs.replay_milliseconds(steps.training[size], data.n_obs, args.replays)
             number = len(model.train_cells) / size
             found["replay"] = alone
             found["steps_per_epoch"] = number
@@ -203,8 +204,7 @@ def profile(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What runs in a step of `Model.fit`: kernels by time, launches, waits of the host."""
     data = repeated(args)
     for size in args.batch_sizes:
-        # about 30 steps: to sum up the trace of more would take minutes
-        yield one_profile(args, data[: PROFILED_STEPS * size].copy(), size)
+        yield one_profile(args, data[: args.profiled_steps * size].copy(), size)
 
 
 def one_profile(args: argparse.Namespace, data: Any, size: int) -> dict[str, Any]:

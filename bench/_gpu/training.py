@@ -20,11 +20,15 @@ from pathlib import Path
 import torch
 from _kit.results import Part, Row
 
+from .graphs import TINY_REPLAYS
+
 TRAINER = Path(__file__).with_name("trainers.py")
 LIMIT = 70.0  # seconds until a process has its first, or its next, result
+TINY_LIMIT = 600.0  # where a device is rehearsed that is none
 SIMULATED, COPIES, GENES = 50_000, 20, 2_000
 SIZES = (128, 1024, 4096, 16384)
 MOST_STEPS = 1500  # of one of the peer's epochs
+TINY_PROFILED = 2  # steps
 
 
 class Trainer:
@@ -69,7 +73,13 @@ def trainer(python: str, options: list[str], errors: Path) -> Iterator[Trainer]:
 
 
 def rows_of(
-    part: Part, what: str, python: str, fixed: list[str], sizes: list[int], errors: Path
+    part: Part,
+    what: str,
+    python: str,
+    fixed: list[str],
+    sizes: list[int],
+    errors: Path,
+    limit: float,
 ) -> None:
     """One process for one library, one row for each minibatch size as it comes."""
     keys = [f"{what} {size}" for size in sizes]
@@ -88,34 +98,37 @@ def rows_of(
             if process is None or failure:
                 raise failure[0]
             try:
-                row.update(process.next_result(max(1.0, min(LIMIT, part.left()))))
+                row.update(process.next_result(max(1.0, min(limit, part.left()))))
             except TimeoutError as error:
                 failure.append(error)  # a line that comes later belongs to this size
                 raise
 
         for key, size in zip(keys, sizes, strict=True):
-            part.row(key, fill, limit=LIMIT + 30, needs=3, library=what, batch_size=size)
+            part.row(key, fill, limit=limit + 30, needs=3, library=what, batch_size=size)
 
 
 def run(part: Part, device: torch.device, tiny: bool, peer_python: str) -> None:
     """fastvae first, then its profile, then the peer and its door."""
     from fastvae.datasets import simulate
 
-    cells, genes, copies = (100, 40, 2) if tiny else (SIMULATED, GENES, COPIES)
-    epochs = 1 if tiny else 2
-    sizes = [32] if tiny else list(SIZES)
+    cells, genes, copies = (20, 16, 2) if tiny else (SIMULATED, GENES, COPIES)
+    density = 0.3 if tiny else 0.08
+    epochs, limit = (1, TINY_LIMIT) if tiny else (2, LIMIT)
+    sizes = [8] if tiny else list(SIZES)
     part.facts.update(
-        cells=cells * copies, genes=genes, density=0.08, batch_key=True, train_size=0.9,
+        cells=cells * copies, genes=genes, density=density, batch_key=True, train_size=0.9,
         epochs=epochs, most_steps_of_the_peer=MOST_STEPS,
         timed="median over the epochs after the first; each library with its own loader",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         data, errors = Path(folder) / "simulated.h5ad", Path(folder) / "errors.txt"
         started = time.monotonic()
-        simulate(cells, genes, density=0.08, seed=0).write_h5ad(data)
+        simulate(cells, genes, density=density, seed=0).write_h5ad(data)
         part.facts["simulated_in_seconds"] = round(time.monotonic() - started, 1)
         fixed = [f"--data={data}", f"--device={device.type}", f"--copies={copies}"]
         fixed += [f"--epochs={epochs}", f"--most-steps={MOST_STEPS}"]
+        if tiny:
+            fixed += [f"--replays={TINY_REPLAYS}", f"--profiled-steps={TINY_PROFILED}"]
         own = sys.executable
         plan = [
             ("fastvae", own, sizes),
@@ -124,4 +137,4 @@ def run(part: Part, device: torch.device, tiny: bool, peer_python: str) -> None:
             ("door", peer_python, [sizes[0], *sizes[2:3]]),
         ]
         for what, python, chosen in plan:
-            rows_of(part, what, python, fixed, chosen, errors)
+            rows_of(part, what, python, fixed, chosen, errors, limit)
