@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from interpreter import patch_language_once
 
 from fastvae import functional
 
@@ -20,6 +21,8 @@ else:
 BACKENDS = ["torch", *(["triton"] if importlib.util.find_spec("triton") else [])]
 if not device:
     BACKENDS.append("cpu")  # built by the install; its absence is a failure, not a skip
+    if "triton" in BACKENDS:
+        patch_language_once()
 
 
 def pytest_configure(config):
