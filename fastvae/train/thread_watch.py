@@ -15,7 +15,7 @@ WINDOW_SECONDS = 0.5
 CROWDED = 0.15
 """Share of the time without a processor from which fewer threads are tried."""
 
-WORTH = 1.2
+WORTH = 1.1
 """How many times as fast another number of threads must be to be kept."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 10.0, 600.0
@@ -85,7 +85,7 @@ class ThreadWatch:
         self._before: Window | None = None  # while a trial runs: the window before it
         self._pause, self._next_trial = FIRST_PAUSE, clock()
         self._said = False
-        self._begin()
+        self._began: float | None = None
 
     def __enter__(self) -> ThreadWatch:
         return self
@@ -98,6 +98,9 @@ class ThreadWatch:
     def after_step(self) -> None:
         """Count a step; now and then, look at the speed and choose."""
         if not self._active:
+            return
+        if self._began is None:  # the first step is slow, and so is what comes before it
+            self._begin()
             return
         self._steps += 1
         now = self._clock()

@@ -75,6 +75,16 @@ def test_crowded_but_more_threads_are_faster() -> None:
     assert machine.said == []
 
 
+def test_a_slow_start_is_no_reason_for_fewer_threads() -> None:
+    machine = Machine(speed_up)
+    with machine.watch:
+        machine.now = machine.waited = 30.0  # until the end of the first step
+        machine.watch.after_step()
+        assert machine.run(4 * WINDOW_SECONDS) == {4, 2}
+        assert torch.get_num_threads() == 4
+    assert machine.said == []
+
+
 def test_alone_on_the_machine_nothing_is_tried() -> None:
     machine = Machine(collapse, waiting=0.01)
     with machine.watch:
