@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import sys
 import time
+from collections.abc import Callable
 from typing import Literal
+
+_log = logging.getLogger("fastvae")
 
 
 def progress_style() -> Literal["terminal", "notebook", "lines"]:
@@ -28,6 +33,28 @@ def print_status(text: str) -> None:
     """
     stream = sys.stdout if progress_style() == "notebook" else sys.stderr
     print(text, file=stream, flush=True)
+
+
+def note(text: str, show: Callable[[str], None] | None) -> None:
+    """Tell what was decided, such as where the counts are kept.
+
+    Parameters
+    ----------
+    text
+        One line, logged at level INFO where the logger "fastvae" is at that level.
+    show
+        Shows the line where it is not logged; None where no progress is shown.
+    """
+    if _log.isEnabledFor(logging.INFO):
+        _log.info(text)
+    elif show is not None:
+        show(text)
+
+
+@functools.cache
+def hint_once(text: str) -> None:
+    """Log a text at level WARNING; each text once in a process."""
+    _log.warning(text)
 
 
 class PercentLines:

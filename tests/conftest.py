@@ -11,6 +11,7 @@ import torch
 from interpreter import patch_language_once
 
 from fastvae import functional
+from fastvae._status import hint_once
 
 # The operations' tests make their tensors on this device: FASTVAE_TEST_DEVICE=cuda on a GPU. On
 # the CPU the Triton kernels run in triton's interpreter, which is chosen at import.
@@ -30,6 +31,12 @@ def pytest_configure(config):
     support = "|".join(path.stem for path in Path(__file__).parent.glob("support/*.py"))
     for kind in ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning"):
         config.addinivalue_line("filterwarnings", f"error::{kind}:({support})$")
+
+
+@pytest.fixture(autouse=True)
+def _hints_anew():
+    """Hints that are given once in a process are given once in a test."""
+    hint_once.cache_clear()
 
 
 # The tensors are tiny; on a busy machine threads would only wait for each other.

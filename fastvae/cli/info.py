@@ -12,6 +12,7 @@ from .._memory import available_memory
 from ..data.categories import category_name
 from ..data.joint import match_genes, open_files
 from ..data.keys import in_words
+from ..data.likely_columns import few_categories, likely_columns
 from ..data.opening import FileFrames
 from ..data.reading import read_slot
 from ..data.request import Source, Wanted
@@ -20,7 +21,6 @@ from ..data.sources.stored_file import read_outline
 from ..errors import InputError
 from ..model.saving import CONFIG, WEIGHTS, read_config
 from ..model.setup import Setup
-from .likely_columns import few_categories, likely_columns
 from .user_errors import as_options
 
 if TYPE_CHECKING:

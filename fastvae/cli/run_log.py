@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..train.callbacks import Callback
+from .user_errors import logged_to
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,7 +74,7 @@ class RunLog(Callback):
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Write warnings down as well as showing them, and the error that ends the block."""
+        """Write down warnings and what is logged, and the error that ends the block."""
         shown = warnings.showwarning
 
         def show(message: Warning | str, *more: Any, **options: Any) -> None:
@@ -81,7 +83,8 @@ class RunLog(Callback):
 
         warnings.showwarning = show
         try:
-            yield
+            with logged_to(_Written(self)):
+                yield
         except typer.Exit:
             raise
         except Exception as error:
@@ -89,3 +92,15 @@ class RunLog(Callback):
             raise
         finally:
             warnings.showwarning = shown
+
+
+class _Written(logging.Handler):
+    """Writes what fastvae logs into the log of a run."""
+
+    def __init__(self, log: RunLog) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        self._log.write(f"{record.levelname.lower()}: {record.getMessage()}")

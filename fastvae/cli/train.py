@@ -116,9 +116,8 @@ def train(
     """Train on DATA; write model, latent space and pictures. Switches are off by default."""
     with user_errors():
         from ..model.model import Model
-        from ..train.processes import launched, leads
+        from ..train.processes import launched
         from .inputs import assignments, gene_list
-        from .likely_columns import missing_batch_key
         from .run_folder import (
             exit_if_interrupted,
             fit_and_write,
@@ -157,10 +156,6 @@ def train(
                 encode_covariates=encode_covariates,
                 deeply_inject_covariates=not first_layer_covariates,
             )
-            assert model._frames is not None
-            one_batch = not batch_key and batch_per_file is None
-            if one_batch and leads() and (warning := missing_batch_key(model._frames.obs)):
-                typer.echo(f"warning: {warning}", err=True)
             latent = fit_and_write(
                 model,
                 folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import signal
@@ -31,6 +32,26 @@ def know_options(app: typer.Typer) -> None:
                 _OPTIONS[parameter.name] = next(names)
 
 
+class Shown(logging.Handler):
+    """Prints what fastvae logs to standard error, with options in the place of arguments."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line."""
+        level = record.levelname.lower()
+        typer.echo(f"{level}: {as_options(record.getMessage())}", err=True)
+
+
+@contextmanager
+def logged_to(handler: logging.Handler) -> Iterator[None]:
+    """Send what fastvae logs to `handler` too."""
+    log = logging.getLogger("fastvae")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Print an error that the user can correct as one line, and exit with status 2.
@@ -43,7 +64,7 @@ def user_errors() -> Iterator[None]:
         typer.echo(f"warning: {as_options(str(message))}", err=True)
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), logged_to(Shown(logging.WARNING)):
             warnings.showwarning = show
             yield
     except (InputError, OSError) as error:

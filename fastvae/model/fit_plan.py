@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .._status import print_status
+from .._status import note, print_status
 from ..data import Minibatches
 from ..data.stores.residence import place
 from ..data.stores.store import Store
@@ -91,10 +91,11 @@ class FitPlan:
         train_cells, validation_cells = split_cells(store.n_cells, settings.train_size, seed)
         settings = resolved(settings, store.n_cells, len(train_cells), group.device)
         store, reason = place(store, residence, group.device)
-        if progress and group.leads:
-            print_status(f"{reason}; {_backend.describe(group.device)}")
+        if group.leads:
+            show = print_status if progress else None
+            note(f"{reason}; {_backend.describe(group.device)}", show)
             if options.resume:
-                print_status(_resumes_from(found, options))
+                note(_resumes_from(found, options), show)
         return cls(
             store=store,
             settings=settings,

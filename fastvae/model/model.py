@@ -13,10 +13,12 @@ import torch
 from .. import __version__
 from .._files import check_writable_folder
 from .._options import picked
+from .._status import hint_once
 from .._torch import seeded
 from ..data.covariates import CovariateKeys
 from ..data.file_names import FileBatches, key_of_files
 from ..data.keys import checked_key, in_words
+from ..data.likely_columns import missing_batch_key
 from ..data.opening import FileFrames, narrowed, open_data
 from ..data.request import Source, Wanted
 from ..data.sources.slots import Slot
@@ -24,6 +26,7 @@ from ..data.stores.store import warn_of_small_batches
 from ..errors import InputError, file_path, true_or_false, whole_number
 from ..train import resolve_device
 from ..train.history import history_text, parse_history
+from ..train.processes import leads
 from .differential_expression import DifferentialAnswers
 from .expression import ExpressionAnswers
 from .joint_latent import JointAnswers
@@ -255,6 +258,8 @@ class Model(
                 UserWarning,
                 stacklevel=3,
             )
+        if batch_key is None and leads() and (hint := missing_batch_key(frames.obs)):
+            hint_once(hint)
         self._attach(store, frames)
         self._residence = residence
 

@@ -100,8 +100,8 @@ class Fitting(State):
         residence
             Where the counts are kept during training: "device" (in compact form in the memory of
             `device`), "host", "disk", or "auto". None is what the model was made with. "host" and
-            "disk" must be where the data are already; with `progress` the choice and its reason
-            are printed on standard error.
+            "disk" must be where the data are already; the choice and its reason are logged at level
+            INFO, or else printed on standard error with `progress`.
         {CheckpointOptions}
 
         Returns

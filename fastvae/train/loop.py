@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .._status import print_status
+from .._status import note, print_status
 from .._torch import current, device_of, seeded
 from ..data import Minibatches
 from ..errors import InputError
@@ -188,9 +188,9 @@ def _prepare(run: Run, settings: TrainSettings, validation: Validation, progress
     first, last = len(run.history["epoch"]) + 1, run.first_epoch + settings.epochs
     run.show(make_progress(shown, first, last, run.n_train))
     not_captured = run.prepare(validation.batches)
-    if shown and run.device.type == "cuda":
+    if run.group.leads and run.device.type == "cuda":
         text = f"not captured: {not_captured}" if not_captured else "captured as a CUDA graph"
-        print_status(f"training step {text}")
+        note(f"training step {text}", print_status if shown else None)
 
 
 def _train_epochs(

@@ -10,6 +10,7 @@ from typing import Any, Literal, NoReturn
 import torch
 from torch import Tensor, nn
 
+from .._status import note
 from .._torch import device_of, evaluating, seed_generators, widest
 from ..data import Minibatch, Minibatches
 from ..errors import InputError
@@ -297,8 +298,8 @@ class Run:
             self.ended = "early stopping" if self.stopper.exhausted else None
 
     def say(self, text: str) -> None:
-        """Tell the user, where progress is shown."""
-        self.progress.say(text)
+        """Tell the user, in the log or where progress is shown."""
+        note(text, self.progress.say)
 
     def show(self, progress: Progress) -> None:
         """Report to `progress` from here on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from pathlib import Path
@@ -13,6 +14,7 @@ from small_models import small_data
 from torch import nn
 
 from fastvae.cli.run_log import RunLog
+from fastvae.cli.user_errors import user_errors
 from fastvae.train import TrainSettings
 
 OPTIONS = ["--batch-size", 32, "--n-latent", 3, "--n-hidden", 8, "--no-plots", "--quiet"]
@@ -73,6 +75,17 @@ def started(path: Path, **options: bool) -> RunLog:
     log = RunLog(path, **options)
     log.on_train_begin(nn.Linear(1, 1), TrainSettings())
     return log
+
+
+def test_what_is_logged_is_in_it_and_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, logger = started(tmp_path / "log.txt"), logging.getLogger("fastvae")
+    with user_errors(), log.recording():
+        logger.warning("no batch_key='a b' was given")
+    assert capsys.readouterr().err == "warning: no --batch-key 'a b' was given\n"
+    assert lines_of(tmp_path / "log.txt")[1:] == ["warning: no batch_key='a b' was given"]
+    assert logger.handlers == []
 
 
 def test_warnings_and_errors_are_in_it(tmp_path: Path) -> None:

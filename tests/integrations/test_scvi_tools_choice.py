@@ -17,7 +17,6 @@ from fastvae.errors import InputError  # noqa: E402
 from fastvae.integrations.scvi_tools import _minibatches as _data  # noqa: E402
 from fastvae.integrations.scvi_tools import _trainer  # noqa: E402
 from fastvae.integrations.scvi_tools import _training_plan as _plan  # noqa: E402
-from fastvae.integrations.scvi_tools import _which_loop as _choice  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 __all__ = ["adata"]  # fixtures
@@ -142,7 +141,6 @@ def test_automatically_it_falls_back_and_says_so_once(
     adata: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(_trainer, "AUTOMATIC", {"cpu"})
-    _choice.say.cache_clear()
     options, _, reason = WITHOUT[name]
     with caplog.at_level(logging.WARNING, logger="fastvae"):
         models = [train(made(adata.copy()), loop, **options) for loop in (None, "auto")]

@@ -180,7 +180,6 @@ REASONS = {
 @pytest.mark.parametrize("name", REASONS)
 def test_their_loader_where_the_options_ask_for_it(adata, layouts, caplog, name):
     train, model, reason = REASONS[name]
-    door._minibatches._say.cache_clear()
     with caplog.at_level(logging.WARNING, logger="fastvae"):
         for _ in range(2):
             own = fitted(door.SCVI, adata, model=model, **train)

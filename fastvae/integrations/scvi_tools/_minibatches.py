@@ -6,8 +6,6 @@ it yields the same cells in the same order.
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +21,7 @@ from scvi.dataloaders import DataSplitter as TheirDataSplitter
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, RandomSampler, default_convert
 
+from ..._status import hint_once
 from ...data.checks import canonicalise
 from ...data.csr import csr_tensor
 from ...data.sources.matrix import sample, to_csr
@@ -30,8 +29,6 @@ from ...data.stores.host import _is_canonical
 from ...errors import InputError
 from ...functional.gather import gather_rows
 from ._module import Fused
-
-_log = logging.getLogger("fastvae")
 
 if TYPE_CHECKING:
     _Behind = Any
@@ -112,12 +109,6 @@ def _column(key: str, values: Any) -> Tensor:
     if not isinstance(values, np.ndarray):
         raise InputError(f"{key!r} is registered as a {type(values).__name__}")
     return torch.from_numpy(np.ascontiguousarray(values, registry_key_to_default_dtype(key)))
-
-
-@functools.cache
-def _say(reason: str) -> None:
-    """Log each reason once."""
-    _log.warning("fastvae trains from scvi-tools' own dense minibatches: %s", reason)
 
 
 class CountLoader(AnnDataLoader):
@@ -211,7 +202,7 @@ class CountSplitter(_Behind):
         if reason is None:
             self.data_loader_kwargs["source"] = self.source
         else:
-            _say(reason)
+            hint_once(f"fastvae trains from scvi-tools' own dense minibatches: {reason}")
 
     def _why_not(self) -> str | None:
         if not isinstance(self.module, Fused):

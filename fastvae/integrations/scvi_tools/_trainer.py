@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from scvi.train import Trainer as TheirTrainer
 from scvi.train import TrainRunner
 
-from ..._status import print_status
+from ..._status import note, print_status
 from ..._torch import current
 from ...data import Minibatches
 from ...data.stores.residence import place
@@ -112,8 +112,7 @@ class Trainer(TheirTrainer):
         store, where = place(store_of(source, cell_names), "auto", device)
         bar = self.progress_bar_callback
         shown = bar is not None and not bar.is_disabled
-        if shown:
-            print_status(f"{where}; {_backend.describe(device)}")
+        note(f"{where}; {_backend.describe(device)}", print_status if shown else None)
         seed = int(torch.randint(2**31, ()))
         cells: dict[str, Any] = {"batch_size": settings.cells_per_minibatch, "device": device}
         batches = Minibatches(

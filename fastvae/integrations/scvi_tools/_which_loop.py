@@ -5,8 +5,6 @@ fastvae's loop trains only if it supports every option that was given; otherwise
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Mapping
 from inspect import Parameter, signature
 from typing import Any
@@ -17,6 +15,7 @@ from scvi import settings as scvi_settings
 from scvi.train import Trainer as TheirTrainer
 from torch import nn
 
+from ..._status import hint_once
 from ...errors import InputError
 from ...train import TrainSettings
 from ._minibatches import DataSplitter
@@ -25,8 +24,6 @@ from ._training_plan import Plan
 LOOPS = ("auto", "fastvae", "lightning")
 AUTOMATIC = {"cuda"}
 """Types of device on which "auto" takes fastvae's loop."""
-
-_log = logging.getLogger("fastvae")
 
 _HONOURED = {
     "max_epochs",
@@ -59,10 +56,9 @@ _VALIDATED = {
 } | {"validation_loss"}
 
 
-@functools.cache
 def say(reason: str) -> None:
     """Log why Lightning trains, once for each reason."""
-    _log.warning("Lightning trains instead of fastvae's own loop: %s", reason)
+    hint_once(f"Lightning trains instead of fastvae's own loop: {reason}")
 
 
 def why_lightning(

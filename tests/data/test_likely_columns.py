@@ -10,7 +10,8 @@ import pytest
 from command_line import run
 from small_models import small_data
 
-from fastvae.cli.likely_columns import likely_columns, missing_batch_key
+from fastvae import Model
+from fastvae.data.likely_columns import likely_columns, missing_batch_key
 
 N = 100
 SEVERAL = pd.Categorical(np.resize(["a", "b", "c"], N))
@@ -64,6 +65,23 @@ def test_the_warning_names_the_first_and_the_others() -> None:
     assert text is not None
     assert "obs['donor'] with 3 values looks like batches (so do lane)" in text
     assert missing_batch_key(obs_with("phase")) is None
+
+
+def hints(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "fastvae"]
+
+
+def test_a_model_without_a_batch_key_hints_once(caplog: pytest.LogCaptureFixture) -> None:
+    Model(small_data(), batch_key="batch")
+    Model(small_data().X)
+    assert hints(caplog) == []
+    for _ in range(2):
+        Model(small_data())
+    (said,) = hints(caplog)
+    assert said == (
+        "no batch_key= was given, so nothing is corrected for; obs['batch'] with 2 values looks "
+        "like batches. batch_key='batch' corrects for it"
+    )
 
 
 def test_training_without_a_batch_key_warns_once(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -69,14 +68,14 @@ def few_categories(column: pd.Series) -> bool:
 
 
 def missing_batch_key(obs: pd.DataFrame) -> str | None:
-    """Return a warning for a training without a batch key, where a column looks like one."""
+    """Return a hint for a model without a batch key, where a column looks like one."""
     batches = likely_columns(obs).batches
     if not batches:
         return None
     name = batches[0]
     others = f" (so do {', '.join(batches[1:4])})" if len(batches) > 1 else ""
     return (
-        f"no --batch-key was given, so nothing is corrected for; obs[{name!r}] with "
-        f"{obs[name].nunique()} values looks like batches{others}. --batch-key "
-        f"{shlex.quote(name)} corrects for it"
+        f"no batch_key= was given, so nothing is corrected for; obs[{name!r}] with "
+        f"{obs[name].nunique()} values looks like batches{others}. batch_key={name!r} corrects "
+        "for it"
     )
