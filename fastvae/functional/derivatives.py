@@ -153,10 +153,11 @@ class Linear:
         """H."""
         return int(self.parameters[0].value.shape[1])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (N, G)."""
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return (N, G), in the memory `out` where that is given."""
         weight, bias = (p.value for p in self.parameters)
-        out = x.new_empty(x.shape[0], weight.shape[0])
+        if out is None:
+            out = x.new_empty(x.shape[0], weight.shape[0])
         self._products.layer(x, weight, bias, out)
         return out
 

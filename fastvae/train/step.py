@@ -17,6 +17,7 @@ from .._torch import APPLE, device_of
 from ..data import Minibatch
 from ..functional.gather import CountLogs
 from ..functional.losses import add_losses
+from ..nn import has_softplus
 from ..vae.gradients import StockGradients
 from ..vae.stock import stock_throughout, takes_logs
 from ..vae.vae import VAE
@@ -117,7 +118,12 @@ def written_gradients(module: nn.Module, products: torch.dtype | None = None) ->
     `products` is the dtype of the products of the decoder's heads, where it is not that of the
     weights. Classes that are no VAE register a function of their own.
     """
-    return StockGradients(cast(VAE, module), products) if stock_throughout(module) else None
+    if not stock_throughout(module):
+        return None
+    vae = cast(VAE, module)
+    if products is not None and has_softplus(vae.decoder):
+        return None
+    return StockGradients(vae, products)
 
 
 def without_autograd(module: nn.Module, settings: TrainSettings) -> Gradients | None:

@@ -30,6 +30,7 @@ from ..functional.derivatives import (
     ordered_counts,
 )
 from ..functional.gather import CountLogs
+from ..functional.softplus_heads import SoftplusHeads
 from ..nn import VARIANCE_FLOOR, DecoderSCVI, FCLayers, refuse_one_cell
 from .arguments import prior
 from .steps import (
@@ -67,7 +68,8 @@ class NetworkGradients:
     likelihood
         ``"zinb"``, ``"nb"`` or ``"poisson"``.
     products
-        The dtype of the products of the decoder's heads, where it is not that of the weights.
+        The dtype of the products of the decoder's heads, where it is not that of the weights;
+        those of a softplus have no other.
 
     Attributes
     ----------
@@ -87,8 +89,9 @@ class NetworkGradients:
         self._of_z = _EncoderGradients(z_encoder, n_genes)
         self._of_library = None if l_encoder is None else _EncoderGradients(l_encoder, n_genes)
         self._decoder = _hidden_layers(decoder.px_decoder)
-        self._heads = Heads(
-            _linear(decoder.px_scale_decoder[0]),
+        scale, activation = decoder.px_scale_decoder
+        self._heads = (SoftplusHeads if isinstance(activation, nn.Softplus) else Heads)(
+            _linear(scale),
             _linear(decoder.px_dropout_decoder) if likelihood == "zinb" else None,
             _linear(decoder.px_r_decoder) if of_cell else None,
             products,
@@ -246,12 +249,14 @@ class StockGradients:
         dtype = model.z_encoder.mean_encoder.weight.dtype
         seen = encoder_counts(counts, dtype, model.log_variational, logs)
         columns = [told.continuous.columns(dtype)] if model.n_continuous_cov else []
-        by_decoder = _columns(_layers_of(model.decoder), columns, told.codes, dtype)
+        by_decoder = covariate_columns(_layers_of(model.decoder), columns, told.codes, dtype)
         by_encoder = None
         if model.encode_covariates:
-            by_encoder = _columns(model.z_encoder.encoder, columns, told.codes, dtype)
+            by_encoder = covariate_columns(model.z_encoder.encoder, columns, told.codes, dtype)
         library: Any = local_l_mean, local_l_var
-        if model.use_observed_lib_size:
+        if model.use_size_factor_key:
+            library = told.size_factor.log(torch.get_default_dtype()).to(dtype)
+        elif model.use_observed_lib_size:
             library = log_library_size(counts) if logs is None else logs.log_library
             library = library.to(dtype)
         theta: tuple[Tensor | None, Tensor | None] = None, None
@@ -286,10 +291,13 @@ def _layers_of(decoder: Any) -> FCLayers:
     return cast(DecoderSCVI, decoder).px_decoder
 
 
-def _columns(
-    layers: FCLayers, continuous: list[Tensor], codes: Sequence[Codes], dtype: torch.dtype
+def covariate_columns(
+    layers: Any, continuous: list[Tensor], codes: Sequence[Codes], dtype: torch.dtype
 ) -> Tensor | None:
-    """Continuous covariates and one-hot rows of the others side by side, None without any."""
+    """Continuous covariates and one-hot rows of the others side by side, None without any.
+
+    `layers` has the numbers of categories, as ``n_cat_list``; codes beyond those are not told.
+    """
     rows = [
         one.one_hot(n_cat, dtype)
         for one, n_cat in zip(codes, layers.n_cat_list, strict=False)

@@ -222,7 +222,6 @@ def stock_throughout(model: nn.Module) -> bool:
         not has_hooks(model)
         and fused_forward_is_faithful(vae)
         and type(vae.decoder) is DecoderSCVI
-        and not has_softplus(vae.decoder)
         and model.training
         and all(untouched(network, FCLayers) for network in networks)
         and all(map(trained_as_it_is, model.parameters()))

@@ -25,7 +25,16 @@ WRITTEN: dict[str, dict[str, Any]] = {
     "labels": {"setup": {"labels_key": "label"}, "dispersion": "gene-label"},
     "cells": {"dispersion": "gene-cell", "use_observed_lib_size": False},
     "no batches": {"setup": {"batch_key": None}, "dropout_rate": 0.0},
+    "shallow": {**MODELS["covariates"], "deeply_inject_covariates": False},
+    "size factors of cells": {
+        "setup": {"size_factor_key": "size", "continuous_covariate_keys": ["age"]},
+        "dispersion": "gene-cell",
+        "gene_likelihood": "nb",
+    },
+    "size factors, poisson": {**MODELS["size factors"], "gene_likelihood": "poisson"},
+    "covariates of the decoder": {"setup": MODELS["covariates"]["setup"]},
     **{name: MODELS[name] for name in ("nb", "poisson", "learned library", "batches")},
+    **{name: MODELS[name] for name in ("covariates", "size factors")},
 }
 
 
@@ -75,11 +84,8 @@ def _replaced(module: Any) -> None:
 
 CHANGES = {"frozen": _frozen, "a hook": _hook, "a method": _replaced}
 LEFT: dict[str, dict[str, Any]] = {
-    "shallow": {"deeply_inject_covariates": False},
     "layer norm": {"use_layer_norm": "both", "use_batch_norm": "none"},
-    **{
-        name: MODELS[name] for name in ("covariates", "size factors", "embedding, labels", "linear")
-    },
+    **{name: MODELS[name] for name in ("embedding, labels", "linear")},
 }
 
 

@@ -22,6 +22,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "defaults": ({}, {}),
     "learned library": (MODELS["learned library"], {"gradient_clip_val": 0.05}),
     "labels": ({"setup": {"labels_key": "label"}, "dispersion": "gene-label"}, {}),
+    "covariates": (MODELS["covariates"], {}),
+    "size factors": (MODELS["size factors"], {}),
     "two at once": ({"n_layers": 2}, {"accumulate_grad_batches": 2}),
 }
 

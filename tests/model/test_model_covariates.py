@@ -151,10 +151,10 @@ def test_a_saved_model_is_the_same(model: Model, tmp_path: Path) -> None:
         ), line
 
 
-def test_the_step_is_written_out_unless_there_are_size_factors() -> None:
+def test_the_step_is_written_out_with_each_of_them() -> None:
     assert stock_throughout(made("covariates").module.train())
     assert stock_throughout(made("first layer", size_factor_key=None).module.train())
-    assert not stock_throughout(made("size factor").module.train())
+    assert stock_throughout(made("size factor").module.train())
 
 
 def test_a_site_effect_is_learned() -> None:

@@ -45,6 +45,10 @@ CONFIGURATIONS: list[dict[str, Any]] = [
         "n_layers": 2,
     },
     {"n_batch": 0, "n_continuous_cov": 3, "use_observed_lib_size": True, "n_layers": 2},
+    {"use_size_factor_key": True, "n_continuous_cov": 1},
+    {"use_size_factor_key": True, "reconstruction_loss": "nb", "dispersion": "gene-cell"},
+    {"use_size_factor_key": True, "reconstruction_loss": "poisson", "n_layers": 2},
+    {"use_size_factor_key": True, "dispersion": "gene-batch", "log_variational": False},
 ]
 
 
@@ -73,6 +77,8 @@ def covariates_for(model: VAE, dtype: torch.dtype) -> dict[str, Any]:
         given["cat_covs"] = codes % limits
     if model.n_continuous_cov:
         given["cont_covs"] = numbers.to(dtype)
+    if model.use_size_factor_key:
+        given["size_factor"] = torch.linspace(0.3, 3.0, N).to(dtype)
     return given
 
 
@@ -215,11 +221,13 @@ def test_code_replaced_on_a_class_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_other_models_are_left_to_autograd() -> None:
     assert not stock_throughout(LDVAE(G).train())
-    assert not stock_throughout(vae(use_size_factor_key=True))  # a softplus, no softmax
     assert not stock_throughout(nn.Linear(2, 2).train())
     settings = TrainSettings(max_epochs=1)
     assert without_autograd(vae(), settings) is not None
     assert without_autograd(vae(), TrainSettings(compile=True)) is None
+    softplus = vae(use_size_factor_key=True)
+    assert without_autograd(softplus, settings) is not None
+    assert without_autograd(softplus, TrainSettings(precision="bf16")) is None
 
 
 def test_bf16_rounds_the_heads_alone() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,13 +10,13 @@ from scvi import REGISTRY_KEYS
 from scvi.nn import DecoderSCVI, Encoder, FCLayers
 from torch import Tensor
 
-from ...functional.derivatives import log_library_size, ordered_counts
+from ...functional.derivatives import Counts, log_library_size, ordered_counts
 from ...functional.gather import CountLogs
 from ...nn import VARIANCE_FLOOR, refuse_one_cell
-from ...vae.gradients import Losses, NetworkGradients, encoder_counts
+from ...vae.gradients import Losses, NetworkGradients, covariate_columns, encoder_counts
 from ...vae.stock import hides_a_method, remember_code, trained_as_it_is, untouched
 from ._loop_module import ByRow
-from ._module import NO_COUNTS, VAE
+from ._module import NO_COUNTS, VAE, log_size_factor
 from ._networks import codes_of, decodes_plainly, encodes_plainly
 
 _LIKELIHOODS = ("zinb", "nb", "poisson")
@@ -38,10 +38,10 @@ def why_autograd(module: Any, registered: Container[str]) -> str | None:
         return "a method of the module was replaced"
     if module.gene_likelihood not in _LIKELIHOODS or module.minified_data_type is not None:
         return "the likelihood is not one of counts, or the data is minified"
-    if module.batch_representation != "one-hot" or module.use_size_factor_key:
-        return "batches are embedded, or there are size factors"
-    if REGISTRY_KEYS.CONT_COVS_KEY in registered or REGISTRY_KEYS.CAT_COVS_KEY in registered:
-        return "there are more covariates than the batch"
+    if module.batch_representation != "one-hot":
+        return "batches are embedded"
+    if any(key not in registered for key in _wanted(module)):
+        return "covariates or size factors of the cells are missing"
     encoders = [module.z_encoder, *([] if module.use_observed_lib_size else [module.l_encoder])]
     networks = [*encoders, module.decoder]
     plain = all(map(encodes_plainly, encoders)) and decodes_plainly(module.decoder)
@@ -51,11 +51,20 @@ def why_autograd(module: Any, registered: Container[str]) -> str | None:
         return "the least variance is another"
     if not all(untouched(network, FCLayers) for network in networks):
         return "a layer was changed"
-    if not all(part.inject_covariates for part in module.modules() if type(part) is FCLayers):
-        return "covariates go into the first layer only"
     if not all(map(trained_as_it_is, module.parameters())):
         return "a parameter is frozen or watched"
     return None
+
+
+def _wanted(module: Any) -> Iterator[str]:
+    """Yield the keys of what the networks are told beside batch and label."""
+    layers = module.decoder.px_decoder
+    if module.use_size_factor_key:
+        yield REGISTRY_KEYS.SIZE_FACTOR_KEY
+    if len(layers.n_cat_list) > 1:
+        yield REGISTRY_KEYS.CAT_COVS_KEY
+    if layers.fc_layers[0][0].in_features > module.n_latent + sum(layers.n_cat_list):
+        yield REGISTRY_KEYS.CONT_COVS_KEY
 
 
 class ModuleGradients:
@@ -79,42 +88,56 @@ class ModuleGradients:
     def __init__(self, module: Any, products: torch.dtype | None = None) -> None:
         self.module = module
         self.networks = NetworkGradients(module, module.n_input, module.gene_likelihood, products)
-        parts: list[Any] = [module.z_encoder.encoder, module.decoder.px_decoder]
-        self._told = [sum(part.n_cat_list) for part in parts]
 
     @torch.no_grad()
     def __call__(
         self,
         x: Tensor,
-        batch: Tensor,
-        labels: Tensor,
+        columns: Mapping[str, Tensor],
         kl_weight: Tensor,
         share: float = 1.0,
         logs: CountLogs | None = None,
     ) -> Losses:
-        """Return the losses of cells; `batch` and `labels` (N, 1) are as registered.
+        """Return the losses of cells; `columns` (N, K) has what is registered of them, by key.
 
         The other arguments are those of ``NetworkGradients.run``.
         """
         refuse_one_cell(x.shape[0])
         module = self.module
-        codes = codes_of(batch, "batch_index")
         counts = ordered_counts(x)
         dtype = module.z_encoder.mean_encoder.weight.dtype
         seen = encoder_counts(counts, dtype, module.log_variational, logs)
-        by_encoder, by_decoder = (codes.one_hot(k, dtype) if k else None for k in self._told)
-        library: Any
-        if module.use_observed_lib_size:
-            library = log_library_size(counts, NO_COUNTS).to(dtype)
-        else:
-            library = module._compute_local_library_params(batch)
+        batch, labels = (
+            columns[key] for key in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
+        )
+        codes = [codes_of(batch, "batch_index")]
+        if REGISTRY_KEYS.CAT_COVS_KEY in columns:
+            each = columns[REGISTRY_KEYS.CAT_COVS_KEY].split(1, dim=1)
+            codes += [codes_of(one, "cat_covs") for one in each]
+        numbers = []
+        if REGISTRY_KEYS.CONT_COVS_KEY in columns:
+            numbers.append(columns[REGISTRY_KEYS.CONT_COVS_KEY].to(dtype))
+        by_decoder = covariate_columns(module.decoder.px_decoder, numbers, codes, dtype)
+        by_encoder = None
+        if module.encode_covariates:
+            by_encoder = covariate_columns(module.z_encoder.encoder, numbers, codes, dtype)
         theta: tuple[Tensor | None, Tensor | None] = None, None
         if self.networks.has_table:
             found = module._log_theta(None, batch, labels)
             theta = found["log_theta"], found.get("theta_index")
+        library = self._library(counts, columns, dtype)
         return self.networks.run(
             counts, seen, by_encoder, by_decoder, library, theta, kl_weight, share
         )
+
+    def _library(self, counts: Counts, columns: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
+        """What ``NetworkGradients.run`` takes as `library`."""
+        module = self.module
+        if module.use_size_factor_key:
+            return log_size_factor(columns[REGISTRY_KEYS.SIZE_FACTOR_KEY].log()).to(dtype)
+        if module.use_observed_lib_size:
+            return log_library_size(counts, NO_COUNTS).to(dtype)
+        return module._compute_local_library_params(columns[REGISTRY_KEYS.BATCH_KEY])
 
 
 class RowGradients:
@@ -145,12 +168,9 @@ class RowGradients:
         logs: CountLogs | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Do what ``ByRow.forward`` and autograd's way back do."""
-        columns, rows = self._by_row.columns, y.reshape(-1)
-        batch, labels = (
-            columns[key].index_select(0, rows)
-            for key in (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
-        )
-        losses = self._gradients(x, batch, labels, kl_weight, share, logs)
+        rows, columns = y.reshape(-1), self._by_row.columns.items()
+        of_cells = {key: column.index_select(0, rows) for key, column in columns}
+        losses = self._gradients(x, of_cells, kl_weight, share, logs)
         self._gradients.networks.attach()
         return self._by_row.noted(*losses)
 

@@ -36,6 +36,11 @@ def _dense(x: Tensor) -> Tensor:
     return x if x.layout == torch.strided else x.to_dense()
 
 
+def log_size_factor(logarithm: Tensor) -> Tensor:
+    """Return the logarithms of size factors as they are used: a factor of 0 has -inf."""
+    return logarithm.clamp_min(math.log(NO_COUNTS))
+
+
 class Fused(_Behind):
     """Mixin for ``scvi.module.VAE`` and its subclasses: computes with fastvae's operations.
 
@@ -144,7 +149,7 @@ class Fused(_Behind):
         if factor is None:
             raise ValueError("the model was set up with a size_factor_key; size_factor is missing")
         if self.use_size_factor_key:
-            factor = factor.clamp_min(math.log(NO_COUNTS))  # a factor of 0 has the logarithm -inf
+            factor = log_size_factor(factor)
         logits = decode(
             self.decoder,
             self.dispersion,

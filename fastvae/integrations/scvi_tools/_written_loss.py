@@ -61,11 +61,7 @@ class WrittenLoss:
             return None
         gradients, handover = self._gradients, self._handover
         handover.renew()
-        x, codes, labels = (
-            batch[key]
-            for key in (REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
-        )
-        losses = gradients(x, codes, labels, kl_weight)
+        losses = gradients(batch[REGISTRY_KEYS.X_KEY], batch, kl_weight)
         weighted, kl = losses.nll + kl_weight * losses.kl_z, losses.kl_z.sum()
         if losses.kl_library is not None:
             weighted, kl = weighted + losses.kl_library, kl + losses.kl_library.sum()
