@@ -19,6 +19,8 @@ LABEL_SIZE = 7.5
 """Points."""
 LABELLED = (6, 60)
 """Fewer categories are told apart by colour; more do not fit."""
+FEW = 0.03
+"""A name beside its cells may lie on so many others, as a share of the cells."""
 COMPACT = 0.4
 """Categories whose cells lie farther apart than this share of the picture get no label."""
 
@@ -48,7 +50,9 @@ def text_width(text: str, size: float) -> float:
 def place_labels(
     axis: Axes, points: np.ndarray, codes: np.ndarray, names: list[str], side: float
 ) -> None:
-    """Write the names of compact categories on their cells, no name on another.
+    """Write the names of compact categories on their cells or beside them, no name on another.
+
+    A name that does not fit beside its cells without lying on others is written on its own.
 
     Parameters
     ----------
@@ -66,7 +70,7 @@ def place_labels(
     unit = 1.1 * extent / side  # of the coordinates in an inch: the axes have margins
     middle = (lowest + highest) / 2
     height = 1.25 * LABEL_SIZE / 72 * unit
-    taken: list[tuple[float, float, float]] = []
+    taken: list[tuple[np.ndarray, np.ndarray]] = []
     for code in np.argsort(-np.bincount(codes, minlength=len(names)), kind="stable"):
         cells = points[codes == code]
         if is_no_category(names[code]) or len(cells) == 0:
@@ -77,17 +81,25 @@ def place_labels(
             continue
         text = plain(names[code], LONGEST_LABEL)
         width = text_width(text, LABEL_SIZE) * unit
-        x, y = cells[distance.argmin()]  # on a cell, also where the category is a ring
-        if radius < width / 2:
-            y += radius + height  # above the cells, which it would hide
-        room = np.array([side * unit / 2 - width / 2, side * unit / 2 - height])
-        x, y = np.clip((x, y), middle - room, middle + room)
-        if any(abs(x - u) < (width + w) / 2 and abs(y - v) < height for u, v, w in taken):
+        size = np.array([width, height])
+        room = side * unit / 2 - size * (0.5, 1)
+        centre = cells[distance.argmin()]  # a cell, also where the category is a ring
+        steps = [0.0]
+        if radius < width / 2:  # on the cells it would hide them
+            steps = [radius + height, -radius - height, 0.0]
+        others = points[codes != code]
+        for step in steps:
+            place = np.clip(centre + np.array([0, step]), middle - room, middle + room)
+            on_a_name = any((abs(place - at) < (size + of) / 2).all() for at, of in taken)
+            if on_a_name or (step and _number_below(place, size, others) > FEW * len(cells)):
+                continue
+            break
+        else:
             continue
-        taken.append((float(x), float(y), width))
+        taken.append((place, size))
         axis.text(
-            x,
-            y,
+            float(place[0]),
+            float(place[1]),
             text,
             fontsize=LABEL_SIZE,
             ha="center",
@@ -95,3 +107,8 @@ def place_labels(
             color="0.1",
             path_effects=[withStroke(linewidth=2.2, foreground="white", alpha=0.85)],
         )
+
+
+def _number_below(place: np.ndarray, size: np.ndarray, cells: np.ndarray) -> int:
+    """Return how many of `cells` a text of this size lies on."""
+    return int((abs(cells - place) < size / 2).all(axis=1).sum())

@@ -278,7 +278,7 @@ def test_names_are_on_compact_categories_alone_and_not_on_each_other():
     at_the_edge = plots.latent_figure(coordinates, ("x", "y"), categories={"type": long})
     boxes(at_the_edge)
     (axis,) = at_the_edge.axes
-    assert len(axis.texts) == 5
+    assert len(axis.texts) == 6  # of two at one place, one name is above and one below
     for text in axis.texts:
         box, panel = text.get_window_extent(), axis.get_window_extent()
         assert panel.x0 <= box.x0 < box.x1 <= panel.x1
@@ -287,6 +287,25 @@ def test_names_are_on_compact_categories_alone_and_not_on_each_other():
     for text, centre in zip(types.texts, centres, strict=False):
         np.testing.assert_allclose(text.get_position(), centre, atol=1.0)
     assert list(batches.texts) == []
+
+
+def test_a_name_beside_its_cells_is_not_on_those_of_others():
+    rng = np.random.default_rng(0)
+    small, above, below = [5.0, 5.0], [5.0, 5.4], [5.0, 4.6]
+    corners = [[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0], [0.0, 5.0]]
+
+    def heights(*others: list[float]) -> float:
+        centres = np.array([small, *others, *corners[: 5 - len(others)]])
+        codes = np.arange(600) % len(centres)
+        coordinates = centres[codes] + rng.normal(scale=0.05, size=(600, 2))
+        names = np.array(["a small one", "v", "w", "x", "y", "z"])[codes]
+        (axis,) = plots.latent_figure(coordinates, ("x", "y"), categories={"t": names}).axes
+        (text,) = (text for text in axis.texts if text.get_text() == "a small one")
+        return float(text.get_position()[1])
+
+    assert heights() > 5.2
+    assert heights(above) < 4.8
+    assert heights(above, below) == pytest.approx(5, abs=0.1)
 
 
 def test_a_highlighted_category_lies_on_the_others(latent):
