@@ -5,7 +5,7 @@
 ``images/notebooks/NAME.png``. With ``--small`` they run with the values of `SMALL` and nothing is
 kept: a check that takes two minutes for all of them.
 
-Needs the extra ``notebooks``, and scvi-tools for one of them.
+Needs the extras ``notebooks`` and ``stream``, and scvi-tools for one of them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ THUMBNAILS = DOCS / "images" / "notebooks"
 SMALL: dict[str, dict[str, Any]] = {
     "from_scvi_tools": {"max_epochs": 1},
     "integration": {"n_cells": 1000, "max_epochs": 2},
+    "million_cells": {"n_cells": 5000},
     "pbmc": {"max_epochs": 2},
     "query": {"max_epochs": 2, "query_epochs": 2},
     "samples": {"epochs": 2},

@@ -12,7 +12,7 @@ from places import DOCS, ROOT, program
 
 FOLDER = DOCS / "notebooks"
 NOTEBOOKS = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.ipynb"))}
-NEEDS = {"from_scvi_tools": "scvi"}
+NEEDS = {"from_scvi_tools": "scvi", "million_cells": "zarr"}
 
 
 def code_cells(name: str) -> list[dict[str, Any]]:
