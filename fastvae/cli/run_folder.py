@@ -282,6 +282,7 @@ def list_files(folder: Path) -> list[str]:
         "model.safetensors": "weights",
         "config.json": "options, genes, batches, training summary",
         "history.csv": "losses of every epoch",
+        "README.md": "model card: data, network, training, versions, licence",
         LOG: "what was done, with times",
         "loss.png": "loss curve",
         "latent.h5ad": 'latent space in obsm["X_fastvae"], its UMAP in obsm["X_umap"], obs and var',

@@ -265,10 +265,12 @@ class Model(
 
     @with_scvi_names()
     def save(self, folder: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write model.safetensors, config.json and history.csv to `folder`.
+        """Write model.safetensors, config.json, history.csv and README.md to `folder`.
 
         At any moment, also when the disk is full or the process dies, the folder holds one whole
-        model, the old or the new one. No counts and no pickles are in the files.
+        model, the old or the new one. No counts and no pickles are in the files. README.md is the
+        model card: data, network, training, versions, and a place for the licence. Without the
+        line that says who wrote it, it is yours and stays as it is.
 
         Raises
         ------

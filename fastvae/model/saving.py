@@ -1,4 +1,4 @@
-"""The folder of a saved model: weights, configuration and history."""
+"""The folder of a saved model: weights, configuration, history and model card."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from torch import Tensor
 
 from .._files import atomic_path, check_regular
 from ..errors import InputError
+from .card import CARD, card_text, is_written
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 HISTORY = "history.csv"
 FORMAT = "fastvae-model"
 FORMAT_VERSION = 1
+_NOT_FETCHED = b"version https://git-lfs.github.com/spec/"
 
 
 def write_saved(
     folder: Path, state: dict[str, Tensor], config: dict[str, Any], history: str
 ) -> None:
-    """Write weights, history and configuration so that one model, old or new, is always there.
+    """Write the files of a model so that one model, old or new, is always there.
 
-    The configuration carries the digests of the other two. They are written whole under hidden
-    names first; the new model is in place from the moment the configuration is, and `read_part`
-    finds them under either name.
+    The configuration carries the digests of weights and history. All are written whole under
+    hidden names first; the new model is in place from the moment the configuration is, and
+    `read_part` finds them under either name. The model card is left as it is where somebody made
+    it theirs.
 
     Parameters
     ----------
@@ -53,6 +56,9 @@ def write_saved(
         **config,
     }
     text = json.dumps(config, indent=1, allow_nan=False)
+    card = folder / CARD
+    if not card.exists() or (card.is_file() and is_written(card.read_bytes())):
+        parts[CARD] = card_text(config).encode()
     ready = {name: folder / f".{name}.new" for name in parts}
     committed = False
     try:
@@ -140,6 +146,10 @@ def read_weights(folder: Path, config: dict[str, Any]) -> dict[str, Tensor]:
     content = read_part(folder, WEIGHTS, config.get("weights_sha256"))
     if content is None:
         raise InputError(f"{path} is missing; restore it or train again")
+    if content.startswith(_NOT_FETCHED):
+        raise InputError(
+            f"{path} stands for a file that Git LFS keeps elsewhere; fetch it with git lfs pull"
+        )
     if hashlib.sha256(content).hexdigest() != config.get("weights_sha256"):
         raise InputError(
             f"{path} is damaged or does not belong to the {CONFIG} beside it (its SHA-256 is not "

@@ -431,6 +431,12 @@ CASES = [
     Case(
         "one bit of the weights changed", lambda d: changed(d, "model.safetensors", flip_last_byte)
     ),
+    Case(
+        "weights that Git LFS keeps elsewhere",
+        lambda d: changed(
+            d, "model.safetensors", lambda _: b"version https://git-lfs.github.com/spec/v1\n"
+        ),
+    ),
     Case("weights cut short", lambda d: changed(d, "model.safetensors", lambda c: c[:300])),
     Case("weights that are no safetensors", no_safetensors),
     Case("weights of another network", lambda d: edited_config(d, options={"n_latent": 9})),

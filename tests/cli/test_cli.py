@@ -43,6 +43,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_train_leaves_a_whole_run(data: Path, trained: Path) -> None:
     assert sorted(path.name for path in trained.iterdir()) == [
+        "README.md",
         "config.json",
         "history.csv",
         "latent.h5ad",

@@ -98,7 +98,8 @@ def test_a_full_disk_at_every_step_of_a_save(outputs: Outputs) -> None:
         assert outputs.which(folder) == (1 if text is None else 0), (at, text)
         if text is not None:
             assert "cannot be written: the disk is full (" in text
-            assert any(name in text for name in ("model.safetensors", "history.csv", "config.json"))
+            names = ("model.safetensors", "history.csv", "README.md", "config.json")
+            assert any(name in text for name in names)
             assert "What was there before is untouched; make room" in text
             assert not _hidden(folder)
         outputs.save(0)

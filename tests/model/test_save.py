@@ -113,7 +113,7 @@ def test_loading_leaves_random_numbers_alone(saved: Path) -> None:
 
 def test_files(model: Model, saved: Path) -> None:
     names = sorted(path.name for path in saved.iterdir())
-    assert names == ["config.json", "history.csv", "model.safetensors"]
+    assert names == ["README.md", "config.json", "history.csv", "model.safetensors"]
     config = json.loads((saved / "config.json").read_text())
     assert config["data"]["gene_names"] == list(DATA.var_names)
     assert config["data"]["batch_categories"] == ["batch_0", "batch_1"]
