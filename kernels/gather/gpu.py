@@ -229,7 +229,7 @@ def gather_dense(
         dense_kernel[(n,)](
             *parts, rows.contiguous(), out, log_out, totals, library, cells, genes, INDEXED=True,
             COMPACT=isinstance(source, CompactCounts), LOG1P=False, LOGS=logs is not None,
-            **dense_tile(n, genes),
+            **dense_tile(n, genes), enable_fp_fusion=True,
         )  # fmt: skip
     return out, totals
 
@@ -250,11 +250,14 @@ def gather_csr(
     crow, col, values, totals, needed = buffers
     log_values, library = (values, totals) if logs is None else logs
     block = min(1024, next_power_of_2(n)) if n else 1
-    offsets_kernel[(1,)](parts[0], rows, crow, needed, n, cells, capacity, BLOCK=block)
+    offsets_kernel[(1,)](
+        parts[0], rows, crow, needed, n, cells, capacity, BLOCK=block, enable_fp_fusion=True
+    )
     if n:
         csr_kernel[(n,)](
             *parts, rows, crow, col, values, log_values, totals, library, needed, cells, capacity,
             COMPACT=isinstance(source, CompactCounts), LOGS=logs is not None, BLOCK=512,
+            enable_fp_fusion=True,
         )  # fmt: skip
     return minibatch(source, buffers)
 
@@ -265,7 +268,13 @@ def gather_columns(source: CellColumns, rows: Tensor, out: CellColumns) -> None:
     n, block = rows.numel(), 128
     if n:
         columns_kernel[(ceil_div(n, block),)](
-            *source, rows.contiguous(), *out, n, source.batch.numel(), BLOCK=block
+            *source,
+            rows.contiguous(),
+            *out,
+            n,
+            source.batch.numel(),
+            BLOCK=block,
+            enable_fp_fusion=True,
         )
 
 
@@ -291,5 +300,6 @@ def densify(x: Counts, log1p: bool = False, out: Tensor | None = None) -> Tensor
         dense_kernel[(n,)](
             crow, col, values, crow, crow, crow, out, out, out, out, n, genes,
             INDEXED=False, COMPACT=False, LOG1P=log1p, LOGS=False, **dense_tile(n, genes),
+            enable_fp_fusion=True,
         )  # fmt: skip
     return out

@@ -113,7 +113,7 @@ def hidden_forward(z: Tensor, norm: BatchNorm, keep: Tensor | None, scale: float
         z, weight.contiguous(), bias.contiguous(), running_mean, running_var,
         out if keep is None else keep.contiguous(), out, mean, inverse,
         n, h, z.stride(0), norm.momentum, norm.eps, scale, n / max(n - 1, 1),
-        KEEP=keep is not None, **tile,
+        KEEP=keep is not None, **tile, enable_fp_fusion=True,
     )  # fmt: skip
     return Hidden(out, mean, inverse)
 
@@ -143,6 +143,6 @@ def hidden_backward(
         out = torch.empty_like(hidden.mean), torch.empty_like(hidden.mean)
     backward_kernel[(ceil_div(h, tile["COLUMNS"]),)](
         grad, z, norm.weight.contiguous(), hidden.out, hidden.mean, hidden.inverse_std, d_z, *out,
-        n, h, grad.stride(0), z.stride(0), scale, **tile,
+        n, h, grad.stride(0), z.stride(0), scale, **tile, enable_fp_fusion=True,
     )  # fmt: skip
     return d_z, *out

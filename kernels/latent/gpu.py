@@ -165,6 +165,7 @@ def sample_and_kl_forward(
         forward_kernel[grid](
             *_contiguous(q_mean, q_log_var, p_mean, p_var), seed, z, q_var, kl,
             n, latent, var_eps, SOFTMAX=softmax, PRIOR=p_mean is not None, **sizes,
+            enable_fp_fusion=True,
         )  # fmt: skip
     return z, q_var, kl, seed
 
@@ -197,6 +198,7 @@ def sample_and_kl_backward(
             *_contiguous(q_mean, q_log_var, p_mean, p_var), seed, grad_z, by_var, by_kl,
             d_mean, d_h, *(by_prior or (d_mean, d_h)), n, latent, grad_z.stride(0), var_eps,
             SOFTMAX=softmax, PRIOR=prior, BY_VAR=grad_q_var is not None, **sizes,
+            enable_fp_fusion=True,
         )  # fmt: skip
     return d_mean, d_h, d_p_mean, d_p_var
 

@@ -559,7 +559,7 @@ def finish(early: Early, grad: Tensor, x: Counts, p: Parameters) -> Grads:
     redo = torch.empty(1, dtype=torch.int32, device=grad.device)
     compare_kernel[(1,)](
         grad, grad.stride(0), early.used, early.expected, redo, n,
-        BLOCK=min(1024, next_power_of_2(n)),
+        BLOCK=min(1024, next_power_of_2(n)), enable_fp_fusion=True,
     )  # fmt: skip
     _launch(x, p, early.memory, grad, redo)
     return early.memory.grads()

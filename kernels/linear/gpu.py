@@ -41,7 +41,7 @@ def row_sums(x: Counts) -> Tensor:
     n = x.shape[0]
     out = torch.empty(n, 1, dtype=torch.float32, device=values.device)
     if n:
-        row_sums_kernel[(n,)](crow, values, out, BLOCK=512)
+        row_sums_kernel[(n,)](crow, values, out, BLOCK=512, enable_fp_fusion=True)
     return out
 
 
@@ -84,6 +84,7 @@ def linear_from_nonzeros(x: Counts, weight: Tensor, bias: Tensor | None, log1p: 
             crow, col, values, weight.t().contiguous(),
             weight if bias is None else bias.contiguous(), out, hidden,
             LOG1P=log1p, BIAS=bias is not None, ROWS=min(64, 2048 // block), BLOCK=block,
+            enable_fp_fusion=True,
         )  # fmt: skip
     return out
 

@@ -243,8 +243,8 @@ def _worker(target: int, core_only: bool) -> dict[str, Any]:
 def _compile_target(target: int, core_only: bool, folder: str) -> dict[str, Any]:
     out = Path(folder) / f"{target}.json"
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": folder, "TRITON_DEFAULT_FP_FUSION": "1"}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+    environment |= {"TRITON_CACHE_DIR": folder, "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONWARNINGS": "default"}
     command = [sys.executable, __file__, str(target), str(out), *(["core"] if core_only else [])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:

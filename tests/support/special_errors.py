@@ -74,7 +74,9 @@ def largest_error(name: str) -> float:
     x = torch.tensor(points, dtype=torch.float32)
     y = torch.empty_like(x)
     with np.errstate(all="ignore"):  # of branches not taken, in the interpreter
-        apply[(triton.cdiv(len(x), 4096),)](x, y, len(x), FUNCTION=function, BLOCK=4096)
+        apply[(triton.cdiv(len(x), 4096),)](
+            x, y, len(x), FUNCTION=function, BLOCK=4096, enable_fp_fusion=True
+        )
     want = np.array([float(exact(mp.mpf(v))) for v in x.double().tolist()])
     scale = np.abs(want) if relative == 1 else np.maximum(1, np.abs(want))
     error = np.abs(y.double().cpu().numpy() - want) / np.where(scale == 0, 1, scale)
