@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from ..train import (
     split_cells,
     train_vae,
 )
+from ..train.loggers import Logger, ToLogger, checked_loggers, finalizing
 from ..train.processes import Group
 from ..train.settings import CheckpointOptions
 from .base import State
@@ -65,6 +67,7 @@ class Fitting(State):
         precision: str = "tf32",
         callbacks: Sequence[Callback] = (),
         tensorboard: str | os.PathLike[str] | None = None,
+        logger: Logger | Sequence[Logger] | None = None,
         cuda_graph: bool | None = None,
         sync_batch_norm: bool = False,
         compile: bool = False,
@@ -97,6 +100,10 @@ class Fitting(State):
             `fastvae.train.Callback` objects, whose methods are called as training goes on.
         tensorboard
             Folder for TensorBoard's event files; needs the tensorboard package.
+        logger
+            A logger of Lightning, such as its ``CSVLogger``, ``WandbLogger`` or ``MLFlowLogger``,
+            another object with ``log_hyperparams(params)`` and ``log_metrics(metrics, step)``, or
+            a list of such. It gets the options, and after each epoch the row of the history.
         residence
             Where the counts are kept during training: "device" (in compact form in the memory of
             `device`), "host", "disk", or "auto". None is what the model was made with. "host" and
@@ -125,6 +132,7 @@ class Fitting(State):
         progress = true_or_false("progress", progress)
         listeners = _listeners(callbacks)
         folder = None if tensorboard is None else file_path("tensorboard", tensorboard)
+        loggers = checked_loggers(logger)
         store = self._own_store()
         group = Group(training_device(device))
         if folder is not None and group.leads:
@@ -139,7 +147,11 @@ class Fitting(State):
             earlier=self.training,
             progress=progress,
         )
-        return self._follow(plan, listeners, progress)
+        loggers = loggers if group.leads else []
+        about = {**asdict(self._setup.options), "seed": plan.seed, **plan.numbers_of_cells()}
+        listeners += [ToLogger(one, about) for one in loggers]
+        with finalizing(loggers):
+            return self._follow(plan, listeners, progress)
 
     train = fit  # its name in scvi-tools
 

@@ -3,8 +3,9 @@
 ``train_vae`` (``loop``) trains a model. The other modules hold its parts: ``settings`` (the
 options), ``split``, ``schedules``, ``run`` (the epochs), ``step`` (one minibatch), ``cuda_graph``
 (the same in memory of fixed size), ``compiled`` (torch.compile), ``guard`` (non-finite values),
-``stopping`` (early stopping, signals), ``callbacks``, ``state`` and ``checkpoints`` (to resume),
-``processes`` and ``synced_batch_norm`` (several processes), ``history`` and ``progress``.
+``stopping`` (early stopping, signals), ``callbacks``, ``loggers``, ``state`` and ``checkpoints``
+(to resume), ``processes`` and ``synced_batch_norm`` (several processes), ``history`` and
+``progress``.
 """
 
 from __future__ import annotations
