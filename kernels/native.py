@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .counts import Counts, OrderedCounts
 
-ABI = 6
+ABI = 7
 GRAIN = 16_384  # entries that are worth a thread
 NAME = {"darwin": "libfastvae_cpu.dylib"}.get(sys.platform, "libfastvae_cpu.so")
 
@@ -114,6 +114,7 @@ class ProductCall(Structure):
         ("h", c_int64),
         ("threads", c_int32),
         ("add", c_int32),
+        ("half", c_int32),
         *((name, c_void_p) for name in ("x", "weight", "bias", "out", "grad")),
         *((name, c_void_p) for name in ("d_x", "d_weight", "d_bias")),
     )
@@ -137,6 +138,7 @@ _FUNCTIONS = {
     "fastvae_abi": (c_int32, []),
     "fastvae_isa": (c_char_p, []),
     "fastvae_blas_is_held_back": (c_int32, []),
+    "fastvae_multiplies_bf16": (c_int32, []),
     "fastvae_use_isa": (c_int32, [c_char_p]),
     "fastvae_check_csr": (c_int32, [POINTER(CountsArgument), c_int64, c_int64, c_int64]),
     "fastvae_nll": (None, [POINTER(NllCall)]),

@@ -21,6 +21,9 @@ class Products(NamedTuple):
     weight_gradient
         ``weight_gradient(grad, x, out, bias_out, add)``: grad.T @ x, (G, H), and the column sums
         of grad in `bias_out` (G,) unless that is None.
+    rounds
+        ``rounds(dtype)``: whether x, weight and bias may be float32 beside an (N, G) matrix of
+        this dtype, to which they are rounded as they are read. Elsewhere all have one dtype.
 
     Results are written to the memory given as `out`, or are added to what is there with `add`.
     """
@@ -28,16 +31,23 @@ class Products(NamedTuple):
     layer: Callable[[Tensor, Tensor, Tensor | None, Tensor], None]
     input_gradient: Callable[[Tensor, Tensor, Tensor, bool], None]
     weight_gradient: Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], None]
+    rounds: Callable[[torch.dtype], bool]
+
+    def factor(self, t: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return x, a weight or a bias as it is given beside an (N, G) matrix of `dtype`."""
+        return t if t.dtype == torch.float32 and self.rounds(dtype) else t.to(dtype)
 
 
 def _layer(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    x, weight = x.to(out.dtype), weight.to(out.dtype)
     if bias is None:
         torch.mm(x, weight.t(), out=out)
     else:
-        torch.addmm(bias, x, weight.t(), out=out)
+        torch.addmm(bias.to(out.dtype), x, weight.t(), out=out)
 
 
 def _input_gradient(grad: Tensor, weight: Tensor, out: Tensor, add: bool) -> None:
+    weight = weight.to(grad.dtype)
     if out.dtype != grad.dtype:  # half precision, added up in float32
         product = grad @ weight
         out.copy_(out + product if add else product)
@@ -69,4 +79,8 @@ def column_sums(grad: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.stack(few).sum(dim=0)
 
 
-TORCH = Products(_layer, _input_gradient, _weight_gradient)
+def _rounds(dtype: torch.dtype) -> bool:
+    return False
+
+
+TORCH = Products(_layer, _input_gradient, _weight_gradient, _rounds)

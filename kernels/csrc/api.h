@@ -5,7 +5,7 @@
 #include <cstdint>
 
 // Raised with every change of a struct or function here; native.py compares.
-constexpr int32_t FASTVAE_ABI = 6;
+constexpr int32_t FASTVAE_ABI = 7;
 
 #if defined(__GNUC__)
 #pragma GCC visibility push(default)
@@ -85,16 +85,18 @@ struct FastvaeLinear {
 };
 
 // The products of a dense layer: out = x W^T + bias, d_x = grad W, d_weight = grad^T x with
-// d_bias, the sums of grad over the cells. All matrices without gaps.
+// d_bias, the sums of grad over the cells. All matrices without gaps. With `half`, out and grad are
+// bfloat16 and factors are rounded to that (fastvae_multiplies_bf16); everything else is float.
 struct FastvaeProduct {
     int64_t n, g, h;
     int32_t threads;
     int32_t add;          // gradients are added to what is there
+    int32_t half;
     const float* x;       // (N, H)
     const float* weight;  // (G, H)
     const float* bias;    // (G), or NULL
-    float* out;           // (N, G)
-    const float* grad;    // (N, G)
+    void* out;            // (N, G)
+    const void* grad;     // (N, G)
     float* d_x;           // (N, H)
     float* d_weight;      // (G, H)
     float* d_bias;        // (G), or NULL
@@ -119,6 +121,7 @@ struct FastvaeHidden {
 int32_t fastvae_abi();
 const char* fastvae_isa();
 int32_t fastvae_blas_is_held_back();
+int32_t fastvae_multiplies_bf16();
 int32_t fastvae_use_isa(const char* name);
 int32_t fastvae_check_csr(const FastvaeCounts* x, int64_t n, int64_t g, int64_t stored);
 void fastvae_nll(const FastvaeNll* call);

@@ -18,7 +18,7 @@ namespace fastvae {
 
 #define FASTVAE_TEXT_OF(isa) #isa
 #define FASTVAE_TEXT(isa) FASTVAE_TEXT_OF(isa)
-#define FASTVAE_DECLARE(isa)                                            \
+#define FASTVAE_DECLARE(isa, bf16)                                      \
     namespace isa {                                                     \
     void nll(const FastvaeNll&);                                        \
     void sample_and_kl(const FastvaeLatent&);                           \
@@ -30,18 +30,31 @@ namespace fastvae {
     void layer(const FastvaeProduct&);                                  \
     void layer_input_grad(const FastvaeProduct&);                       \
     void layer_weight_grad(const FastvaeProduct&);                      \
+    void layer_bf16(const FastvaeProduct&);                             \
+    void layer_input_grad_bf16(const FastvaeProduct&);                  \
+    void layer_weight_grad_bf16(const FastvaeProduct&);                 \
     static const Kernels kernels = {                                    \
         FASTVAE_TEXT(isa), nll, sample_and_kl, sample_and_kl_backward,  \
         hidden, hidden_backward, linear, linear_weight_grad,            \
-        layer, layer_input_grad, layer_weight_grad};                    \
+        layer, layer_input_grad, layer_weight_grad,                     \
+        bf16(layer_bf16), bf16(layer_input_grad_bf16),                  \
+        bf16(layer_weight_grad_bf16)};                                  \
     }
 
-#ifdef FASTVAE_X86_LEVELS
-FASTVAE_DECLARE(v2)
-FASTVAE_DECLARE(v3)
-FASTVAE_DECLARE(v4)
+#define FASTVAE_THERE(function) function
+#define FASTVAE_MISSING(function) nullptr
+#ifdef FASTVAE_BF16
+#define FASTVAE_WIDEST FASTVAE_THERE
 #else
-FASTVAE_DECLARE(FASTVAE_ISA)
+#define FASTVAE_WIDEST FASTVAE_MISSING
+#endif
+
+#ifdef FASTVAE_X86_LEVELS
+FASTVAE_DECLARE(v2, FASTVAE_MISSING)
+FASTVAE_DECLARE(v3, FASTVAE_MISSING)
+FASTVAE_DECLARE(v4, FASTVAE_WIDEST)
+#else
+FASTVAE_DECLARE(FASTVAE_ISA, FASTVAE_WIDEST)
 #endif
 
 namespace {
@@ -52,6 +65,8 @@ bool has_v3() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
 }
+
+bool has_bf16() { return __builtin_cpu_supports("avx512bf16"); }
 
 bool has_v4() {
     return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -136,6 +151,15 @@ int32_t fastvae_blas_is_held_back() {
 #endif
 }
 
+// Whether the instruction set in use and this processor multiply pairs of bfloat16.
+int32_t fastvae_multiplies_bf16() {
+#ifdef FASTVAE_BF16
+    return fastvae::kernels().layer_bf16 && fastvae::has_bf16();
+#else
+    return 0;
+#endif
+}
+
 // Use another one; 0 where this processor lacks it, or it is not known.
 int32_t fastvae_use_isa(const char* name) {
     using namespace fastvae;
@@ -180,14 +204,14 @@ void fastvae_linear_weight_grad(const FastvaeLinear* call) {
     fastvae::kernels().linear_weight_grad(*call);
 }
 
-void fastvae_layer(const FastvaeProduct* call) { fastvae::kernels().layer(*call); }
+void fastvae_layer(const FastvaeProduct* call) { (call->half ? fastvae::kernels().layer_bf16 : fastvae::kernels().layer)(*call); }
 
 void fastvae_layer_input_grad(const FastvaeProduct* call) {
-    fastvae::kernels().layer_input_grad(*call);
+    (call->half ? fastvae::kernels().layer_input_grad_bf16 : fastvae::kernels().layer_input_grad)(*call);
 }
 
 void fastvae_layer_weight_grad(const FastvaeProduct* call) {
-    fastvae::kernels().layer_weight_grad(*call);
+    (call->half ? fastvae::kernels().layer_weight_grad_bf16 : fastvae::kernels().layer_weight_grad)(*call);
 }
 
 }  // extern "C"

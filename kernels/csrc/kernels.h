@@ -19,6 +19,10 @@ struct Kernels {
     void (*layer)(const FastvaeProduct&);
     void (*layer_input_grad)(const FastvaeProduct&);
     void (*layer_weight_grad)(const FastvaeProduct&);
+    // the same in bfloat16, NULL where the compiler or the instruction set has none
+    void (*layer_bf16)(const FastvaeProduct&);
+    void (*layer_input_grad_bf16)(const FastvaeProduct&);
+    void (*layer_weight_grad_bf16)(const FastvaeProduct&);
 };
 
 // Memory that a thread keeps from call to call, at least this many bytes of it; what was in it is

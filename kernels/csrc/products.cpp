@@ -4,7 +4,7 @@
 // per row and one row of WIDTH numbers at each step. Weights are read once. What a tile reads again
 // and again lies side by side, and what the next piece reads is asked for ahead. Work is cut by
 // genes alone, so that the number of threads changes no sum.
-#include "parallel.h"
+#include "pieces.h"
 #include "transpose.h"
 
 namespace fastvae {
@@ -23,7 +23,6 @@ constexpr int64_t SLICE = 256;              // steps that are summed in register
 constexpr int64_t STEPS = 128;              // cells in the gradient by W
 constexpr int64_t GENES = 8 * TALL;         // genes in one piece of the gradient by W
 constexpr int64_t MANY = 16;                // pieces for which x is laid out once
-constexpr int64_t RUN = 8;                  // pieces that a thread takes at once, at most
 constexpr int64_t SLABS = 16;               // partial sums of the gradient by x, at most
 constexpr int64_t SLAB_GENES = 2 * SLICE;   // genes in one, at least
 
@@ -42,9 +41,6 @@ struct Result {
     bool add;
     const float* base;  // WIDTH numbers, or NULL
 };
-
-// Unrolled, so that sums stay in registers.
-#define EVERY _Pragma("GCC unroll 8")
 
 template <int ROWS>
 FASTVAE_INLINE void tile(const Factors& f, const Result& result) {
@@ -85,23 +81,6 @@ FASTVAE_INLINE void tile(const Factors& f, const Result& result) {
     }
 }
 
-int64_t at_most(int64_t step, int64_t begin, int64_t end) {
-    return begin + step < end ? step : end - begin;
-}
-
-int64_t pieces_of(int64_t step, int64_t n) { return (n + step - 1) / step; }
-
-// Rows of numbers that are read soon: they are asked for while a strip is computed.
-struct Soon {
-    const float* at = nullptr;
-    int64_t rows = 0, stride = 0, width = 0;
-};
-
-void fetch(Soon& soon, int64_t rows) {
-    for (; rows > 0 && soon.rows > 0; --rows, --soon.rows, soon.at += soon.stride)
-        for (int64_t j = 0; j < soon.width; j += LANES) __builtin_prefetch(soon.at + j, 0, 2);
-}
-
 // A strip of tiles, one below the other.
 void strip(Factors f, Result result, int64_t rows, Soon soon = {}) {
     const int64_t share = pieces_of(pieces_of(TALL, rows), soon.rows);
@@ -135,21 +114,7 @@ const float* padded_rows(const float* from, int64_t stride, int64_t rows, int64_
     return to;
 }
 
-// Pieces in runs: a thread may ask for what the next piece of its run reads. Work(piece, whether
-// there is a next one).
-template <class Work>
-void in_runs(int64_t pieces, int64_t threads, const Work& work) {
-    const int64_t fair = pieces / (8 * (threads < 1 ? 1 : threads));
-    const int64_t run = fair < 1 ? 1 : fair > RUN ? RUN : fair;
-    parallel(pieces_of(run, pieces), threads, [&](int64_t number) {
-        const int64_t end = number * run + at_most(run, number * run, pieces);
-        for (int64_t piece = number * run; piece < end; ++piece) work(piece, piece + 1 < end);
-    });
-}
-
-float* piece_memory(int64_t numbers) {
-    return static_cast<float*>(scratch(OF_PIECE, numbers * static_cast<int64_t>(sizeof(float))));
-}
+const float* grad_of(const FastvaeProduct& call) { return static_cast<const float*>(call.grad); }
 
 // Genes g .. g + genes of every row of the upstream gradient from `begin` on, side by side, and
 // their sums over the rows.
@@ -157,7 +122,7 @@ void gather_genes(const FastvaeProduct& call, int64_t begin, int64_t rows, int64
                   int64_t genes, float* to, float* sums) {
     Vector sum[GENES / LANES] = {};
     for (int64_t n = 0; n < rows; ++n) {
-        const float* from = call.grad + (begin + n) * call.g + g;
+        const float* from = grad_of(call) + (begin + n) * call.g + g;
         float* row = to + n * GENES;
         if (genes == GENES) {
             for (int64_t j = 0; j < GENES; j += LANES) store(load(from + j), row + j);
@@ -183,12 +148,12 @@ void layer(const FastvaeProduct& call) {
         for (int64_t j = 0; j < WIDTH; ++j) base[j] = call.bias && j < width ? call.bias[g + j] : 0.0f;
         Soon soon;
         if (more)
-            soon = {call.weight + (g + WIDTH) * call.h, at_most(WIDTH, g + WIDTH, call.g), call.h,
-                    call.h};
+            soon = soon_rows(call.weight + (g + WIDTH) * call.h, at_most(WIDTH, g + WIDTH, call.g),
+                             call.h, call.h);
         for (int64_t h = 0; h < call.h; h += SLICE) {
             const int64_t steps = at_most(SLICE, h, call.h);
             const Factors f = {call.x + h, call.h, 1, rows + h * WIDTH, WIDTH, steps};
-            strip(f, {call.out + g, call.g, width, h > 0, h > 0 ? nullptr : base}, call.n,
+            strip(f, {static_cast<float*>(call.out) + g, call.g, width, h > 0, h > 0 ? nullptr : base}, call.n,
                   h > 0 ? Soon{} : soon);
         }
     });
@@ -213,10 +178,11 @@ void layer_weight_grad(const FastvaeProduct& call) {
             gather_genes(call, begin, steps, g, genes, by_cell, sums);
             Soon soon;
             if (next < call.n)
-                soon = {call.grad + next * call.g + g, at_most(STEPS, next, call.n), call.g, genes};
+                soon = soon_rows(grad_of(call) + next * call.g + g, at_most(STEPS, next, call.n),
+                                 call.g, genes);
             else if (more)
-                soon = {call.grad + g + GENES, at_most(STEPS, 0, call.n), call.g,
-                        at_most(GENES, g + GENES, call.g)};
+                soon = soon_rows(grad_of(call) + g + GENES, at_most(STEPS, 0, call.n), call.g,
+                                 at_most(GENES, g + GENES, call.g));
             for (int64_t p = 0; p < panels; ++p) {
                 const int64_t h = p * WIDTH, width = at_most(WIDTH, h, call.h);
                 const float* x = call.x + begin * call.h + h;
@@ -252,7 +218,7 @@ void layer_input_grad(const FastvaeProduct& call) {
                 const float* rows = call.weight + g * call.h + h;
                 const bool narrow = width < WIDTH;
                 if (narrow) rows = padded_rows(rows, call.h, steps, width, padded);
-                const Factors f = {call.grad + g, call.g, 1, rows, narrow ? WIDTH : call.h, steps};
+                const Factors f = {grad_of(call) + g, call.g, 1, rows, narrow ? WIDTH : call.h, steps};
                 strip(f, {partial + piece * size + h, call.h, width, add, nullptr}, call.n);
             }
         }

@@ -13,6 +13,7 @@ namespace {
 constexpr int64_t GENES = 128;  // genes in a block
 constexpr int64_t UNITS = 64;   // hidden units in a tile
 constexpr int64_t ROWS = 128;   // cells in one piece of the forward work
+constexpr int64_t FEW = 16;     // cells whose entries one thread looks through at once
 
 int64_t count_blocks(const FastvaeLinear& call) { return (call.g + GENES - 1) / GENES; }
 
@@ -22,9 +23,9 @@ const int32_t* find_blocks(const FastvaeLinear& call) {
     const int64_t blocks = count_blocks(call);
     int32_t* starts =
         static_cast<int32_t*>(scratch(OF_CALL, call.n * (blocks + 1) * sizeof(int32_t)));
-    parallel((call.n + ROWS - 1) / ROWS, call.threads, [&](int64_t piece) {
-        const int64_t end = (piece + 1) * ROWS < call.n ? (piece + 1) * ROWS : call.n;
-        for (int64_t n = piece * ROWS; n < end; ++n) {
+    parallel((call.n + FEW - 1) / FEW, call.threads, [&](int64_t piece) {
+        const int64_t end = (piece + 1) * FEW < call.n ? (piece + 1) * FEW : call.n;
+        for (int64_t n = piece * FEW; n < end; ++n) {
             int32_t* start = starts + n * (blocks + 1);
             const int64_t from = row_start(call.x, n), until = row_start(call.x, n + 1);
             int64_t i = from;

@@ -52,7 +52,7 @@ WORTH = 500_000  # bytes of one head's logits below which calls cost more than m
 
 
 class Head(NamedTuple):
-    """One head: its parameters in the dtype of the products, and memory for its logits."""
+    """One head: its parameters as the products take them, and memory for its logits."""
 
     name: str
     weight: Tensor
@@ -162,8 +162,8 @@ class BlockedHeads(NamedTuple):
         return [
             Head(
                 name,
-                weight.to(dtype),
-                None if bias is None else bias.to(dtype),
+                self.products.factor(weight, dtype),
+                None if bias is None else self.products.factor(bias, dtype),
                 next(logits),
             )
             for name, (weight, bias) in given.items()
@@ -174,7 +174,7 @@ class BlockedHeads(NamedTuple):
         self, x: Counts, p: HeadParameters, heads: list[Head], dtype: torch.dtype
     ) -> Iterator[Block]:
         n, step = x.shape[0], heads[0].logits.shape[0]
-        hidden = p.hidden.to(dtype).contiguous()
+        hidden = self.products.factor(p.hidden, dtype).contiguous()
         for begin in range(0, n, step):
             end = min(begin + step, n)
             logits: dict[str, Tensor] = {}
@@ -205,7 +205,7 @@ class BlockedHeads(NamedTuple):
             d = by_head[head.name]
             if d is None:
                 continue
-            d = d.to(head.weight.dtype)
+            d = d.to(head.logits.dtype)
             weight, bias = found.get(f"{head.name}_weight"), found.get(f"{head.name}_bias")
             if weight is not None:
                 self.products.weight_gradient(d, block.hidden, weight, bias, again)

@@ -2,7 +2,9 @@
 
 torch multiplies float32 matrices by MKL, which on AMD processors keeps to 256-bit instructions. The
 library uses all of a vector there; it can add to what is there already, it sums the gradient by the
-bias along the way, and the number of threads changes no bit of what it computes.
+bias along the way, and the number of threads changes no bit of what it computes. On processors that
+multiply pairs of bfloat16 it does so where the (N, G) matrix is of that type, and rounds float32
+factors as it reads them.
 """
 
 from __future__ import annotations
@@ -30,38 +32,50 @@ def fits(*matrices: Tensor | None) -> bool:
     return True
 
 
-def _call(sizes: tuple[int, int, int], add: bool, **tensors: Tensor | None) -> Any:
+def _takes(by_gene: Tensor, *others: Tensor | None) -> bool:
+    """Whether the library multiplies float32 factors beside an (N, G) matrix, of whatever type."""
+    if by_gene.dtype == torch.float32:
+        return fits(by_gene, *others)
+    whole = by_gene.is_contiguous() and by_gene.is_cpu and by_gene.numel() > 0
+    return whole and _rounds(by_gene.dtype) and fits(*others)
+
+
+def _rounds(dtype: torch.dtype) -> bool:
+    return dtype == torch.bfloat16 and bool(library.fastvae_multiplies_bf16())
+
+
+def _call(sizes: tuple[int, int, int], add: bool, half: bool, **tensors: Tensor | None) -> Any:
     n, g, h = sizes
     found = {name: t.data_ptr() for name, t in tensors.items() if t is not None}
     threads = threads_for(n * g * h // 64)
-    return ctypes.byref(ProductCall(n=n, g=g, h=h, threads=threads, add=add, **found))
+    return ctypes.byref(ProductCall(n=n, g=g, h=h, threads=threads, add=add, half=half, **found))
 
 
 def _layer(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    if not fits(x, weight, bias, out):
+    if not _takes(out, x, weight, bias):
         return TORCH.layer(x, weight, bias, out)
-    sizes = x.shape[0], weight.shape[0], weight.shape[1]
-    library.fastvae_layer(_call(sizes, False, x=x, weight=weight, bias=bias, out=out))
+    sizes, half = (x.shape[0], *weight.shape), out.dtype != torch.float32
+    library.fastvae_layer(_call(sizes, False, half, x=x, weight=weight, bias=bias, out=out))
 
 
 def _input_gradient(grad: Tensor, weight: Tensor, out: Tensor, add: bool) -> None:
-    if not fits(grad, weight, out):
+    if not _takes(grad, weight, out):
         return TORCH.input_gradient(grad, weight, out, add)
-    sizes = grad.shape[0], weight.shape[0], weight.shape[1]
-    library.fastvae_layer_input_grad(_call(sizes, add, grad=grad, weight=weight, d_x=out))
+    sizes, half = (grad.shape[0], *weight.shape), grad.dtype != torch.float32
+    library.fastvae_layer_input_grad(_call(sizes, add, half, grad=grad, weight=weight, d_x=out))
 
 
 def _weight_gradient(
     grad: Tensor, x: Tensor, out: Tensor, bias_out: Tensor | None, add: bool
 ) -> None:
-    if not fits(grad, x, out, bias_out):
+    if not _takes(grad, x, out, bias_out):
         return TORCH.weight_gradient(grad, x, out, bias_out, add)
-    sizes = grad.shape[0], grad.shape[1], x.shape[1]
-    call = _call(sizes, add, grad=grad, x=x, d_weight=out, d_bias=bias_out)
+    sizes, half = (*grad.shape, x.shape[1]), grad.dtype != torch.float32
+    call = _call(sizes, add, half, grad=grad, x=x, d_weight=out, d_bias=bias_out)
     library.fastvae_layer_weight_grad(call)
 
 
-LIBRARY = Products(_layer, _input_gradient, _weight_gradient)
+LIBRARY = Products(_layer, _input_gradient, _weight_gradient, _rounds)
 
 FASTEST = LIBRARY if library.fastvae_blas_is_held_back() else TORCH
 

@@ -133,14 +133,75 @@ def test_the_three_products(instructions, shape):
         torch.testing.assert_close(a.double(), b, rtol=0, atol=3e-7 * max(8, length))
 
 
+def made_in_bfloat16(chosen, n, genes, hidden):
+    """As `made`, from float32 factors beside (N, G) matrices of bfloat16."""
+    x, weight, bias, grad = drawn(n, genes, hidden)
+    factors = [chosen.factor(t, torch.bfloat16) for t in (x, weight, bias)]
+    out = torch.full((n, genes), torch.nan, dtype=torch.bfloat16)
+    chosen.layer(*factors, out)
+    found = [out]
+    for add in (False, True):
+        start = torch.ones if add else torch.empty
+        by_x, by_weight, by_bias = start(n, hidden), start(genes, hidden), start(genes)
+        chosen.input_gradient(grad.bfloat16(), factors[1], by_x, add)
+        chosen.weight_gradient(grad.bfloat16(), factors[0], by_weight, by_bias, add)
+        found += [t - 1 if add else t for t in (by_x, by_weight, by_bias)]
+    return found
+
+
+@pytest.mark.usefixtures("_restored")
+@pytest.mark.parametrize("instructions", ["torch", *INSTRUCTION_SETS])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_three_products_in_bfloat16(instructions, shape):
+    if instructions != "torch":
+        native.use_instruction_set(instructions)
+    chosen = products.TORCH if instructions == "torch" else dense.LIBRARY
+    n, genes, hidden = shape
+    x, weight, bias, grad = (t.bfloat16().double() for t in drawn(*shape))
+    by = [grad @ weight, grad.t() @ x, grad.sum(dim=0)]
+    out, *gradients = made_in_bfloat16(chosen, *shape)
+    want = x @ weight.t() + bias
+    torch.testing.assert_close(out.double(), want, rtol=2**-8, atol=3e-7 * max(8, hidden))
+    # torch's products are of bfloat16; the library's gradients are sums in float32
+    rtol = 0 if chosen.rounds(torch.bfloat16) else 2**-8
+    for a, b, length in zip(gradients, [*by, *by], [genes, n, n] * 2, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=rtol, atol=3e-7 * max(8, length))
+
+
+@pytest.mark.usefixtures("_restored")
+def test_bfloat16_is_left_to_torch_by_processors_without_it():
+    for name in INSTRUCTION_SETS:
+        native.use_instruction_set(name)
+        rounds = dense.LIBRARY.rounds(torch.bfloat16)
+        assert not rounds or name in ("v4", "native")
+        weight = torch.ones(3, 2)
+        assert (dense.LIBRARY.factor(weight, torch.bfloat16) is weight) == rounds
+    assert not dense.LIBRARY.rounds(torch.float16)
+
+
+def test_a_nan_stays_in_its_cell_where_genes_are_taken_in_pairs():
+    n, genes, hidden = 4, 5, 3
+    grad = torch.ones(n, genes, dtype=torch.bfloat16)
+    grad[1, 0] = torch.nan  # follows the last gene of the first cell in memory
+    weight, out = torch.ones(genes, hidden), torch.empty(n, hidden)
+    dense.LIBRARY.input_gradient(grad, weight, out, False)
+    assert out.isnan().any(dim=1).tolist() == [False, True, False, False]
+    by_weight, by_bias = torch.empty(genes, hidden), torch.empty(genes)
+    dense.LIBRARY.weight_gradient(grad, torch.ones(n, hidden), by_weight, by_bias, False)
+    assert by_weight.isnan().any(dim=1).tolist() == [True, *[False] * 4]
+    assert by_bias.isnan().tolist() == [True, *[False] * 4]
+
+
 @pytest.mark.usefixtures("_restored")
 def test_threads_change_no_bit_of_a_product(monkeypatch):
     monkeypatch.setattr(native, "GRAIN", 1)
     shape = (150, 9000, 70)
-    one = made(dense.LIBRARY, *shape)
-    for threads in (2, 3, 4):
-        torch.set_num_threads(threads)
-        assert all(map(torch.equal, one, made(dense.LIBRARY, *shape)))
+    for make in (made, made_in_bfloat16):
+        torch.set_num_threads(1)
+        one = make(dense.LIBRARY, *shape)
+        for threads in (2, 3, 4):
+            torch.set_num_threads(threads)
+            assert all(map(torch.equal, one, make(dense.LIBRARY, *shape)))
 
 
 def test_matrices_with_gaps_and_of_other_types_are_multiplied_by_torch():
