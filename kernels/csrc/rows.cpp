@@ -61,10 +61,14 @@ int32_t fastvae_check_csr(const FastvaeCounts* x, int64_t n, int64_t g, int64_t 
 // Sum of each CSR row, in double.
 void fastvae_row_sums(const FastvaeCounts* x, int64_t n, float* out) {
     for (int64_t row = 0; row < n; ++row) {
-        double total = 0.0;
+        constexpr int64_t PARTS = 4;  // one addition waits for the one before
+        double part[PARTS] = {};
         const int64_t begin = fastvae::row_start(*x, row), end = fastvae::row_start(*x, row + 1);
-        for (int64_t i = begin; i < end; ++i) total += x->values[i];
-        out[row] = static_cast<float>(total);
+        int64_t i = begin;
+        for (; i + PARTS <= end; i += PARTS)
+            for (int64_t j = 0; j < PARTS; ++j) part[j] += static_cast<double>(x->values[i + j]);
+        for (; i < end; ++i) part[0] += static_cast<double>(x->values[i]);
+        out[row] = static_cast<float>((part[0] + part[1]) + (part[2] + part[3]));
     }
 }
 

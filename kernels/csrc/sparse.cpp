@@ -3,7 +3,7 @@
 // Both walk the genes in blocks, so that what belongs to a block of genes and a tile of hidden
 // units stays in the nearest cache. A number is always summed by one thread and in the order of
 // the genes or cells: threads change no result.
-#include "parallel.h"
+#include "pieces.h"
 #include "transpose.h"
 
 namespace fastvae {
@@ -71,10 +71,6 @@ FASTVAE_INLINE void spread(const FastvaeCounts& x, int64_t from, int64_t until, 
     }
 }
 
-int64_t at_most(int64_t step, int64_t begin, int64_t end) {
-    return begin + step < end ? step : end - begin;
-}
-
 }  // namespace
 
 void linear(const FastvaeLinear& call) {
@@ -93,7 +89,12 @@ void linear(const FastvaeLinear& call) {
             const int64_t g = block * GENES;
             transpose(call.weight + h * call.weight_stride + g, call.weight_stride, by_gene, UNITS,
                       width, at_most(GENES, g, call.g));
+            Soon soon;
+            if (block + 1 < blocks)
+                soon = soon_rows(call.weight + h * call.weight_stride + g + GENES, width,
+                                 call.weight_stride, at_most(GENES, g + GENES, call.g));
             for (int64_t n = 0; n < rows; ++n) {
+                fetch(soon, 1);
                 const int32_t* start = starts + (begin + n) * (blocks + 1) + block;
                 const int64_t from = row_start(call.x, begin + n);
                 add_rows(call.x, from + start[0], from + start[1], g, by_gene, sums + n * UNITS);
@@ -114,7 +115,10 @@ void linear_weight_grad(const FastvaeLinear& call) {
         const int64_t genes = at_most(GENES, g, call.g);
         float* rows = static_cast<float*>(scratch(OF_PIECE, GENES * UNITS * sizeof(float)));
         for (int64_t i = 0; i < genes * UNITS; ++i) rows[i] = 0.0f;
+        float* to = call.d_weight + h * call.d_weight_stride + g;
+        Soon soon = soon_rows(to, width, call.d_weight_stride, genes);  // it is written soon
         for (int64_t n = 0; n < call.n; ++n) {
+            fetch(soon, 1);
             const int32_t* start = starts + n * (blocks + 1) + block;
             const int64_t from = row_start(call.x, n);
             if (start[0] == start[1]) continue;
@@ -126,8 +130,7 @@ void linear_weight_grad(const FastvaeLinear& call) {
             }
             spread(call.x, from + start[0], from + start[1], g, grad, rows);
         }
-        transpose(rows, UNITS, call.d_weight + h * call.d_weight_stride + g, call.d_weight_stride,
-                  genes, width);
+        transpose(rows, UNITS, to, call.d_weight_stride, genes, width);
     });
 }
 
