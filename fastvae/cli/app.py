@@ -28,6 +28,7 @@ from .options import (
     TrainingDevice,
 )
 from .plot import plot
+from .predict import predict
 from .report import report
 from .slot_options import SlotOptions
 from .train import train
@@ -72,6 +73,7 @@ app.command(epilog="Example:  fastvae train atlas.h5ad --batch-key donor -o run 
 
 
 app.command(epilog="Example:  fastvae embed run new_cells.h5ad -o new_latent.h5ad")(embed)
+app.command(epilog="Example:  fastvae predict run new_cells.h5ad -o labels.csv")(predict)
 app.command(epilog="Example:  fastvae de run atlas.h5ad --groupby cell_type -o markers.csv")(de)
 app.command(
     epilog="Example:  fastvae expression run atlas.h5ad --library-size 1e4 -o denoised.h5ad"

@@ -11,6 +11,7 @@ import typer
 from ..train.settings import CheckpointOptions, TrainSettings
 from .declared_options import with_declared_options
 from .options import (
+    DATA,
     EXPERT,
     FILES,
     MODEL,
@@ -62,6 +63,23 @@ def train(
     genes: Genes = None,
     n_top_genes: NTopGenes = None,
     labels_key: LabelsKey = None,
+    unlabeled_category: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL",
+            help="Learn the labels; this one stands for an unknown label.",
+            show_default="labels are not learned",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    linear_classifier: Annotated[
+        bool,
+        typer.Option(
+            "--linear-classifier",
+            help="Make the classifier of labels one linear layer.",
+            rich_help_panel=EXPERT,
+        ),
+    ] = False,
     categorical_covariate_keys: CategoricalCovariates = None,
     continuous_covariate_keys: ContinuousCovariates = None,
     size_factor_key: SizeFactor = None,
@@ -141,6 +159,8 @@ def train(
                 batch_per_file=batch_per_file,
                 batch_key=batch_key or None,
                 labels_key=labels_key or None,
+                unlabeled_category=unlabeled_category,
+                linear_classifier=linear_classifier,
                 categorical_covariate_keys=categorical_covariate_keys or None,
                 continuous_covariate_keys=continuous_covariate_keys or None,
                 size_factor_key=size_factor_key,
@@ -171,10 +191,10 @@ def train(
                 return
             print_run(model, folder)
             exit_if_interrupted(model)
-            _say_next(folder, data)
+            _say_next(folder, data, predicts=unlabeled_category is not None)
 
 
-def _say_next(folder: Path, data: list[Path]) -> None:
+def _say_next(folder: Path, data: list[Path], *, predicts: bool) -> None:
     """Name the commands that usually follow."""
     cells = shlex.join(map(str, [folder, *data]))
     typer.echo("next:")
@@ -183,3 +203,5 @@ def _say_next(folder: Path, data: list[Path]) -> None:
         typer.echo(f"  fastvae embed {cells} --write-into  (the latent space goes into that file)")
     else:
         typer.echo(f"  fastvae embed {cells} -o embedded.h5ad")
+    if predicts:
+        typer.echo(f"  fastvae predict {cells} -o labels.csv")

@@ -15,6 +15,7 @@ from ..data.request import Source
 from ..data.sources.slots import Slot
 from ..data.stores.host import CountStore
 from ..errors import InputError
+from ..model.labels import SemiSupervision
 from ..model.model import Model
 from ..model.new_data import Reading, check_reading
 from ..model.setup import Setup
@@ -79,6 +80,11 @@ def to_scvi_tools(model: Model, adata: AnnData, *, model_class: Any = None) -> A
 
     if not model.is_trained:
         raise InputError("the model has not been trained yet; call fit() before converting it")
+    if model._setup.semi_supervision is not None:
+        raise InputError(
+            "a model that has learned labels has no way into scvi-tools yet; convert the model "
+            "that it started from"
+        )
     setup = model._setup
     adata = _with_genes(adata, setup)
     batch_key = _one_column(adata, setup.batch_key, "batch_key")
@@ -129,7 +135,7 @@ def from_scvi_tools(
     device: str | torch.device = "cpu",
     **reading: Unpack[Reading],
 ) -> Model:
-    """Make a `fastvae.Model` with the weights of a ``scvi.model.SCVI``.
+    """Make a `fastvae.Model` with the weights of a ``scvi.model.SCVI`` or ``SCANVI``.
 
     Parameters
     ----------
@@ -150,7 +156,8 @@ def from_scvi_tools(
     -------
     Model
         Every weight and buffer is bit-equal, the codes of batches, labels and covariates are the
-        same.
+        same. Of a SCANVI it gives labels (`Model.predict`), which are read from `data` when it is
+        trained further.
 
     Raises
     ------
@@ -174,8 +181,8 @@ def from_scvi_tools(
 
 def _setup_of(described: Described) -> tuple[Setup, dict[str, Tensor]]:
     state = dict(described.state)
-    batch_key = described.setup_args.get("batch_key")
-    labels_key = described.setup_args.get("labels_key")
+    batch_key: Any = described.setup_args.get("batch_key")
+    labels_key: Any = described.setup_args.get("labels_key")
     batches, labels = described.categories("batch"), described.categories("labels")
     init = dict(described.init)
     one_column = {"gene-batch": batch_key, "gene-label": labels_key}
@@ -183,6 +190,11 @@ def _setup_of(described: Described) -> tuple[Setup, dict[str, Tensor]]:
         # scvi-tools has one batch (label) where there is no key: a dispersion per gene
         init["dispersion"] = "gene"
         state["px_r"] = state["px_r"].squeeze(1)
+    how = None
+    if described.model_name == "SCANVI":
+        linear = bool(init.pop("linear_classifier", False))
+        how = SemiSupervision(described.unlabeled_category(), linear)
+        labels = how.labels_among(labels, labels_key)
     covariates, categories = described.covariates()
     options = options_from(init, len(batches), covariates)
     n_groups = max(len(batches), 1)
@@ -201,6 +213,7 @@ def _setup_of(described: Described) -> tuple[Setup, dict[str, Tensor]]:
         log_library_var=var,
         covariates=covariates,
         covariate_categories=categories,
+        semi_supervision=how,
     )
     return setup, state
 

@@ -1,4 +1,4 @@
-"""The options of scvi-tools' SCVI as options of `fastvae.Model`, and back.
+"""The options of scvi-tools' SCVI and SCANVI as options of `fastvae.Model`, and back.
 
 With its defaults the network of ``scvi.model.SCVI`` is that of `fastvae.VAE`, parameter for
 parameter under the same names. Options that change the network or the likelihood are refused.
@@ -32,6 +32,11 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
     "var_activation": (None,),
     "extra_encoder_kwargs": (None, {}),
     "extra_decoder_kwargs": (None, {}),
+    "classifier_parameters": (None, {}),
+    "y_prior": (None,),
+    "labels_groups": (None,),
+    "use_labels_groups": (False,),
+    "datamodule": (None,),
 }
 """Options for which fastvae has one value, the first; the others mean the same."""
 

@@ -18,15 +18,17 @@ from ._safe_load import load_without_code
 
 _FILE = "model.pt"
 _LEGACY_FILE = "model_params.pt"
-_CLASS = "SCVI"
+_CLASSES = ("SCVI", "SCANVI")
 
 
 @dataclass(frozen=True)
 class Described:
-    """Parts of a ``scvi.model.SCVI``.
+    """Parts of a ``scvi.model.SCVI`` or ``scvi.model.SCANVI``.
 
     Attributes
     ----------
+    model_name
+        Which of them.
     init, setup_args
         Arguments of its constructor, and of its ``setup_anndata``.
     field_registries
@@ -37,6 +39,7 @@ class Described:
         Its data if they have counts, else None.
     """
 
+    model_name: str
     version: str
     init: Mapping[str, Any]
     setup_args: Mapping[str, Any]
@@ -50,6 +53,11 @@ class Described:
         """Return the texts of the categories of ``"batch"`` or ``"labels"``, in code order."""
         values = np.asarray(self.field_registries[field]["state_registry"]["categorical_mapping"])
         return _texts(values, field)
+
+    def unlabeled_category(self) -> str:
+        """Return the text of the label that stands for an unknown one, of a SCANVI."""
+        value = self.field_registries["labels"]["state_registry"]["unlabeled_category"]
+        return text_of(value, "the scvi-tools field 'labels'")
 
     def covariates(self) -> tuple[CovariateKeys, tuple[tuple[str, ...], ...]]:
         """Return the columns of covariates, and the categories of each categorical one."""
@@ -74,12 +82,13 @@ def describe_model(model: Any) -> Described:
     Raises
     ------
     InputError
-        It is not a ``scvi.model.SCVI``, or its module is not made yet.
+        It is of another class, or its module is not made yet.
     """
     names = [base.__name__ for base in type(model).__mro__]
-    if _CLASS not in names or not hasattr(model, "init_params_"):
+    found = [name for name in _CLASSES if name in names]
+    if not found or not hasattr(model, "init_params_"):
         raise InputError(
-            f"from_scvi_tools takes a scvi.model.SCVI or the folder it was saved to, not "
+            f"from_scvi_tools takes a scvi.model.SCVI or SCANVI or the folder it was saved to, not "
             f"{type(model).__module__}.{type(model).__qualname__}"
         )
     if model.module is None:
@@ -87,7 +96,8 @@ def describe_model(model: Any) -> Described:
     adata = model.adata if model.minified_data_type is None else None
     state = {name: value.detach().clone() for name, value in model.module.state_dict().items()}
     genes = tuple(map(str, model.get_var_names()))
-    return _described(model.registry_, model.init_params_, genes, state, model.is_trained_, adata)
+    given = model.registry_, model.init_params_, genes, state, model.is_trained_
+    return _described(found[0], *given, adata)
 
 
 def read_folder(folder: str | os.PathLike[str]) -> Described:
@@ -117,6 +127,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Described:
         names = tuple(map(str, np.asarray(content["var_names"]).tolist()))
         state = {k: v for k, v in content["model_state_dict"].items() if isinstance(v, Tensor)}
         described = _described(
+            attributes["registry_"].get("model_name", _CLASSES[0]),
             attributes["registry_"],
             attributes["init_params_"],
             names,
@@ -132,6 +143,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Described:
 
 
 def _described(
+    name: str,
     registry: Mapping[str, Any],
     init_params: Mapping[str, Any],
     genes: tuple[str, ...],
@@ -139,10 +151,10 @@ def _described(
     is_trained: bool,
     adata: Any = None,
 ) -> Described:
-    name = registry.get("model_name", _CLASS)
-    if name != _CLASS:
+    if name not in _CLASSES:
         raise InputError(
-            f"the scvi-tools model is of the class {name}; only {_CLASS} has a counterpart here"
+            f"the scvi-tools model is of the class {name}; only {' and '.join(_CLASSES)} have a "
+            "counterpart here"
         )
     if registry.get("setup_method_name", "setup_anndata") != "setup_anndata":
         raise InputError(
@@ -153,6 +165,7 @@ def _described(
     for more in init_params["kwargs"].values():
         init.update(more)
     return Described(
+        model_name=name,
         version=str(registry.get("scvi_version", "of unknown version")),
         init=init,
         setup_args=registry["setup_args"],

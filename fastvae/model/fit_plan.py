@@ -12,6 +12,7 @@ import torch
 
 from .._status import note, print_status
 from ..data import Minibatches
+from ..data.labelled_minibatches import LabelledMinibatches
 from ..data.stores.residence import place
 from ..data.stores.store import Store
 from ..errors import whole_number
@@ -107,15 +108,19 @@ class FitPlan:
             steps_before=found.state["first_step"] if found else earlier.get("steps", 0),
         )
 
-    def minibatches(self) -> tuple[Minibatches, Minibatches | None]:
-        """Return the minibatches for training and for validation; None without validation cells."""
+    def minibatches(self, *, labelled: bool) -> tuple[Minibatches, Minibatches | None]:
+        """Return the minibatches for training and for validation; None without validation cells.
+
+        With `labelled`, those for training have labelled cells beside them.
+        """
         part: dict[str, Any] = {
             "batch_size": self.settings.cells_per_minibatch,
             "device": self.group.device,
             "rank": self.group.rank,
             "world_size": self.group.size,
         }
-        training = Minibatches(self.store, self.train_cells, shuffle=True, seed=self.seed, **part)
+        kind = LabelledMinibatches if labelled else Minibatches
+        training = kind(self.store, self.train_cells, shuffle=True, seed=self.seed, **part)
         if not len(self.validation_cells):
             return training, None
         return training, Minibatches(self.store, self.validation_cells, **part)
@@ -123,6 +128,11 @@ class FitPlan:
     def numbers_of_cells(self) -> dict[str, int]:
         """Return how many cells train and how many validate."""
         return {"n_train": len(self.train_cells), "n_validation": len(self.validation_cells)}
+
+    def labelled_validation_cells(self) -> np.ndarray:
+        """Return the rows of the validation cells that have a label."""
+        cells = self.validation_cells
+        return cells[self.store.label_codes[cells] >= 0]
 
     def summary(self) -> dict[str, Any]:
         """Return the plan as plain values, for `Model.training`."""
@@ -168,6 +178,7 @@ class FitPlan:
             "batch_categories": list(setup.batch_categories),
             "label_categories": list(setup.label_categories),
             **_covariates(setup),
+            **_semi_supervision(setup),
             **options,
             "seed": self.seed,
             "batch_size": self.settings.batch_size,
@@ -187,6 +198,11 @@ def _covariates(setup: Setup) -> dict[str, Any]:
         "size_factor_key": keys.size_factor,
     }
     return {name: value for name, value in described.items() if value}
+
+
+def _semi_supervision(setup: Setup) -> dict[str, Any]:
+    """Describe how labels are learned; empty where they are not."""
+    return {} if setup.semi_supervision is None else asdict(setup.semi_supervision)
 
 
 def _resumes_from(found: Loaded | None, options: CheckpointOptions) -> str:

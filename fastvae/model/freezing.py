@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 
 from ..errors import InputError, shown
 from ..nn import FCLayers
+from ..vae.semi_supervised import SemiSupervisedVAE
 from ..vae.vae import VAE
 
 MODES = (True, "decoder", "encoder", False)
@@ -24,6 +25,7 @@ MODES = (True, "decoder", "encoder", False)
 
 _DECODER = ("decoder",)
 _ENCODERS = ("z_encoder", "l_encoder")
+_LABELS = ("classifier", "encoder_z2_z1", "decoder_z1_z2")
 _TOLD = {"decoder": "px_decoder", "z_encoder": "encoder", "l_encoder": "encoder"}
 
 
@@ -50,6 +52,8 @@ def what_is_frozen(origin: Mapping[str, Any]) -> dict[str, Any]:
 def held_still(module: VAE, origin: Mapping[str, Any]) -> Iterator[None]:
     """Freeze inside the block what the origin of the model says, and undo it afterwards.
 
+    With any of these modes, what a model has learned of labels is frozen too.
+
     Frozen parts run as in evaluation: their batch normalisation uses and keeps the statistics of
     the reference, and they have no dropout.
     """
@@ -59,6 +63,7 @@ def held_still(module: VAE, origin: Mapping[str, Any]) -> Iterator[None]:
         return
     decoder = freeze in (True, "decoder")
     names = (_DECODER if decoder else ()) + (_ENCODERS if freeze in (True, "encoder") else ())
+    names += _LABELS if isinstance(module, SemiSupervisedVAE) else ()
     parts = [module.get_submodule(name) for name in names]
     frozen = [weight for part in parts for weight in part.parameters()]
     split = _with_new_columns(module, names, int(origin["reference_columns"]))
@@ -89,7 +94,11 @@ def _with_new_columns(
     if n_batch <= n_reference:
         return []
     n_new = n_batch - n_reference
-    told = [name for name in names if name in _DECODER or module.encode_covariates]
+    told = [
+        name
+        for name in names
+        if name in _DECODER or (name in _ENCODERS and module.encode_covariates)
+    ]
     networks = [module.get_submodule(f"{name}.{_TOLD[name]}") for name in told]
     n_after = sum(n_cat for n_cat in module.n_cats_per_cov if n_cat > 1)
     found: list[tuple[nn.Module, str, slice]] = []

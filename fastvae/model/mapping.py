@@ -221,6 +221,8 @@ def origin_lines(origin: Mapping[str, Any], missing: Sequence[str], n_genes: int
     """Describe the origin of a model; nothing for one that was trained from the beginning."""
     if "converted_from" in origin:
         return [f"weights from {origin['converted_from']}"]
+    if "weights_without_labels" in origin:
+        return ["weights of encoders and decoder from a model without labels"]
     if "mapped_onto" not in origin:
         return []
     frozen = {True: "all but the new columns", False: "nothing"}

@@ -30,6 +30,8 @@ from ..train.processes import leads
 from .differential_expression import DifferentialAnswers
 from .expression import ExpressionAnswers
 from .joint_latent import JointAnswers
+from .label_answers import LabelAnswers
+from .labels import SemiSupervision
 from .latent import LatentAnswers
 from .likelihood import QualityAnswers
 from .mapping import Query, mapped, origin_lines
@@ -53,6 +55,7 @@ FIT = tuple(name for name in inspect.signature(Fitting.fit).parameters if name !
 class Model(
     Fitting,
     LatentAnswers,
+    LabelAnswers,
     ExpressionAnswers,
     PosteriorAnswers,
     QualityAnswers,
@@ -119,6 +122,12 @@ class Model(
         mapped onto the model then has columns in the encoder too, and its latent positions move.
     deeply_inject_covariates
         Give categories to every layer, not to the first one alone.
+    unlabeled_category
+        Learn the labels of `labels_key`, of which this one stands for an unknown label, and give
+        them to cells: semi-supervised training, scANVI. `predict` answers with labels then.
+    linear_classifier
+        Make the classifier of labels one linear layer, in the place of hidden layers like those of
+        the encoder.
     allow_fractional
         Take counts corrected for ambient RNA (CellBender, SoupX, DecontX). Most of these are not
         whole numbers; without this option such values are refused as log-normalised.
@@ -215,6 +224,8 @@ class Model(
         continuous_covariate_keys: Sequence[str] | None = None,
         size_factor_key: str | None = None,
         deeply_inject_covariates: bool = True,
+        unlabeled_category: str | None = None,
+        linear_classifier: bool = False,
     ) -> None:
         if isinstance(data, Setup):  # of a saved or converted model, which brings its own weights
             super().__init__(data)
@@ -226,6 +237,7 @@ class Model(
             categorical_covariate_keys, continuous_covariate_keys, size_factor_key
         )
         options.check_keys(batch_key, labels_key, covariates)
+        semi = SemiSupervision.checked(unlabeled_category, linear_classifier, labels_key)
         slot = Slot(
             layer,
             use_raw,
@@ -249,7 +261,8 @@ class Model(
             number = whole_number("n_top_genes", n_top_genes, minimum=2)
             store, frames = narrowed(store, frames, wanted, source, number)
         warn_of_small_batches(store, batch_key)
-        super().__init__(Setup.of(options, store, batch_key, labels_key, slot, frames, covariates))
+        keys = batch_key, labels_key
+        super().__init__(Setup.of(options, store, *keys, slot, frames, covariates, semi))
         if isinstance(frames, FileFrames) and len(frames.files) > 1 and batch_key is None:
             warnings.warn(
                 f"{len(frames.files)} files are trained as one batch, since batch_key= is not "
@@ -521,8 +534,8 @@ class Model(
             told = ", told to the encoder" if options.encode_covariates else ""
             n_batches = len(setup.batch_categories)
             lines.append(f"  {n_batches} batches in {in_words(setup.batch_key)}{told}")
-        if setup.labels_key is not None:
-            lines.append(f"  {len(setup.label_categories)} labels in {in_words(setup.labels_key)}")
+        if (labels := setup.labels_line()) is not None:
+            lines.append(f"  {labels}")
         lines += [f"  {line}" for line in setup.covariate_lines()]
         lines += [
             f"  {line}" for line in origin_lines(self.origin, setup.may_lack, len(setup.gene_names))

@@ -19,7 +19,9 @@ from ..data.request import Source, Wanted
 from ..data.sources.slots import Slot
 from ..data.stores.store import Store
 from ..errors import InputError, real_number, shown, text, true_or_false, whole_number
+from ..vae.semi_supervised import SemiSupervisedVAE
 from ..vae.vae import VAE
+from .labels import SemiSupervision
 from .new_data import fitting, slot_of
 
 WIDEST, DEEPEST = 100_000, 100
@@ -130,6 +132,9 @@ class Setup:
     """Columns of obs with covariates and size factors."""
     covariate_categories: tuple[tuple[str, ...], ...] = ()
     """Categories of each categorical covariate."""
+    semi_supervision: SemiSupervision | None = None
+    """How labels are learned; None for a model that gives none. `label_categories` are then the
+    labels that it gives."""
 
     def file_batches(self) -> FileBatches | None:
         """Return the rule by which files are batches, None where they are not."""
@@ -145,8 +150,12 @@ class Setup:
         slot: Slot,
         frames: Frames,
         covariates: CovariateKeys,
+        semi_supervision: SemiSupervision | None = None,
     ) -> Setup:
         """Describe the data that a new model is made for."""
+        labels = tuple(store.label_categories)
+        if semi_supervision is not None and labels_key is not None:
+            labels = semi_supervision.labels_among(labels, labels_key)
         per_file = isinstance(frames, FileFrames) and frames.batch_per_file
         return cls(
             options=options,
@@ -156,27 +165,32 @@ class Setup:
             gene_names=tuple(map(str, store.gene_names)),
             gene_ids=ids_of(frames.var, store.gene_names),
             batch_categories=tuple(store.batch_categories),
-            label_categories=tuple(store.label_categories),
+            label_categories=labels,
             log_library_mean=tuple(map(float, np.ravel(store.log_library_mean))),
             log_library_var=tuple(map(float, np.ravel(store.log_library_var))),
             batch_per_file=per_file,
             file_tail=frames.tail if isinstance(frames, FileFrames) and per_file else (),
             covariates=covariates,
             covariate_categories=store.covariate_categories,
+            semi_supervision=semi_supervision,
         )
 
     def build(self) -> VAE:
         """Make the network; its weights come from torch's generator."""
-        return VAE(
-            len(self.gene_names),
-            n_batch=len(self.batch_categories) if self.batch_key is not None else 0,
-            n_labels=len(self.label_categories) if self.labels_key is not None else 0,
-            check_counts=False,  # the store has checked them
-            n_cats_per_cov=[len(names) for names in self.covariate_categories],
-            n_continuous_cov=len(self.covariates.continuous),
-            use_size_factor_key=self.covariates.size_factor is not None,
+        options: dict[str, Any] = {
+            "n_batch": len(self.batch_categories) if self.batch_key is not None else 0,
+            "n_labels": len(self.label_categories) if self.labels_key is not None else 0,
+            "check_counts": False,  # the store has checked them
+            "n_cats_per_cov": [len(names) for names in self.covariate_categories],
+            "n_continuous_cov": len(self.covariates.continuous),
+            "use_size_factor_key": self.covariates.size_factor is not None,
             **asdict(self.options),
-        )
+        }
+        how = self.semi_supervision
+        if how is None:
+            return VAE(len(self.gene_names), **options)
+        linear = how.linear_classifier
+        return SemiSupervisedVAE(len(self.gene_names), linear_classifier=linear, **options)
 
     def store_of(
         self,
@@ -231,6 +245,16 @@ class Setup:
             return f"size factors of {in_words(self.covariates.size_factor)}"
         return f"{'observed' if self.options.use_observed_lib_size else 'learned'} library size"
 
+    def labels_line(self) -> str | None:
+        """Describe the labels; None without a column of them."""
+        if self.labels_key is None:
+            return None
+        line = f"{len(self.label_categories)} labels in {in_words(self.labels_key)}"
+        if self.semi_supervision is None:
+            return line
+        unknown = self.semi_supervision.unlabeled_category
+        return f"{line}, learned and predicted; {unknown!r} is unknown"
+
     def covariate_lines(self) -> list[str]:
         """Describe the covariates, a line for each kind."""
         told = " (told to the encoders too)" if self.options.encode_covariates else ""
@@ -259,11 +283,13 @@ class Setup:
     def to_config(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         data = {name: getattr(self, name) for name in _DATA_FIELDS}
+        how = self.semi_supervision
         return {
             "options": asdict(self.options),
             "slot": self.slot.to_config(),
             "data": data,
             "covariates": asdict(self.covariates),
+            **({} if how is None else {"semi_supervision": asdict(how)}),
         }
 
     @classmethod
@@ -271,10 +297,12 @@ class Setup:
         """Undo `to_config`; raises KeyError, TypeError or ValueError for anything else."""
         data = {name: _tuples(value) for name, value in config["data"].items()}
         covariates = {name: _tuples(value) for name, value in config.get("covariates", {}).items()}
+        how = config.get("semi_supervision")
         return cls(
             options=Options(**config["options"]),
             slot=Slot(**config["slot"]),
             covariates=CovariateKeys(**covariates),
+            semi_supervision=None if how is None else SemiSupervision(**how),
             **data,
         )
 
@@ -285,5 +313,7 @@ def _tuples(value: Any) -> Any:
 
 
 _DATA_FIELDS = tuple(
-    one.name for one in fields(Setup) if one.name not in ("options", "slot", "covariates")
+    one.name
+    for one in fields(Setup)
+    if one.name not in ("options", "slot", "covariates", "semi_supervision")
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from .._options import documented, picked
 from .._torch import APPLE, seeded, training_device
 from ..data.stores.residence import RESIDENCES
+from ..data.stores.store import Store
 from ..errors import InputError, file_path, listed, one_of, shown, true_or_false
 from ..train import (
     Callback,
@@ -25,10 +26,13 @@ from ..train import (
 )
 from ..train.loggers import Logger, ToLogger, checked_loggers, finalizing
 from ..train.processes import Group
+from ..train.schedules import default_max_epochs
 from ..train.settings import CheckpointOptions
 from .base import State
 from .fit_plan import FitPlan
 from .freezing import held_still, what_is_frozen
+from .label_answers import probabilities_at
+from .labels import with_labels_of
 from .scvi_names import with_scvi_names
 
 if TYPE_CHECKING:
@@ -64,6 +68,7 @@ class Fitting(State):
         lr_factor: float = 0.6,
         lr_patience: int = 30,
         lr_min: float = 0.0,
+        classification_ratio: float = 50.0,
         precision: str = "tf32",
         callbacks: Sequence[Callback] = (),
         tensorboard: str | os.PathLike[str] | None = None,
@@ -133,7 +138,8 @@ class Fitting(State):
         listeners = _listeners(callbacks)
         folder = None if tensorboard is None else file_path("tensorboard", tensorboard)
         loggers = checked_loggers(logger)
-        store = self._own_store()
+        store = self._store_to_train_on()
+        settings = self._with_epochs(settings, store.n_cells)
         group = Group(training_device(device))
         if folder is not None and group.leads:
             listeners.append(TensorBoard(folder))
@@ -144,7 +150,7 @@ class Fitting(State):
             group,
             residence=residence,
             seed=seed,
-            earlier=self.training,
+            earlier=self.training or self.origin,
             progress=progress,
         )
         loggers = loggers if group.leads else []
@@ -160,7 +166,8 @@ class Fitting(State):
         if plan.checkpoints:
             about = plan.fingerprint(self._setup) | what_is_frozen(self.origin)
             plan.checkpoints.require_same(about)
-        training, validation = plan.minibatches()
+        labelled = self._learns_labels
+        training, validation = plan.minibatches(labelled=labelled)
         device = plan.group.device
         with seeded(torch.device("cpu"), plan.seed):
             module = self.module.to(device)
@@ -187,7 +194,38 @@ class Fitting(State):
                 module.to("cpu")
         self._signal = result.signal
         self._summarise(plan, result.ending, result.steps, result.best_epoch)
+        if labelled and self.is_trained and len(known := plan.labelled_validation_cells()):
+            self.training["validation_accuracy"] = self._accuracy(plan.store, known)
         return self
+
+    @property
+    def _learns_labels(self) -> bool:
+        """Whether `fit` reads labels: those of a query that was mapped are not known."""
+        return self._setup.semi_supervision is not None and "mapped_onto" not in self.origin
+
+    def _store_to_train_on(self) -> Store:
+        """Return the model's own cells, with the codes of their labels where these are learned."""
+        store, setup = self._own_store(), self._setup
+        if not self._learns_labels:
+            return store
+        how, key, frames = setup.semi_supervision, setup.labels_key, self._frames
+        assert how is not None
+        assert key is not None
+        assert frames is not None
+        return with_labels_of(store, frames.obs, key, setup.label_categories, how)
+
+    def _with_epochs(self, settings: TrainSettings, n_cells: int) -> TrainSettings:
+        """Return the settings with fewer epochs where trained weights are told labels first."""
+        first = "weights_without_labels" in self.origin and not self.is_trained
+        if settings.max_epochs is not None or not first:
+            return settings
+        usual = default_max_epochs(n_cells)
+        return replace(settings, max_epochs=min(10, max(2, round(usual / 3))))
+
+    def _accuracy(self, store: Store, cells: np.ndarray) -> float:
+        """Return the share of labelled cells that get their own label."""
+        probabilities = probabilities_at(self.module, self._latent_means(store, cells))
+        return float((probabilities.argmax(axis=1) == store.label_codes[cells]).mean())
 
     def _summarise(self, plan: FitPlan, ending: str, steps: int, best_epoch: int | None) -> None:
         history, steps = self._history, plan.steps_before + steps
@@ -245,6 +283,8 @@ class Fitting(State):
         for name, label in (("train_elbo", "training"), ("validation_elbo", "validation")):
             if done[name] is not None:
                 line += f", {label} -ELBO {done[name]:.2f}"
+        if "validation_accuracy" in done:
+            line += f", {done['validation_accuracy']:.1%} of labels of validation cells right"
         return line
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .._covariates import CellCovariates
 from .._torch import evaluating
 from ..data import Minibatch, Minibatches
+from ..data.labelled_minibatches import LabelledMinibatches
 from ..data.stores.device import DeviceStore
 from ..functional.gather import (
     LARGEST,
@@ -245,6 +246,8 @@ def why_not_static(batches: Minibatches, group: Group, settings: TrainSettings) 
         return f"training is on the {group.device.type.upper()}"
     if not isinstance(batches.store, DeviceStore):
         return "the counts are not kept on the device"
+    if isinstance(batches, LabelledMinibatches):
+        return "labelled cells are trained on beside all cells"
     if not group.alone and settings.cuda_graph is None:
         return "several processes train together, and cuda_graph was not asked for"
     if not group.alone and settings.sync_batch_norm:

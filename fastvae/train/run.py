@@ -351,12 +351,11 @@ class Run:
 
     def _gradients(self, batch: Minibatch, sums: Tensor) -> None:
         """Leave the gradients of a minibatch in the parameters; add its losses to `sums`."""
-        precision, share = self.settings.precision, self._share
+        settings, share = self.settings, self._share
         if self._written is not None and self.group.alone:
             return write_gradients(self._written, batch, self.kl_weight, sums, share)
-        compute_gradients(
-            self.network, self.optimizer, batch, self.kl_weight, sums, precision, share
-        )
+        given = self.network, self.optimizer, batch, self.kl_weight, sums
+        compute_gradients(*given, settings.precision, share, settings.classification_ratio)
 
     def _own_gradients(self, batch: Minibatch, sums: Tensor) -> None:
         """Do as `_gradients` where every process has as many cells."""

@@ -136,6 +136,14 @@ class TrainSettings:
         30, "Epochs without a new best after which the rate is lowered.", commands=(), minimum=0
     )
     lr_min: float = option(0.0, "The rate is not lowered below this.", commands=())
+    classification_ratio: float = option(
+        50.0,
+        "Weight of the classifier's loss, with some labels known.",
+        doc="With `unlabeled_category`, the weight of the classifier's cross-entropy beside the "
+        "loss of a cell.",
+        commands=TRAIN,
+        panel=EXPERT,
+    )
     precision: str = option(
         "tf32",
         "Of matrix products: float32, tf32 (GPU) or bf16.",

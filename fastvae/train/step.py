@@ -19,6 +19,7 @@ from ..functional.gather import CountLogs
 from ..functional.losses import add_losses
 from ..nn import has_softplus
 from ..vae.gradients import StockGradients
+from ..vae.semi_supervised import LabelledCells
 from ..vae.stock import stock_throughout, takes_logs
 from ..vae.vae import VAE
 from .settings import TrainSettings
@@ -33,20 +34,23 @@ def with_logs(module: nn.Module) -> bool:
 
 def loss_terms(
     module: nn.Module, batch: Minibatch, precision: str = "float32"
-) -> tuple[Tensor, Tensor]:
-    """Return the two parts of the loss of each cell, both (N,).
+) -> tuple[Tensor, Tensor, Tensor | float]:
+    """Return the two parts of the loss of each cell, both (N,), and that of the classifier.
 
     The first has the KL divergence of the library in it where the library is learned: like
-    scvi, that part is not warmed up.
+    scvi, that part is not warmed up. The last is 0.0 without labelled cells.
     """
     known: dict[str, Any] = batch.covariates.given()
+    if batch.labelled is not None:
+        some = batch.labelled
+        known["labelled"] = LabelledCells(some.x, some.y, some.batch_index, some.covariates)
     if batch.logs is not None and with_logs(module):
         known["logs"] = batch.logs
     with autocast(precision, batch.x.device):
-        reconstruction, kl, _ = module(
+        reconstruction, kl, classification = module(
             batch.x, batch.local_l_mean, batch.local_l_var, batch.batch_index, batch.y, **known
         )
-    return reconstruction, kl
+    return reconstruction, kl, classification
 
 
 def compute_gradients(
@@ -57,8 +61,11 @@ def compute_gradients(
     sums: Tensor,
     precision: str = "float32",
     share: float = 1.0,
+    classification_ratio: float = 0.0,
 ) -> None:
     """Leave the gradients of ``mean(reconstruction + kl_weight * kl)`` in the parameters.
+
+    Where the minibatch has labelled cells, their classification loss is added.
 
     Parameters
     ----------
@@ -70,10 +77,14 @@ def compute_gradients(
         See `autocast`.
     share
         What the mean over these cells counts; see `Group`.
+    classification_ratio
+        Weight of the classification loss.
     """
     optimizer.zero_grad(set_to_none=True)
-    reconstruction, kl = loss_terms(module, batch, precision)
+    reconstruction, kl, classification = loss_terms(module, batch, precision)
     loss = (reconstruction + kl_weight * kl).mean()
+    if batch.labelled is not None:
+        loss = loss + classification_ratio * classification
     (loss if share == 1.0 else loss * share).backward()
     add_losses(sums, reconstruction, kl)
 
@@ -162,7 +173,7 @@ def evaluate_sums(
     for batch in batches:
         if stop():
             return False
-        reconstruction, kl = loss_terms(module, batch, precision)
+        reconstruction, kl, _ = loss_terms(module, batch, precision)
         add_losses(sums, reconstruction, kl)
     return True
 

@@ -194,14 +194,35 @@ def forward(
     covariates = covariates_of(model, x, batch_index, y, more)
     columns = encoder_columns(model, covariates, x_)
     z, kl_z = _encode(model.z_encoder, x_, encoder_covariates(model, covariates), columns)
-    if model.use_observed_lib_size:
-        library = observed_log_library(model, x, covariates, logs).to(z.dtype)
-        kl_l = None
-    else:
-        told = encoder_categories(model, model.l_encoder, covariates)
-        library, kl_l = _encode(model.l_encoder, x_, told, columns, (local_l_mean, local_l_var))
-    nll = negative_log_likelihood(model, x, z.to(x_.dtype), library, covariates)
+    local_l = local_l_mean, local_l_var
+    library, kl_l = drawn_library(model, x, x_, covariates, local_l, logs)
+    nll = negative_log_likelihood(model, x, z.to(x_.dtype), library.to(z.dtype), covariates)
     return (nll if kl_l is None else nll + kl_l), kl_z, 0.0
+
+
+def drawn_library(
+    model: Autoencoder,
+    x: Tensor,
+    x_: Tensor,
+    covariates: Covariates,
+    local_l: tuple[Any, Any],
+    logs: CountLogs | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """The log library size (N, 1), and the KL divergence (N,) of its posterior where it is learned.
+
+    Parameters
+    ----------
+    x, x_
+        Counts, and what the encoders see of them.
+    local_l
+        Mean and variance of the prior of each cell.
+    logs
+        The logarithms of the totals where they are known already.
+    """
+    if model.use_observed_lib_size:
+        return observed_log_library(model, x, covariates, logs), None
+    told = encoder_categories(model, model.l_encoder, covariates)
+    return _encode(model.l_encoder, x_, told, encoder_columns(model, covariates, x_), local_l)
 
 
 def negative_log_likelihood(

@@ -32,6 +32,8 @@ class Minibatch(NamedTuple):
     covariates
         Covariates beside the batch, of the shapes and dtypes (B, C) int64, (B, P) float32 and
         (B, 1) float32; None each where the data set has none.
+    labelled
+        Cells with known labels that are trained on beside these, where there are such.
     """
 
     x: torch.Tensor
@@ -42,6 +44,7 @@ class Minibatch(NamedTuple):
     cells: np.ndarray
     logs: CountLogs | None = None
     covariates: CellCovariates = NO_COVARIATES
+    labelled: Minibatch | None = None
 
 
 class Part(Protocol):

@@ -11,6 +11,8 @@ from torch import Tensor
 from ... import functional
 from ..._torch import evaluating
 from ...data import Minibatches
+from ...errors import InputError
+from ...vae.semi_supervised import SemiSupervisedVAE
 from ...vae.steps import negative_log_likelihood, observed_log_library
 from ...vae.vae import VAE
 from .encode import (
@@ -37,7 +39,7 @@ def loss_of_cells(
             covariates = covariates_in(module, batch)
             q_m, q_v = z_posterior(module, batch.x, covariates)
             z = module.z_encoder.z_transformation(normal_draw(q_m, q_v, noise))
-            kl = functional.kl_normal(q_m, q_v)
+            kl = _divergence(module, z, q_m, q_v, noise)
             log_library = library_draws(module, batch.x, covariates, noise)()
             if not module.use_observed_lib_size:
                 l_m, l_v = library_posterior(module, batch.x, covariates)
@@ -46,6 +48,15 @@ def loss_of_cells(
             losses[rows] = nll.cpu().numpy()
             divergences[rows] = kl.cpu().numpy()
     return losses, divergences
+
+
+def _divergence(module: VAE, z: Tensor, q_m: Tensor, q_v: Tensor, noise: BlockNoise) -> Tensor:
+    """Return what the prior of z costs each cell (N,), where it depends on labels at a draw z."""
+    if not isinstance(module, SemiSupervisedVAE):
+        return functional.kl_normal(q_m, q_v)
+    drawn = noise.normal(q_m.unsqueeze(1).expand(-1, module.n_labels, -1))
+    difference, kl = module.prior_terms(z, q_m, q_v, drawn)
+    return difference + kl
 
 
 def marginal_log_likelihood(
@@ -57,7 +68,18 @@ def marginal_log_likelihood(
     l_s drawn from q; the observed library is not drawn. For ``latent_distribution="ln"`` the
     densities are those of the normal before the softmax. Sums are in float64; memory does not
     grow with `n_samples`.
+
+    Raises
+    ------
+    InputError
+        The prior of z depends on labels and has no closed form.
     """
+    if isinstance(module, SemiSupervisedVAE):
+        raise InputError(
+            "log p(x) (get_marginal_ll, importance weights) is not there for a model that has "
+            "learned labels, whose prior of z has no closed form; get_elbo gives a bound, and "
+            "weights='uniform' needs no weights"
+        )
     result = np.empty(n_cells)
     learned = not module.use_observed_lib_size
     with evaluating(module, seed):
