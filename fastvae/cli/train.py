@@ -11,7 +11,6 @@ import typer
 from ..train.settings import CheckpointOptions, TrainSettings
 from .declared_options import with_declared_options
 from .options import (
-    DATA,
     EXPERT,
     FILES,
     MODEL,
@@ -69,7 +68,7 @@ def train(
             metavar="LABEL",
             help="Learn the labels; this one stands for an unknown label.",
             show_default="labels are not learned",
-            rich_help_panel=DATA,
+            rich_help_panel=EXPERT,
         ),
     ] = None,
     linear_classifier: Annotated[

@@ -191,5 +191,5 @@ def test_folders_of_something_else(tmp_path):
     (tmp_path / "model.pt").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(InputError, match=r"model\.pt"):
         from_scvi_tools(tmp_path)
-    with pytest.raises(InputError, match=r"takes a scvi\.model\.SCVI or the folder"):
+    with pytest.raises(InputError, match=r"takes a scvi\.model\.SCVI or SCANVI or the folder"):
         from_scvi_tools(3)

@@ -42,10 +42,13 @@ NEEDED: dict[str, dict[str, Any]] = {
     "get_feature_correlation_matrix": {"n_samples": 2},
     "get_marginal_ll": {"n_mc_samples": 4},
     "map_query": SHORT,
+    "with_labels": {"labels_key": "cell_type"},
 }
 WITH: dict[tuple[str, str], dict[str, Any]] = {
     ("Model", "encode_covariates"): {"batch_key": "batch"},
     ("Model", "genome"): {},
+    ("Model", "linear_classifier"): {"labels_key": "cell_type", "unlabeled_category": "type_0"},
+    ("Model", "unlabeled_category"): {"labels_key": "cell_type"},
     ("differential_expression", "batchid1"): {"batch_correction": True},
     ("differential_expression", "batchid2"): {"batch_correction": True},
     ("differential_expression", "cred_interval_lvls"): {"mode": "change"},
@@ -101,6 +104,8 @@ class Tried:
         self.query.obs["batch"] = self.query.obs["batch"].astype(str) + "_new"
         self.model = Model(self.data, batch_key="batch", n_latent=2, n_hidden=4)
         self.model.fit(1, seed=0, progress=False)
+        self.labelled = self.model.with_labels("type_0", "cell_type", seed=0)
+        self.labelled.fit(1, seed=0, progress=False)
         self.saved = folder / "saved"
         self.model.save(self.saved)
         self.latent = np.random.default_rng(0).normal(size=(60, 2))
@@ -142,6 +147,7 @@ class Tried:
             "latent": self.latent,
             "coordinates": self.latent,
             "axis_names": ("a", "b"),
+            "unlabeled_category": "type_0",
             "result": self.table,
         }
         function = self.callables[name]
@@ -163,7 +169,8 @@ class Tried:
             given["checkpoint_dir"] = new
         given[parameter] = value
         if "self" in inspect.signature(function).parameters:
-            model = copy.deepcopy(self.model) if name in ("fit", "to") else self.model
+            model = self.labelled if name == "predict" else self.model
+            model = copy.deepcopy(model) if name in ("fit", "to") else model
             return lambda: function(model, **given)
         return lambda: function(**given)
 
