@@ -117,12 +117,13 @@ def summary(table: pd.DataFrame) -> list[str]:
     """Return lines about transferred labels."""
     from ..model.joint_latent import UNKNOWN
 
-    counts = table["label"].value_counts()
-    unknown = sum(number for name, number in counts.items() if name.lower() == UNKNOWN.lower())
-    named = ", ".join(f"{name} {number:,}" for name, number in counts.head(5).items() if number)
+    unknown = table["label"].str.lower() == UNKNOWN.lower()
+    counts = table["label"][~unknown].value_counts()
+    counts = counts[counts > 0]
+    named = ", ".join(f"{name} {number:,}" for name, number in counts.head(5).items())
     lines = [
-        f"labels of {len(table) - unknown:,} of {len(table):,} cells"
-        + (f", {unknown:,} {UNKNOWN}" if unknown else "")
+        f"labels of {len(table) - unknown.sum():,} of {len(table):,} cells"
+        + (f", {unknown.sum():,} {UNKNOWN}" if unknown.any() else "")
         + f"; median uncertainty {table['uncertainty'].median():.2f}",
         f"  {named}" + (f" and {len(counts) - 5} more labels" if len(counts) > 5 else ""),
     ]

@@ -117,7 +117,7 @@ def _panel(
         axis.set_ylabel("Bayes factor (absolute)")
     axis.set_title(title, fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.margins(x=0.2, y=0.1)
+    axis.margins(x=0.3, y=0.1)
     _label(axis, part, x, y, marked & seen, n_names)
 
 

@@ -12,6 +12,7 @@ from command_line import run
 from small_models import small_data
 
 from fastvae import Model
+from fastvae.cli.joint import summary
 
 TRAIN = ["--max-epochs", 1, "--n-latent", 3, "--n-hidden", 8, "--batch-key", "batch", "-q"]
 
@@ -52,6 +53,16 @@ def test_labels_and_a_joint_file_are_written(trained: Path, query: Path, tmp_pat
     n_unknown = int((expected["label"] == "Unknown").sum())
     assert f"labels of {50 - n_unknown} of 50 cells, {n_unknown} Unknown; median" in said
     assert f"next:\n  fastvae report {folder} {query}\n  fastvae de {folder} {query}" in said
+
+
+def test_the_summary_counts_labels_that_cells_got() -> None:
+    names = ["T", "B", "NK", "DC", "Mono", "Platelet", "Mast"]
+    label = pd.Categorical(["Unknown"] * 9 + [*"TTTTBB"], [*names, "Unknown"])
+    table = pd.DataFrame({"label": label, "uncertainty": 0.25})
+    assert summary(table) == [
+        "labels of 6 of 15 cells, 9 Unknown; median uncertainty 0.25",
+        "  T 4, B 2",
+    ]
 
 
 def test_without_labels_the_command_for_them_is_named(
