@@ -8,8 +8,9 @@ python bench gpu_model --out FILE      also writes the figures as JSON
 Each part of a step takes as long as its instructions or its bytes, whichever is more, and each
 node of the captured graph costs a fixed time besides. Instructions of the likelihood come from the
 disassembly for sm_90, weighed by how often real counts take its loops (tests/support/
-count_shares.json); matrix products are counted in operations. Caches, the latency of a single
-program and anything that only a GPU can tell are left out.
+count_shares.json); what lies between its loops is not counted. Matrix products are counted in
+operations. Caches, the latency of a single program and anything that only a GPU can tell are left
+out.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def step(n: int, genes: int, precision: str, report: sass.Report) -> list[Work]:
     programs = min(n, 1024)
     per_entry = sass.on_real_data(report, share)
     return [
-        Work("gather", bytes=entries * (3 * (1 - share["zero"]) + wide)),
-        Work("log1p and row sums", bytes=entries * (wide + wide + wide)),
+        # x and log(1 + x), with the sum of each row
+        Work("gather", bytes=entries * (3 * (1 - share["zero"]) + 2 * wide)),
         Work("first layer", bytes=entries * wide + weights * wide, operations=unit),
         Work("its gradient", bytes=entries * wide + weights * wide, operations=unit),
         Work("heads", bytes=HEADS * (entries * half + weights * wide), operations=HEADS * unit),

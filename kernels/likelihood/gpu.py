@@ -8,13 +8,13 @@ A program takes some cells, one after the other, and goes through the genes of e
 statistics of its logits; for the sweep, which has no branch, computes all gradients but what the
 gamma function adds to counts above 1, and lists these; through two lists of them, of the counts
 that take a product and of those that take the saddle-point form; and for the gradient by s, where
-S is known. D of one cell and
-the sum of the gradients by theta over the program's cells lie in scratch memory that is small
-enough to stay in the second-level cache. All sums have one order.
+S is known. D of one cell and the sum of the gradients by theta over the program's cells lie in
+scratch memory that is small enough to stay in the second-level cache. All sums have one order.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -42,11 +42,12 @@ from .gpu_entry import (
     small_harmonic,
     small_nll,
 )
+from .gpu_memory import PROGRAMS, Memory, memory_of
 from .reference import Grads
 
 WARP = tl.constexpr(128)  # genes per warp and pass: four for each thread
 LANES = tl.constexpr(32)
-PROGRAMS = 1024  # at most: as many as an H100 holds at once, about; each needs scratch memory
+PASSES = 8  # of four genes each: those that a thread has bits for
 
 
 @triton.jit
@@ -56,19 +57,25 @@ def load(pointer, g, inside):
 
 
 @triton.jit
+def bounded_theta(r):
+    """Log theta within its bounds."""
+    return sp.at_most(sp.at_least(r.to(tl.float32), -LOG_THETA_MAX), LOG_THETA_MAX)
+
+
+@triton.jit
 def load_theta(pointer, g, inside):
     """Log theta within its bounds, and theta."""
-    r = tl.load(pointer + g, mask=inside, other=0.0).to(tl.float32)
-    r = sp.at_most(sp.at_least(r, -LOG_THETA_MAX), LOG_THETA_MAX)
+    r = bounded_theta(tl.load(pointer + g, mask=inside, other=0.0))
     return r, sp.exp_accurate(r)
 
 
 @triton.jit
-def bounded(log_mu):
-    """Log mu within its bound; -inf past the last gene, where every result comes out as 0."""
+def log2_mean(s, shift, offset):
+    """Binary logarithm of mu within its bound; `offset` is that of all logits less `shift`."""
+    log2_mu = tl.fma(s - shift, sp.LOG2E, offset)
     if sp.INTERPRETED:  # 0 times -inf, in a branch not taken, is a warning there
-        log_mu = sp.at_least(log_mu, -1e37)
-    return sp.at_most(log_mu, LOG_MU_MAX)
+        log2_mu = sp.at_least(log2_mu, -1e37)
+    return sp.at_most(log2_mu, LOG_MU_MAX * sp.LOG2E)
 
 
 @triton.jit
@@ -102,79 +109,88 @@ def row_statistics(s_row, G, WARPS: tl.constexpr):
 
 @triton.jit
 def sweep(
-    x_row, s_row, r_row, pi_row, dpi_row, column_ptr, slope_ptr, list_ptr,
-    shift, offset, grad, first, G, SLOTS,
+    x_row, s_row, r_row, pi_row, dpi_row, column_ptr, slope_ptr,
+    nll, slope, shift, offset, grad, add, G,
     FAMILY: tl.constexpr, PER_CELL: tl.constexpr, WANT_S: tl.constexpr, WANT_THETA: tl.constexpr,
     WANT_PI: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
-    """All genes of one cell: sums of -log p and of D, and the lengths of the warps' lists.
+    """Some genes of one cell: sums of -log p and of D so far, and which counts are above 1.
 
-    Writes D, the gradient by pi, and the column of gradients by r, to which all but the `first`
-    cell of a program add. Lists have the first of every four genes that a thread has here if one
-    of them has a count above 1, or a fractional one.
+    Writes D, the gradient by pi, and the column of gradients by r, or adds to that. Bits tell of
+    each thread which of its genes have a count above 1, or a fractional one, and which of these
+    take the saddle-point form: four for each pass, those of the last pass lowest.
     """
-    warp = tl.arange(0, WARPS)[:, None]
-    nll = tl.zeros((WARPS, WARP), tl.float32)
-    slope = tl.zeros((WARPS, WARP), tl.float32)
-    fours = tl.zeros((WARPS, 1), tl.int32)
+    above = tl.zeros((WARPS, LANES), tl.int32)
+    far = tl.zeros((WARPS, LANES), tl.int32)
+    bit = (1 << tl.arange(0, 4))[None, None, :]
     for start in range(0, G, WARPS * WARP):
         g = genes_of(start, WARPS)
         inside = g < G
         x = bounded_count(tl.load(x_row + g, mask=inside, other=0))
         large = is_large(x)
-        above_one = tl.reshape(((x > 1.0) | large).to(tl.int32), (WARPS, LANES, 4))
-        four = start + warp * WARP + tl.arange(0, LANES)[None, :] * 4
-        wanted = tl.max(above_one, axis=2)
-        to = fours + tl.cumsum(wanted, axis=1)
-        tl.store(list_ptr + warp * SLOTS + (to - 1), four, mask=wanted > 0)
-        fours += tl.sum(wanted, axis=1, keep_dims=True)
-        log_mu = bounded((load(s_row, g, inside) - shift) + offset)
-        r, theta, pi = log_mu, log_mu, log_mu
+        fours = tl.reshape((x > 1.0) | large, (WARPS, LANES, 4))
+        above = (above << 4) | tl.sum(tl.where(fours, bit, 0), axis=2)
+        fours = tl.reshape(large, (WARPS, LANES, 4))
+        far = (far << 4) | tl.sum(tl.where(fours, bit, 0), axis=2)
+        log2_mu = log2_mean(tl.load(s_row + g, mask=inside).to(tl.float32), shift, offset)
+        log2_theta, pi, smaller = log2_mu, log2_mu, log2_mu
         if FAMILY != POISSON:
-            r, theta = load_theta(r_row, g, inside)
+            log2_theta = bounded_theta(tl.load(r_row + g, mask=inside)) * sp.LOG2E
+            smaller = sp.at_most(log2_mu, log2_theta)
         if FAMILY == ZINB:
-            pi = load(pi_row, g, inside)
-        value, by_log_mu, by_r, by_pi = entry(x, large, log_mu, r, theta, pi, FAMILY)
-        nll += value  # both are 0 past the last gene, where log mu and pi are -inf
-        slope += by_log_mu
+            pi = tl.load(pi_row + g, mask=inside).to(tl.float32)
+        smaller = sp.exp2_approx(smaller)
+        value, by_log_mu, by_r, by_pi = entry(
+            x, large, log2_mu, log2_theta, smaller, pi, FAMILY
+        )  # fmt: skip
+        nll = tl.where(inside, nll + value, nll)
+        slope = tl.where(inside, slope + by_log_mu, slope)
         if WANT_S:
             tl.store(slope_ptr + g, by_log_mu, mask=inside)
         if WANT_PI:
             tl.store(dpi_row + g, grad * by_pi, mask=inside)
         if WANT_THETA:
-            by_r = tl.where(large, 0.0, grad * by_r)
-            if not PER_CELL:
-                by_r += tl.load(column_ptr + g, mask=inside & (first == 0), other=0.0)
+            if PER_CELL:
+                by_r = tl.where(large, 0.0, grad * by_r)
+            else:
+                so_far = tl.load(column_ptr + g, mask=inside & add, other=0.0)
+                by_r = tl.where(large, so_far, tl.fma(grad, by_r, so_far))
             tl.store(column_ptr + g, by_r, mask=inside)
-    return nll, slope, fours
+    return nll, slope, above, far
 
 
 @triton.jit
-def part_counts(x_row, list_ptr, gene_ptr, fours, G, SLOTS, WARPS: tl.constexpr):
-    """Genes with counts above 1 of each warp, and how many have small ones and large ones.
+def list_counts(
+    gene_ptr, above, far, small, large, first, G, SLOTS, WARPS: tl.constexpr
+):  # fmt: skip
+    """Write each warp's genes with counts above 1 behind its `small` and `large` ones, and count.
 
     Of a warp's 4 SLOTS places, genes with whole counts from 2 to 7 have those from the first one
     on, the others those from the last one back.
     """
-    small = tl.zeros((WARPS, 1), tl.int32)
-    large = tl.zeros((WARPS, 1), tl.int32)
     warp = tl.arange(0, WARPS)[:, None]
-    lane = tl.arange(0, LANES)[None, :]
-    for start in range(0, tl.max(tl.max(fours, axis=1), axis=0), LANES // 4):
-        place = start + lane // 4
-        here = place < fours
-        g = tl.load(list_ptr + warp * SLOTS + place, mask=here, other=0) + lane % 4
-        x = bounded_count(tl.load(x_row + g, mask=here & (g < G), other=0))
-        is_far = is_large(x)
-        # both numbers, of at most 32 each, in one
-        kind = tl.where(is_far, 256, (x > 1.0).to(tl.int32))
-        to = tl.cumsum(kind, axis=1)
-        to = tl.where(is_far, 4 * SLOTS - large - (to >> 8), small + (to & 255) - 1)
-        tl.store(gene_ptr + warp * (4 * SLOTS) + to, g, mask=kind > 0)
-        both = tl.sum(kind, axis=1, keep_dims=True)
-        small += both & 255
-        large += both >> 8
-    return small, large
+    last = first + G - 1 - (G - 1) % (WARPS * WARP)
+    four = last + warp * WARP + tl.arange(0, LANES)[None, :] * 4
+    number = sp.popcount(above)
+    of_far = sp.popcount(far)
+    both = number - of_far + (of_far << 16)  # both numbers in one
+    before = tl.cumsum(both, axis=1) - both
+    to_small = small + (before & 0xFFFF)
+    to_large = 4 * SLOTS - 1 - large - (before >> 16)
+    gene_ptr += warp * (4 * SLOTS)
+    for _ in range(0, tl.max(tl.max(number, axis=1), axis=0)):
+        rest = above & (above - 1)
+        lowest = above ^ rest
+        is_far = (far & lowest) != 0
+        # the place of a single bit is the exponent of its value
+        place = (lowest.to(tl.uint32).to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
+        g = four + (place & 3) - (place >> 2) * (WARPS * WARP)
+        tl.store(gene_ptr + tl.where(is_far, to_large, to_small), g, mask=above != 0)
+        to_large -= is_far.to(tl.int32)
+        to_small += (is_far == 0).to(tl.int32)
+        above = rest
+    both = tl.sum(both, axis=1, keep_dims=True)
+    return small + (both & 0xFFFF), large + (both >> 16)
 
 
 @triton.jit
@@ -190,10 +206,10 @@ def small_counts(
         here = place < number
         g = tl.load(gene_ptr + place, mask=here, other=0)
         x = tl.load(x_row + g, mask=here, other=0).to(tl.float32)
-        theta = x
+        r, theta = x, x
         if FAMILY != POISSON:
-            _, theta = load_theta(r_row, g, here)
-        nll += tl.where(here, small_nll(x, theta, FAMILY), 0.0)
+            r, theta = load_theta(r_row, g, here)
+        nll += tl.where(here, small_nll(x, r, theta, FAMILY), 0.0)
         if WANT_THETA:
             so_far = tl.load(column_ptr + g, mask=here, other=0.0)
             by_r = grad * small_harmonic(x, theta)
@@ -216,7 +232,7 @@ def large_counts(
         g = tl.load(gene_ptr + (4 * SLOTS - 1 - place), mask=here, other=0)
         given = tl.load(x_row + g, mask=here, other=0)
         x = bounded_count(given)
-        log_mu = bounded((load(s_row, g, here) - shift) + offset)
+        log_mu = log2_mean(load(s_row, g, here), shift, offset) * sp.LN2
         r, theta = log_mu, log_mu
         if FAMILY != POISSON:
             r, theta = load_theta(r_row, g, here)
@@ -233,11 +249,12 @@ def large_counts(
 def through_softmax(
     s_row, ds_row, slope_ptr, shift, log_sum, slope, grad, G, WARPS: tl.constexpr
 ):  # fmt: skip
-    """Gradient by the scale logits of one cell, from D and its sum."""
+    """Gradient by the scale logits of one cell, from D and its sum; `log_sum` to the base 2."""
     for start in range(0, G, WARPS * WARP):
         g = genes_of(start, WARPS)
         inside = g < G
-        softmax = sp.exp((load(s_row, g, inside) - shift) - log_sum)
+        log2_share = tl.fma(load(s_row, g, inside) - shift, sp.LOG2E, -log_sum)
+        softmax = sp.exp2_approx(log2_share)
         by_log_mu = tl.load(slope_ptr + g, mask=inside, other=0.0)
         tl.store(ds_row + g, grad * (by_log_mu - softmax * slope), mask=inside)
 
@@ -247,7 +264,7 @@ def nll_kernel(
     x_ptr, s_ptr, l_ptr, r_ptr, pi_ptr, grad_ptr, order_ptr, segment_ptr, redo_ptr,
     nll_ptr, ds_ptr, dl_ptr, dr_ptr, dpi_ptr, scratch_ptr, list_ptr,
     N, G, x_stride, s_stride, r_stride, pi_stride, grad_stride, ds_stride, dpi_stride,
-    chunks, SLOTS,
+    chunks, block, SLOTS,
     FAMILY: tl.constexpr, PER_CELL: tl.constexpr, GROUPED: tl.constexpr,
     WANT_S: tl.constexpr, WANT_LIBRARY: tl.constexpr, WANT_THETA: tl.constexpr,
     WANT_PI: tl.constexpr, AGAIN: tl.constexpr, WARPS: tl.constexpr,
@@ -267,48 +284,57 @@ def nll_kernel(
     if AGAIN:  # nothing to do unless another upstream gradient came than was expected
         cells = tl.where(tl.load(redo_ptr) == 0, 0, cells)
     slope_ptr = scratch_ptr + program * G
-    list_ptr += program * (5 * WARPS * SLOTS)
-    gene_ptr = list_ptr + WARPS * SLOTS
-    for i in range(0, cells):
+    gene_ptr = list_ptr + program * (4 * WARPS * SLOTS)
+    for i in range(0, cells.to(tl.int32)):
         row = first + i
         if GROUPED:
             row = tl.load(order_ptr + row)
         x_row = x_ptr + row * x_stride
         s_row = s_ptr + row * s_stride
         r_row = r_ptr + (row if PER_CELL else group) * r_stride
+        pi_row = pi_ptr + row * pi_stride
         dpi_row = dpi_ptr + row * dpi_stride
         column_ptr = dr_ptr + (row if PER_CELL else program) * G
         grad = tl.load(grad_ptr + row * grad_stride).to(tl.float32)
         shift, log_sum = row_statistics(s_row, G, WARPS)
-        # below infinity, which would be NaN past the last gene
-        offset = sp.at_most(tl.load(l_ptr + row).to(tl.float32) - log_sum, 3e38)
-        nll, slope, fours = sweep(
-            x_row, s_row, r_row, pi_ptr + row * pi_stride, dpi_row, column_ptr, slope_ptr,
-            list_ptr, shift, offset, grad, i == 0, G, SLOTS,
-            FAMILY, PER_CELL, WANT_S, WANT_THETA, WANT_PI, WARPS,
-        )  # fmt: skip
-        nll, slope = total_of(nll), total_of(slope)
+        # finite to the base 2 too: infinity less the infinite distance of a logit would be NaN
+        library = sp.at_most(tl.load(l_ptr + row).to(tl.float32) - log_sum, 2e38)
+        offset = library * sp.LOG2E
+        nll = tl.zeros((WARPS, WARP), tl.float32)
+        slope = tl.zeros((WARPS, WARP), tl.float32)
+        small = tl.zeros((WARPS, 1), tl.int32)
+        large = tl.zeros((WARPS, 1), tl.int32)
+        for start in range(0, G, block):
+            genes = tl.minimum(block, G - start)
+            nll, slope, above, far = sweep(
+                x_row + start, s_row + start, r_row + start, pi_row + start, dpi_row + start,
+                column_ptr + start, slope_ptr + start,
+                nll, slope, shift, offset, grad, i > 0, genes,
+                FAMILY, PER_CELL, WANT_S, WANT_THETA, WANT_PI, WARPS,
+            )  # fmt: skip
+            small, large = list_counts(
+                gene_ptr, above, far, small, large, start, genes, SLOTS, WARPS
+            )
         tl.debug_barrier()  # the lists and the column of all threads before they are read
-        small, large = part_counts(x_row, list_ptr, gene_ptr, fours, G, SLOTS, WARPS)
-        tl.debug_barrier()
         of_small = small_counts(
             x_row, r_row, column_ptr, gene_ptr, small, grad, SLOTS, FAMILY, WANT_THETA, WARPS
         )
-        nll += total_of(of_small)
         of_large, not_finite = large_counts(
             x_row, s_row, r_row, column_ptr, gene_ptr, large, shift, offset, grad, SLOTS,
             FAMILY, WANT_THETA, WARPS,
         )  # fmt: skip
-        nll += total_of(of_large)
-        slope += total_of(not_finite)
+        # over warps once, as that takes a barrier
+        nll = tl.sum(tl.sum(nll, axis=1) + tl.sum(of_small + of_large, axis=1), axis=0)
+        slope = tl.sum(tl.sum(slope, axis=1) + tl.sum(not_finite, axis=1), axis=0)
         tl.store(nll_ptr + row, saturate(nll))
         if WANT_LIBRARY:
             tl.store(dl_ptr + row, grad * slope)
         tl.debug_barrier()  # all is read that the gradient by s may lie in
         if WANT_S:
             through_softmax(
-                s_row, ds_ptr + row * ds_stride, slope_ptr, shift, log_sum, slope, grad, G, WARPS
-            )
+                s_row, ds_ptr + row * ds_stride, slope_ptr, shift, log_sum * sp.LOG2E, slope,
+                grad, G, WARPS,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -348,79 +374,18 @@ def warps_of(cells: int, genes: int) -> int:
     return 4 if cells >= PROGRAMS and genes <= 4096 else 8
 
 
-class Memory(NamedTuple):
-    """What a launch writes: results, and the partial sums of the gradient by log theta.
-
-    Attributes
-    ----------
-    nll
-        (N,).
-    d_scale, d_library, d_zi
-        (N, G), (N, 1), (N, G); None where not wanted.
-    d_theta
-        (N, G) for a dispersion of each cell, else a row for each program: `chunks` of them for
-        each of `groups`.
-    """
-
-    nll: Tensor
-    d_scale: Tensor | None
-    d_library: Tensor | None
-    d_theta: Tensor | None
-    d_zi: Tensor | None
-    groups: int
-    chunks: int
-    per_cell: bool
-    grouped: bool
-
-    def grads(self) -> Grads:
-        """The gradients, with the dispersion's summed in the order of the programs."""
-        d_theta = self.d_theta
-        if d_theta is not None and not self.per_cell:
-            genes = d_theta.shape[1]
-            d_theta = d_theta.view(self.groups, self.chunks, genes).sum(dim=1)
-            d_theta = d_theta if self.grouped else d_theta[0]
-        return self.d_scale, self.d_library, d_theta, self.d_zi
+@functools.cache
+def _generation(device: torch.device) -> int:
+    """Major number of a GPU's compute capability."""
+    return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 9
 
 
-def _memory(
-    x: Counts,
-    p: Parameters,
-    needs: tuple[bool, bool, bool, bool],
-    out: tuple[Tensor | None, Tensor | None],
-) -> Memory:
-    scale_logits, _, log_theta, zi_logits, theta_index = p
-    by_scale, by_library, by_theta, by_zi = needs
-    n, genes = x.shape
-    grouped = theta_index is not None
-    per_cell = log_theta is not None and log_theta.dim() == 2 and not grouped
-    groups = log_theta.shape[0] if grouped and log_theta is not None else 1
-    chunks = max(1, ceil_div(min(n, PROGRAMS), groups))
-    if not grouped and n:
-        chunks = ceil_div(n, ceil_div(n, chunks))  # none of them empty
-
-    def matrix(like: Tensor | None, wanted: bool, lent: Tensor | None) -> Tensor | None:
-        if like is None or not wanted:
-            return None
-        return torch.empty(n, genes, dtype=like.dtype, device=like.device) if lent is None else lent
-
-    def float32(*shape: int, zero: bool = False) -> Tensor:
-        make = torch.zeros if zero else torch.empty
-        return make(shape, dtype=torch.float32, device=scale_logits.device)
-
-    d_theta = None
-    if by_theta and log_theta is not None:
-        d_theta = float32(n if per_cell else groups * chunks, genes, zero=grouped or n == 0)
-    return Memory(
-        nll=float32(n),
-        d_scale=matrix(scale_logits, by_scale, out[0]),
-        d_library=float32(n, 1) if by_library else None,
-        d_theta=d_theta,
-        d_zi=matrix(zi_logits, by_zi, out[1]),
-        groups=groups,
-        chunks=chunks,
-        per_cell=per_cell,
-        grouped=grouped,
-    )
+def _registers(warps: int, genes: int, counts: Tensor) -> int | None:
+    """Registers of a thread at most; None where ptxas finds the number that spills nothing."""
+    narrow = genes % 4 == 0 and counts.element_size() <= 4  # other words take more registers
+    if warps == 4:
+        return 64 if narrow and _generation(counts.device) < 10 else None
+    return 128 if narrow or warps == 16 else 224
 
 
 def _shares_memory(a: Tensor, b: Tensor) -> bool:
@@ -457,7 +422,7 @@ def _launch(
     ds, ds_stride = (nll, 0) if m.d_scale is None else (m.d_scale, m.d_scale.stride(0))
     dpi, dpi_stride = (nll, 0) if m.d_zi is None else (m.d_zi, m.d_zi.stride(0))
     scratch = nll if m.d_scale is None else nll.new_empty(programs, genes)
-    lists = torch.empty(programs, 5 * warps * slots, dtype=torch.int32, device=nll.device)
+    lists = torch.empty(programs, 4 * warps * slots, dtype=torch.int32, device=nll.device)
     nll_kernel[(programs,)](
         counts, s, log_library.contiguous(), r, pi,
         nll if grad is None else grad, order, segments, nll if redo is None else redo,
@@ -465,7 +430,7 @@ def _launch(
         nll if m.d_theta is None else m.d_theta, dpi, scratch, lists,
         n, genes, x_stride, s_stride, r_stride, pi_stride,
         0 if grad is None or grad.numel() == 1 else grad.stride(0), ds_stride, dpi_stride,
-        m.chunks, slots,
+        m.chunks, PASSES * 128 * warps, slots,
         FAMILY=family_of(log_theta, zi_logits),
         PER_CELL=m.per_cell,
         GROUPED=m.grouped,
@@ -476,7 +441,7 @@ def _launch(
         AGAIN=redo is not None,
         WARPS=warps,
         num_warps=warps,
-        maxnreg=None if warps == 4 else 128,  # left free, ptxas spills with a dispersion per cell
+        maxnreg=_registers(warps, genes, counts),
         enable_fp_fusion=True,  # errors and instructions are those of fused code
     )  # fmt: skip
 
@@ -486,7 +451,7 @@ NOTHING = (False, False, False, False)
 
 def nll_forward(x: Counts, p: Parameters) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood per cell (N,), and nothing (N, 0) that backward needs."""
-    memory = _memory(x, p, NOTHING, (None, None))
+    memory = memory_of(x, p, NOTHING, (None, None))
     _launch(x, p, memory, None)
     return memory.nll, memory.nll.new_empty(x.shape[0], 0)
 
@@ -499,7 +464,7 @@ def nll_and_gradients(
     out: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> tuple[Tensor, Grads]:
     """Negative log-likelihood per cell and its gradients for `grad`, as in ``reference.py``."""
-    memory = _memory(x, p, needs, out)
+    memory = memory_of(x, p, needs, out)
     _launch(x, p, memory, grad)
     return memory.nll, memory.grads()
 
@@ -545,7 +510,7 @@ def nll_with_gradients(
         _expected[key] = torch.ones(1, dtype=torch.float32, device=p.scale_logits.device)
     expected = _expected[key]
     used = expected.clone()
-    memory = _memory(x, p, needs, (None, None))
+    memory = memory_of(x, p, needs, (None, None))
     _launch(x, p, memory, used)
     return memory.nll, Early(memory, used, expected)
 

@@ -150,67 +150,63 @@ def saddle_nll(x, given, log_mu, r, theta, FAMILY: tl.constexpr):
 
 
 @triton.jit
-def small_nll(x, theta, FAMILY: tl.constexpr):
-    """What a whole count from 2 to 7 adds to the -log p of `entry`: nothing for less."""
+def small_nll(x, r, theta, FAMILY: tl.constexpr):
+    """What a whole count from 2 to 7 adds to the -log p of `entry`."""
     if FAMILY == POISSON:
         return -sp.log_short(small_product(x, tl.zeros_like(x) + 1.0, tl.zeros_like(x)))  # 1/x!
-    # theta >= 1 and theta < 1 want different parts of theta^-x in the product
+    # theta^(1 - x) is apart where theta < 1: it might overflow
     step = sp.rcp_approx(tl.maximum(theta, 1.0))
-    return -sp.log_short(small_product(x, tl.minimum(theta, 1.0), step))
+    product = small_product(x, tl.minimum(theta, 1.0), step)
+    return tl.fma(x - 1.0, tl.minimum(r, 0.0), -sp.log_short(product))
 
 
 @triton.jit
-def negative_binomial(x, log_mu, r, theta):
-    """-log NB(x) at 0 and less what it is at x; gradients by log mu and r.
+def negative_binomial(x, log2_mu, log2_theta, smaller):
+    """-log NB(x) at 0 and less what it is at x; gradients by log mu and log theta.
 
     All of it comes from the smaller one of mu and theta, which keeps its digits where the two
     differ: -log NB(0) = mu log1p(e)/e with e = mu/theta < 1, and theta (u + log1p(e)) with
-    e = theta/mu.
+    e = theta/mu. Binary logarithms need no product before the exponential of their difference.
     """
-    u = log_mu - r
+    u = log2_mu - log2_theta
     more = u > 0.0
-    e = sp.exp_minus(tl.abs(u))
+    e = sp.exp2_minus_abs(u)
     inverse = sp.rcp_approx(1.0 + e)
-    smaller = tl.where(more, theta, saddle_mean(log_mu))
     factor = tl.where(more, e, 1.0)
-    above = tl.maximum(u, 0.0)
-    rest = e * sp.log1p_less_share(e)  # log1p(e)/e - 1/(1 + e)
-    quotient = rest + inverse  # log1p(e)/e
-    at_zero = smaller * tl.fma(factor, quotient, above)
-    by_r = smaller * tl.fma(factor, rest, tl.fma(factor - 1.0, inverse, above))
+    share = sp.log1p_less_share(e)
+    quotient = tl.fma(e, share, inverse)  # log1p(e)/e
+    softplus = tl.fma(factor, quotient, tl.maximum(u, 0.0) * sp.LN2)  # over 1 or e, as smaller is
+    less_share = tl.where(more, softplus - inverse, e * share)  # softplus(u) - v, likewise
+    below = tl.fma(sp.at_most(log2_mu, log2_theta), sp.LN2, -(e * quotient))
     part = factor * x  # over 1 + e it is rho x
     by_log_mu = (smaller - part) * inverse
-    by_r += part * inverse - x
-    below = tl.minimum(u, 0.0) + tl.maximum(r, 0.0) - e * quotient
-    return at_zero, tl.fma(x, below, tl.minimum(r, 0.0)), by_log_mu, by_r
+    by_log_theta = tl.fma(smaller, less_share, tl.fma(part, inverse, -x))
+    return smaller * softplus, x * below, by_log_mu, by_log_theta
 
 
 @triton.jit
-def entry(x, large, log_mu, r, theta, pi, FAMILY: tl.constexpr):
-    """-log p(x), and its gradients by log mu, r and pi, but for what the gamma function adds.
+def entry(x, large, log2_mu, log2_theta, smaller, pi, FAMILY: tl.constexpr):
+    """-log p(x), and its gradients by log mu, log theta and pi, but for the gamma function's part.
 
-    That is `small_nll` and `small_harmonic` for whole counts up to 7. Where `large`, the first
-    lacks `saddle_nll` and the gradient by r is unfinished. NaN in any parameter reaches all.
+    That is `small_nll` and `small_harmonic` for whole counts from 2 to 7. Where `large`, the first
+    lacks `saddle_nll` and the gradient by log theta is unfinished. `smaller` is the smaller one of
+    mu and theta, mu without theta. NaN in any parameter reaches all.
     """
     positive = (x <= 0.0) == 0  # also a NaN
     if FAMILY == POISSON:
-        mu = sp.exp(log_mu)
-        nll = mu - tl.where(positive, x * log_mu, 0.0)
-        return tl.where(large, 0.0, nll), mu - x, mu, mu
-    at_zero, less, by_log_mu, by_r = negative_binomial(x, log_mu, r, theta)
+        nll = smaller - tl.where(positive, x * (log2_mu * sp.LN2), 0.0)
+        return tl.where(large, 0.0, nll), smaller - x, smaller, smaller
+    at_zero, less, by_log_mu, by_r = negative_binomial(x, log2_mu, log2_theta, smaller)
     at_x = tl.where(large, 0.0, at_zero - less)
     if FAMILY == NB:
         return tl.where(positive, at_x, at_zero), by_log_mu, by_r, at_zero
-    c = at_zero + pi
-    ec = tl.where(positive, 0.0, sp.exp_minus(tl.abs(c)))  # then c reaches no gradient by pi
+    c = tl.where(positive, -float("inf"), at_zero + pi)
+    ec = sp.exp_minus(tl.abs(c))
     ep = sp.exp_minus(tl.abs(pi))
-    b = 1.0 + ec
     p = 1.0 + ep
-    shared = sp.rcp_approx(b * p)  # one reciprocal serves both sigmoids
-    inverse = shared * p
-    w = tl.where(c < 0.0, 1.0, ec) * inverse  # P(the zero is the NB's)
-    no = tl.where(pi > 0.0, ep, 1.0) * (shared * b)  # sigmoid(-pi)
-    w = tl.where(positive, 1.0, w)
+    inverse = sp.rcp_approx(1.0 + ec)
+    w = tl.where(c < 0.0, 1.0, ec) * inverse  # P(the zero is the NB's); 1 where x is positive
+    no = tl.where(pi > 0.0, ep, 1.0) * sp.rcp_approx(p)  # sigmoid(-pi)
     at_x += sp.at_least(pi, 0.0)
     linear = tl.where(positive, at_x, sp.at_most(at_zero, sp.at_least(-pi, 0.0)))
     return tl.fma(sp.log2_approx(p * inverse), sp.LN2, linear), w * by_log_mu, w * by_r, w - no

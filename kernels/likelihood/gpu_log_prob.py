@@ -84,6 +84,13 @@ def load_entry(
 
 
 @triton.jit
+def entry_of(x, large, mu, log_mu, r, theta, pi, FAMILY: tl.constexpr):
+    """`entry` by mean and inverse dispersion and their logarithms."""
+    smaller = mu if FAMILY == POISSON else sp.at_most(mu, theta)
+    return entry(x, large, log_mu * sp.LOG2E, r * sp.LOG2E, smaller, pi, FAMILY)
+
+
+@triton.jit
 def forward_kernel(
     x_ptr, mu_ptr, theta_ptr, pi_ptr, out_ptr, G, eps,
     x_row, x_col, mu_row, mu_col, theta_row, theta_col, pi_row, pi_col,
@@ -92,13 +99,13 @@ def forward_kernel(
     """A block of one row: log p."""
     row, col = place(TALL, BLOCK)
     inside = col < G
-    given, x, _, log_mu, r, theta, pi = load_entry(
+    given, x, mu, log_mu, r, theta, pi = load_entry(
         x_ptr, mu_ptr, theta_ptr, pi_ptr, row, col, inside, eps,
         x_row, x_col, mu_row, mu_col, theta_row, theta_col, pi_row, pi_col, FAMILY,
     )  # fmt: skip
     large = is_large(x)
-    nll, _, _, _ = entry(x, large, log_mu, r, theta, pi, FAMILY)
-    nll += tl.where((x > 1.0) & (large == 0), small_nll(x, theta, FAMILY), 0.0)
+    nll, _, _, _ = entry_of(x, large, mu, log_mu, r, theta, pi, FAMILY)
+    nll += tl.where((x > 1.0) & (large == 0), small_nll(x, r, theta, FAMILY), 0.0)
     if tl.max(large.to(tl.int32)) > 0:
         nll += tl.where(large, saddle_nll(x, given, log_mu, r, theta, FAMILY), 0.0)
     tl.store(out_ptr + row * G + col, -nll, mask=inside)
@@ -117,12 +124,12 @@ def backward_kernel(
         x_ptr, mu_ptr, theta_ptr, pi_ptr, row, col, inside, eps,
         x_row, x_col, mu_row, mu_col, theta_row, theta_col, pi_row, pi_col, FAMILY,
     )  # fmt: skip
-    mu = tl.maximum(mu, SMALLEST)
+    mu = sp.at_least(mu, SMALLEST)
     log_mu = sp.at_least(log_mu, LOG_SMALLEST)
     at = row * G + col
     grad = -tl.load(grad_ptr + at, mask=inside, other=0.0).to(tl.float32)
     large = is_large(x)
-    _, d_mu, d_theta, d_pi = entry(x, large, log_mu, r, theta, pi, FAMILY)
+    _, d_mu, d_theta, d_pi = entry_of(x, large, mu, log_mu, r, theta, pi, FAMILY)
     tl.store(dmu_ptr + at, grad * saturate(d_mu / mu), mask=inside)
     if WANT_THETA:
         d_theta += small_harmonic(x, theta)

@@ -63,7 +63,7 @@ def _loops(signature: dict[str, str], values: dict[str, Any]) -> dict[str, int]:
     pi = width("pi_ptr") if values["FAMILY"] == 2 else 0
     column = 32 if values["WANT_THETA"] and not values["PER_CELL"] else 0
     found = {"maximum": s, "sum": s, "sweep": x + s + r + pi + column}
-    found |= {"parting": 0, "small counts": 0, "large counts": 0}
+    found |= {"listing": 0, "small counts": 0, "large counts": 0}
     return found | ({"softmax": s + 32} if values["WANT_S"] else {})
 
 
