@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import torch
 from _kit import timing
@@ -27,20 +28,20 @@ SIZES = [(4096, 8000), (128, 2000), (1024, 30000)]
 
 
 @contextmanager
-def sized(module: ModuleType, programs: int, warps: int) -> Iterator[None]:
-    """The launcher with at most so many programs, of so many warps each."""
-    before = module.PROGRAMS, module.warps_of
-    module.PROGRAMS, module.warps_of = programs, lambda cells, genes: warps
-    try:
+def sized(launcher: ModuleType, memory: ModuleType, programs: int, warps: int) -> Iterator[None]:
+    """The launcher with at most so many programs, which `memory` has, of so many warps each."""
+    with (
+        mock.patch.object(memory, "PROGRAMS", programs),
+        mock.patch.object(launcher, "warps_of", return_value=warps),
+    ):
         yield
-    finally:
-        module.PROGRAMS, module.warps_of = before
 
 
 def run(part: Part, device: torch.device, tiny: bool) -> None:
     """Value alone, and with gradients; results are compared with the default's."""
     try:
-        from fastvae.kernels.likelihood import gpu as likelihood
+        from fastvae.kernels.likelihood import gpu as launcher
+        from fastvae.kernels.likelihood import gpu_memory as memory
 
         with fn.use_backend("triton"):
             fn.poisson_nll(*[torch.ones(2, 3, device=device)] * 2, torch.ones(2, 1, device=device))
@@ -66,11 +67,11 @@ def run(part: Part, device: torch.device, tiny: bool) -> None:
                     continue
 
                 def other(programs: int = programs, warps: int = warps) -> Any:
-                    with sized(likelihood, programs, warps):
+                    with sized(launcher, memory, programs, warps):
                         return function()
 
                 try:
-                    with sized(likelihood, programs, warps):
+                    with sized(launcher, memory, programs, warps):
                         got = forward_backward(loss, problem)()
                     found = compare(got, want, names)
                     if not found["agrees"]:
