@@ -7,17 +7,10 @@ interpreter, which has no inline assembly.
 
 from __future__ import annotations
 
-import os
-
 import triton
 import triton.language as tl
 
-INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
-
-LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
-LN2_HIGH = tl.constexpr(0.693145751953125)
-LN2_LOW = tl.constexpr(1.428606765330187e-06)
+from . import constants_gpu as constants
 
 
 @triton.jit
@@ -35,7 +28,7 @@ def at_least(x, bound):
 @triton.jit
 def exp2_approx(x):
     """2^x, flushing subnormal results to 0."""
-    if INTERPRETED:
+    if constants.INTERPRETED:
         return tl.exp2(x)
     return tl.inline_asm_elementwise(
         "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
@@ -45,7 +38,7 @@ def exp2_approx(x):
 @triton.jit
 def exp2_minus_abs(x):
     """2^-|x|; the sign costs no instruction here."""
-    if INTERPRETED:
+    if constants.INTERPRETED:
         return exp2_approx(-tl.abs(x))
     return tl.inline_asm_elementwise(
         "{.reg .f32 t; abs.f32 t, $1; neg.f32 t, t; ex2.approx.ftz.f32 $0, t;}",
@@ -60,7 +53,7 @@ def exp2_minus_abs(x):
 @triton.jit
 def log2_approx(x):
     """log2 x for 1/2 < x < 2 within 2^-22.6."""
-    if INTERPRETED:
+    if constants.INTERPRETED:
         return tl.log2(x)
     return tl.inline_asm_elementwise(
         "lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
@@ -70,7 +63,7 @@ def log2_approx(x):
 @triton.jit
 def rcp_approx(x):
     """1/x."""
-    if INTERPRETED:
+    if constants.INTERPRETED:
         return 1.0 / x
     return tl.inline_asm_elementwise(
         "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
@@ -80,23 +73,23 @@ def rcp_approx(x):
 @triton.jit
 def exp(x):
     """e^x with relative error 2e-7 + |x| 6e-8: 2 instructions."""
-    return exp2_approx(x * LOG2E)
+    return exp2_approx(x * constants.LOG2E)
 
 
 @triton.jit
 def exp_minus(x):
     """e^-x like `exp`; a minus sign in front of its argument would be one more instruction."""
-    return exp2_approx(x * -LOG2E)
+    return exp2_approx(x * -constants.LOG2E)
 
 
 @triton.jit
 def exp_accurate(x):
     """e^x with relative error 2e-7 + |x| 3e-9, for finite x/ln 2: 4 instructions."""
-    t = x * LOG2E
-    if INTERPRETED:  # triton 3.6 rounds twice there, which leaves no rest
+    t = x * constants.LOG2E
+    if constants.INTERPRETED:  # triton 3.6 rounds twice there, which leaves no rest
         rest = (x.to(tl.float64) - t.to(tl.float64) * 0.6931471824645996).to(tl.float32)
     else:
-        rest = tl.fma(t, -LN2, x)  # what the product was rounded by, and the constants
+        rest = tl.fma(t, -constants.LN2, x)  # what the product was rounded by, and the constants
     y = exp2_approx(t)
     return tl.fma(y, rest, y)
 
@@ -150,7 +143,8 @@ def log(x):
     k = (bits - 0x3F3504F3) >> 23
     m = (bits - (k << 23)).to(tl.float32, bitcast=True)  # in [sqrt(1/2), sqrt(2))
     kf = k.to(tl.float32)
-    return tl.fma(kf, LN2_HIGH, tl.fma(kf, LN2_LOW, atanh2((m - 1.0) * rcp_approx(m + 1.0))))
+    rest = tl.fma(kf, constants.LN2_LOW, atanh2((m - 1.0) * rcp_approx(m + 1.0)))
+    return tl.fma(kf, constants.LN2_HIGH, rest)
 
 
 @triton.jit
@@ -159,7 +153,7 @@ def log_short(x):
     bits = x.to(tl.int32, bitcast=True)
     k = (bits - 0x3F3504F3) & -0x00800000
     m = (bits - k).to(tl.float32, bitcast=True)
-    return tl.fma(k.to(tl.float32), 1.1920928955078125e-07, log2_approx(m)) * LN2
+    return tl.fma(k.to(tl.float32), 1.1920928955078125e-07, log2_approx(m)) * constants.LN2
 
 
 @triton.jit
@@ -213,7 +207,7 @@ def log1p(x):
 @triton.jit
 def times_where_above(product, factor, x, bound):
     """product * factor where x > bound, else product; predicated, which saves a select."""
-    if INTERPRETED:
+    if constants.INTERPRETED:
         return tl.where(x > bound, product * factor, product)
     bounds = tl.full(x.shape, bound, tl.float32)
     return tl.inline_asm_elementwise(
@@ -229,7 +223,7 @@ def times_where_above(product, factor, x, bound):
 @triton.jit
 def plus_where_above(total, term, x, bound):
     """total + term where x > bound, else total; predicated, which saves a select."""
-    if INTERPRETED:
+    if constants.INTERPRETED:
         return tl.where(x > bound, total + term, total)
     bounds = tl.full(x.shape, bound, tl.float32)
     return tl.inline_asm_elementwise(
@@ -245,7 +239,7 @@ def plus_where_above(total, term, x, bound):
 @triton.jit
 def popcount(bits):
     """Number of ones among 32 bits, as int32: 1 instruction."""
-    if INTERPRETED:
+    if constants.INTERPRETED:
         bits = bits - ((bits >> 1) & 0x55555555)
         bits = (bits & 0x33333333) + ((bits >> 2) & 0x33333333)
         bits = (bits + (bits >> 4)) & 0x0F0F0F0F
@@ -258,7 +252,7 @@ def popcount(bits):
 @triton.jit
 def cos_approx(x):
     """cos x for |x| <= pi within 2^-20."""
-    if INTERPRETED:
+    if constants.INTERPRETED:
         return tl.cos(x)
     return tl.inline_asm_elementwise(
         "cos.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1

@@ -22,16 +22,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import constants_gpu as constants
 from .. import math_gpu as sp
 from ..counts import Counts
 from ..gather.gpu import densify
 from ..launching import ceil_div, next_power_of_2
 from ..parameters import Parameters
 from .gpu_entry import (
-    LOG_MU_MAX,
-    LOG_THETA_MAX,
-    POISSON,
-    ZINB,
     bounded_count,
     entry,
     family_of,
@@ -58,8 +55,8 @@ def load(pointer, g, inside):
 
 @triton.jit
 def bounded_theta(r):
-    """Log theta within its bounds."""
-    return sp.at_most(sp.at_least(r.to(tl.float32), -LOG_THETA_MAX), LOG_THETA_MAX)
+    """Log theta within -LOG_THETA_MAX and LOG_THETA_MAX of the reference."""
+    return sp.at_most(sp.at_least(r.to(tl.float32), -60.0), 60.0)
 
 
 @triton.jit
@@ -72,10 +69,10 @@ def load_theta(pointer, g, inside):
 @triton.jit
 def log2_mean(s, shift, offset):
     """Binary logarithm of mu within its bound; `offset` is that of all logits less `shift`."""
-    log2_mu = tl.fma(s - shift, sp.LOG2E, offset)
-    if sp.INTERPRETED:  # 0 times -inf, in a branch not taken, is a warning there
+    log2_mu = tl.fma(s - shift, constants.LOG2E, offset)
+    if constants.INTERPRETED:  # 0 times -inf, in a branch not taken, is a warning there
         log2_mu = sp.at_least(log2_mu, -1e37)
-    return sp.at_most(log2_mu, LOG_MU_MAX * sp.LOG2E)
+    return sp.at_most(log2_mu, 60.0 * constants.LOG2E)  # LOG_MU_MAX
 
 
 @triton.jit
@@ -134,10 +131,10 @@ def sweep(
         far = (far << 4) | tl.sum(tl.where(fours, bit, 0), axis=2)
         log2_mu = log2_mean(tl.load(s_row + g, mask=inside).to(tl.float32), shift, offset)
         log2_theta, pi, smaller = log2_mu, log2_mu, log2_mu
-        if FAMILY != POISSON:
-            log2_theta = bounded_theta(tl.load(r_row + g, mask=inside)) * sp.LOG2E
+        if FAMILY != "poisson":
+            log2_theta = bounded_theta(tl.load(r_row + g, mask=inside)) * constants.LOG2E
             smaller = sp.at_most(log2_mu, log2_theta)
-        if FAMILY == ZINB:
+        if FAMILY == "zinb":
             pi = tl.load(pi_row + g, mask=inside).to(tl.float32)
         smaller = sp.exp2_approx(smaller)
         value, by_log_mu, by_r, by_pi = entry(
@@ -207,7 +204,7 @@ def small_counts(
         g = tl.load(gene_ptr + place, mask=here, other=0)
         x = tl.load(x_row + g, mask=here, other=0).to(tl.float32)
         r, theta = x, x
-        if FAMILY != POISSON:
+        if FAMILY != "poisson":
             r, theta = load_theta(r_row, g, here)
         nll += tl.where(here, small_nll(x, r, theta, FAMILY), 0.0)
         if WANT_THETA:
@@ -232,9 +229,9 @@ def large_counts(
         g = tl.load(gene_ptr + (4 * SLOTS - 1 - place), mask=here, other=0)
         given = tl.load(x_row + g, mask=here, other=0)
         x = bounded_count(given)
-        log_mu = log2_mean(load(s_row, g, here), shift, offset) * sp.LN2
+        log_mu = log2_mean(load(s_row, g, here), shift, offset) * constants.LN2
         r, theta = log_mu, log_mu
-        if FAMILY != POISSON:
+        if FAMILY != "poisson":
             r, theta = load_theta(r_row, g, here)
         nll += tl.where(here, saddle_nll(x, given, log_mu, r, theta, FAMILY), 0.0)
         slope += tl.where(here & (given.to(tl.float32) == float("inf")), float("nan"), 0.0)
@@ -253,7 +250,7 @@ def through_softmax(
     for start in range(0, G, WARPS * WARP):
         g = genes_of(start, WARPS)
         inside = g < G
-        log2_share = tl.fma(load(s_row, g, inside) - shift, sp.LOG2E, -log_sum)
+        log2_share = tl.fma(load(s_row, g, inside) - shift, constants.LOG2E, -log_sum)
         softmax = sp.exp2_approx(log2_share)
         by_log_mu = tl.load(slope_ptr + g, mask=inside, other=0.0)
         tl.store(ds_row + g, grad * (by_log_mu - softmax * slope), mask=inside)
@@ -299,7 +296,7 @@ def nll_kernel(
         shift, log_sum = row_statistics(s_row, G, WARPS)
         # finite to the base 2 too: infinity less the infinite distance of a logit would be NaN
         library = sp.at_most(tl.load(l_ptr + row).to(tl.float32) - log_sum, 2e38)
-        offset = library * sp.LOG2E
+        offset = library * constants.LOG2E
         nll = tl.zeros((WARPS, WARP), tl.float32)
         slope = tl.zeros((WARPS, WARP), tl.float32)
         small = tl.zeros((WARPS, 1), tl.int32)
@@ -332,7 +329,7 @@ def nll_kernel(
         tl.debug_barrier()  # all is read that the gradient by s may lie in
         if WANT_S:
             through_softmax(
-                s_row, ds_ptr + row * ds_stride, slope_ptr, shift, log_sum * sp.LOG2E, slope,
+                s_row, ds_ptr + row * ds_stride, slope_ptr, shift, log_sum * constants.LOG2E, slope,
                 grad, G, WARPS,
             )  # fmt: skip
 

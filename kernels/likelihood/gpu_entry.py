@@ -10,35 +10,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import constants_gpu as constants
 from .. import math_gpu as sp
 
-POISSON = tl.constexpr(0)
-NB = tl.constexpr(1)
-ZINB = tl.constexpr(2)
-LOG_THETA_MAX = tl.constexpr(60.0)
-LOG_MU_MAX = tl.constexpr(60.0)
-COUNT_MAX = tl.constexpr(1e30)
-COUNT_MIN = tl.constexpr(1e-30)
-RESULT_MAX = tl.constexpr(1e30)
 
-
-def family_of(theta: Tensor | None, zi_logits: Tensor | None) -> int:
+def family_of(theta: Tensor | None, zi_logits: Tensor | None) -> str:
     """Which family these parameters belong to."""
-    family = POISSON if theta is None else NB if zi_logits is None else ZINB
-    return int(family.value)
+    return "poisson" if theta is None else "nb" if zi_logits is None else "zinb"
 
 
 @triton.jit
 def saturate(x):
-    """A result within its bounds; NaN stays."""
-    return sp.at_most(sp.at_least(x, -RESULT_MAX), RESULT_MAX)
+    """A result within its bounds, -RESULT_MAX and RESULT_MAX of the reference; NaN stays."""
+    return sp.at_most(sp.at_least(x, -1e30), 1e30)
 
 
 @triton.jit
 def bounded_count(x):
     """A count within its bounds in float32: a negative one counts as zero. NaN stays."""
     if x.dtype.is_floating():
-        return sp.at_most(sp.at_least(x.to(tl.float32), 0.0), COUNT_MAX)
+        return sp.at_most(sp.at_least(x.to(tl.float32), 0.0), 1e30)  # COUNT_MAX
     x = x.to(tl.float32)
     return tl.maximum(x, 0.0)  # no whole number is beyond the upper bound
 
@@ -104,7 +95,7 @@ def saddle_log_prob(x, log_mu, mu, r, theta, FAMILY: tl.constexpr):
     """log p(x) for x > 0 by Loader's saddle-point form."""
     log_x = sp.log(x)
     half = -0.5 * (log_x + 1.8378770664093453) - sp.stirling_error(x, log_x)
-    if FAMILY == POISSON:
+    if FAMILY == "poisson":
         return half + saddle_fit(x, mu - x, log_mu, mu, 1.0 + 0.0 * x, 0.0 * x)
     n = x + theta
     log_n = sp.log(n)
@@ -121,7 +112,7 @@ def saddle_log_prob(x, log_mu, mu, r, theta, FAMILY: tl.constexpr):
 @triton.jit
 def large_count(x, given):
     """The count where `is_large`, 9 elsewhere; NaN where the one given is infinite or NaN."""
-    x = tl.where(is_large(x), sp.at_least(x, COUNT_MIN), 9.0)
+    x = tl.where(is_large(x), sp.at_least(x, 1e-30), 9.0)  # COUNT_MIN
     return tl.where(tl.abs(given.to(tl.float32)) < float("inf"), x, float("nan"))
 
 
@@ -152,7 +143,7 @@ def saddle_nll(x, given, log_mu, r, theta, FAMILY: tl.constexpr):
 @triton.jit
 def small_nll(x, r, theta, FAMILY: tl.constexpr):
     """What a whole count from 2 to 7 adds to the -log p of `entry`."""
-    if FAMILY == POISSON:
+    if FAMILY == "poisson":
         return -sp.log_short(small_product(x, tl.zeros_like(x) + 1.0, tl.zeros_like(x)))  # 1/x!
     # theta^(1 - x) is apart where theta < 1: it might overflow
     step = sp.rcp_approx(tl.maximum(theta, 1.0))
@@ -175,9 +166,10 @@ def negative_binomial(x, log2_mu, log2_theta, smaller):
     factor = tl.where(more, e, 1.0)
     share = sp.log1p_less_share(e)
     quotient = tl.fma(e, share, inverse)  # log1p(e)/e
-    softplus = tl.fma(factor, quotient, tl.maximum(u, 0.0) * sp.LN2)  # over 1 or e, as smaller is
+    # over 1 or e, as smaller is
+    softplus = tl.fma(factor, quotient, tl.maximum(u, 0.0) * constants.LN2)
     less_share = tl.where(more, softplus - inverse, e * share)  # softplus(u) - v, likewise
-    below = tl.fma(sp.at_most(log2_mu, log2_theta), sp.LN2, -(e * quotient))
+    below = tl.fma(sp.at_most(log2_mu, log2_theta), constants.LN2, -(e * quotient))
     part = factor * x  # over 1 + e it is rho x
     by_log_mu = (smaller - part) * inverse
     by_log_theta = tl.fma(smaller, less_share, tl.fma(part, inverse, -x))
@@ -193,12 +185,12 @@ def entry(x, large, log2_mu, log2_theta, smaller, pi, FAMILY: tl.constexpr):
     mu and theta, mu without theta. NaN in any parameter reaches all.
     """
     positive = (x <= 0.0) == 0  # also a NaN
-    if FAMILY == POISSON:
-        nll = smaller - tl.where(positive, x * (log2_mu * sp.LN2), 0.0)
+    if FAMILY == "poisson":
+        nll = smaller - tl.where(positive, x * (log2_mu * constants.LN2), 0.0)
         return tl.where(large, 0.0, nll), smaller - x, smaller, smaller
     at_zero, less, by_log_mu, by_r = negative_binomial(x, log2_mu, log2_theta, smaller)
     at_x = tl.where(large, 0.0, at_zero - less)
-    if FAMILY == NB:
+    if FAMILY == "nb":
         return tl.where(positive, at_x, at_zero), by_log_mu, by_r, at_zero
     c = tl.where(positive, -float("inf"), at_zero + pi)
     ec = sp.exp_minus(tl.abs(c))
@@ -209,4 +201,5 @@ def entry(x, large, log2_mu, log2_theta, smaller, pi, FAMILY: tl.constexpr):
     no = tl.where(pi > 0.0, ep, 1.0) * sp.rcp_approx(p)  # sigmoid(-pi)
     at_x += sp.at_least(pi, 0.0)
     linear = tl.where(positive, at_x, sp.at_most(at_zero, sp.at_least(-pi, 0.0)))
-    return tl.fma(sp.log2_approx(p * inverse), sp.LN2, linear), w * by_log_mu, w * by_r, w - no
+    nll = tl.fma(sp.log2_approx(p * inverse), constants.LN2, linear)
+    return nll, w * by_log_mu, w * by_r, w - no

@@ -8,22 +8,16 @@ the two axes are read where they lie.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import constants_gpu as constants
 from .. import math_gpu as sp
 from ..counts import Counts
 from ..launching import ceil_div
 from .gpu_entry import (
-    LOG_MU_MAX,
-    LOG_THETA_MAX,
-    POISSON,
-    RESULT_MAX,
-    ZINB,
     bounded_count,
     entry,
     family_of,
@@ -36,18 +30,17 @@ from .gpu_entry import (
 )
 
 BLOCK = 512
-HIGHEST = tl.constexpr(math.exp(LOG_MU_MAX.value))  # of mean and theta alike
-LOWEST_THETA = tl.constexpr(math.exp(-LOG_THETA_MAX.value))
-SMALLEST = tl.constexpr(1e-37)  # mean that a mean of 0 has the gradients of
-LOG_SMALLEST = tl.constexpr(math.log(SMALLEST.value))
 
 
 @triton.jit
-def log_within(x, lowest, log_highest):
-    """Bounded log x, and bounded x; NaN where x is NaN or negative."""
-    bounded = tl.minimum(tl.maximum(x, lowest), HIGHEST)
+def log_within(x, lowest):
+    """Log x and x, within `lowest` and e^60; NaN where x is NaN or negative.
+
+    The reference calls 60 LOG_MU_MAX and LOG_THETA_MAX.
+    """
+    bounded = tl.minimum(tl.maximum(x, lowest), 1.1420073898156842e26)
     valid = x >= 0.0
-    log_x = tl.minimum(sp.log(bounded), log_highest)
+    log_x = tl.minimum(sp.log(bounded), 60.0)
     return tl.where(valid, log_x, float("nan")), tl.where(valid, bounded, float("nan"))
 
 
@@ -70,15 +63,15 @@ def load_entry(
     given = tl.load(x_ptr + row * x_row + col * x_col, mask=inside, other=0)
     given_mu = tl.load(mu_ptr + row * mu_row + col * mu_col, mask=inside, other=1.0)
     given_mu = given_mu.to(tl.float32) + eps
-    log_mu, mu = log_within(given_mu, 1.2e-38, LOG_MU_MAX)
+    log_mu, mu = log_within(given_mu, 1.2e-38)
     log_mu = tl.where(given_mu == 0.0, -float("inf"), log_mu)
     r, theta, pi = log_mu, log_mu, log_mu
-    if FAMILY != POISSON:
+    if FAMILY != "poisson":
         theta = tl.load(theta_ptr + row * theta_row + col * theta_col, mask=inside, other=1.0)
-        r, theta = log_within(theta.to(tl.float32), LOWEST_THETA, LOG_THETA_MAX)
-    if FAMILY == ZINB:
+        r, theta = log_within(theta.to(tl.float32), 8.75651076269652e-27)  # e^-60
+    if FAMILY == "zinb":
         pi = tl.load(pi_ptr + row * pi_row + col * pi_col, mask=inside, other=0.0).to(tl.float32)
-        pi = sp.at_most(pi, RESULT_MAX)
+        pi = sp.at_most(pi, 1e30)  # RESULT_MAX
     x = tl.where(given.to(tl.float32) < float("inf"), bounded_count(given), float("nan"))
     return given, x, mu, log_mu, r, theta, pi
 
@@ -86,8 +79,8 @@ def load_entry(
 @triton.jit
 def entry_of(x, large, mu, log_mu, r, theta, pi, FAMILY: tl.constexpr):
     """`entry` by mean and inverse dispersion and their logarithms."""
-    smaller = mu if FAMILY == POISSON else sp.at_most(mu, theta)
-    return entry(x, large, log_mu * sp.LOG2E, r * sp.LOG2E, smaller, pi, FAMILY)
+    smaller = mu if FAMILY == "poisson" else sp.at_most(mu, theta)
+    return entry(x, large, log_mu * constants.LOG2E, r * constants.LOG2E, smaller, pi, FAMILY)
 
 
 @triton.jit
@@ -124,8 +117,9 @@ def backward_kernel(
         x_ptr, mu_ptr, theta_ptr, pi_ptr, row, col, inside, eps,
         x_row, x_col, mu_row, mu_col, theta_row, theta_col, pi_row, pi_col, FAMILY,
     )  # fmt: skip
-    mu = sp.at_least(mu, SMALLEST)
-    log_mu = sp.at_least(log_mu, LOG_SMALLEST)
+    # a mean of 0 has the gradients of 1e-37
+    mu = sp.at_least(mu, 1e-37)
+    log_mu = sp.at_least(log_mu, -85.19564844077969)
     at = row * G + col
     grad = -tl.load(grad_ptr + at, mask=inside, other=0.0).to(tl.float32)
     large = is_large(x)
@@ -136,7 +130,7 @@ def backward_kernel(
         if tl.max(large.to(tl.int32)) > 0:
             d_theta = tl.where(large, saddle_dispersion_grad(x, given, log_mu, r, theta), d_theta)
         tl.store(dtheta_ptr + at, grad * saturate(d_theta / theta), mask=inside)
-    if FAMILY == ZINB:
+    if FAMILY == "zinb":
         tl.store(dpi_ptr + at, grad * d_pi, mask=inside)
 
 

@@ -59,8 +59,8 @@ def _loops(signature: dict[str, str], values: dict[str, Any]) -> dict[str, int]:
         return int("".join(filter(str.isdigit, signature[name])))  # of *fp32
 
     s, x = width("s_ptr"), width("x_ptr")
-    r = width("r_ptr") if values["FAMILY"] else 0
-    pi = width("pi_ptr") if values["FAMILY"] == 2 else 0
+    r = width("r_ptr") if values["FAMILY"] != "poisson" else 0
+    pi = width("pi_ptr") if values["FAMILY"] == "zinb" else 0
     column = 32 if values["WANT_THETA"] and not values["PER_CELL"] else 0
     found = {"maximum": s, "sum": s, "sweep": x + s + r + pi + column}
     found |= {"listing": 0, "small counts": 0, "large counts": 0}
