@@ -65,7 +65,7 @@ def _weight_gradient(
         return
     if add:
         bias_out += column_sums(grad, bias_out.dtype)
-    elif grad.is_cpu:
+    elif grad.is_cpu and grad.dtype != bias_out.dtype:
         bias_out.copy_(column_sums(grad, bias_out.dtype))
     else:
         torch.sum(grad, 0, dtype=bias_out.dtype, out=bias_out)

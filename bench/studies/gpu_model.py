@@ -39,7 +39,7 @@ ISSUE = 0.75  # of the cycles that issue an instruction
 BANDWIDTH = 3.35e12 * 0.9
 PRODUCTS = {"tf32": 494.7e12 * 0.5, "bf16": 989.4e12 * 0.5}
 NODE = 1.57e-6  # seconds of a small node of a graph
-NODES = 48  # of the captured step of commit 4eb9972, as its message counts them
+NODES = {"tf32": 43, "bf16": 53}  # of a step of up to 1,024 cells: tests/train/test_static.py
 HIDDEN = 128
 HEADS = 2
 ADAM = 28  # bytes for each parameter: weight, gradient, two moments read; three of them written
@@ -88,6 +88,7 @@ def step(n: int, genes: int, precision: str, report: sass.Report) -> list[Work]:
     weights = genes * HIDDEN
     programs = min(n, 1024)
     per_entry = sass.on_real_data(report, share)
+    rounded = HEADS * weights * (wide + half) if precision == "bf16" else 0
     return [
         # x and log(1 + x), with the sum of each row
         Work("gather", bytes=entries * (3 * (1 - share["zero"]) + 2 * wide)),
@@ -105,18 +106,19 @@ def step(n: int, genes: int, precision: str, report: sass.Report) -> list[Work]:
             operations=2 * HEADS * unit,
         ),
         Work("bias gradients", bytes=HEADS * entries * half),
+        Work("weights rounded to bfloat16", bytes=rounded),
         Work("optimiser", bytes=ADAM * (1 + HEADS) * weights),
     ]
 
 
-def rows(nodes: int) -> list[dict[str, Any]]:
-    """The model for every size and precision."""
+def rows(nodes: dict[str, int]) -> list[dict[str, Any]]:
+    """The model for every size and precision, with so many graph nodes a step."""
     found = []
     for n, genes in SIZES:
         for precision, logits in (("tf32", torch.float32), ("bf16", torch.bfloat16)):
             report = likelihood(n, genes, logits)
             parts = {w.name: w.seconds(precision) for w in step(n, genes, precision, report)}
-            parts["graph nodes"] = nodes * NODE
+            parts["graph nodes"] = nodes[precision] * NODE
             total = sum(parts.values())
             work = next(w for w in step(n, genes, precision, report) if w.name == "likelihood")
             found.append(
@@ -137,14 +139,16 @@ def rows(nodes: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--nodes", type=int, default=NODES, help="graph nodes a step")
+    parser.add_argument("--nodes", type=int, help="graph nodes a step instead of those counted")
     parser.add_argument("--parts", action="store_true", help="print the parts of each step")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
     if reason := sass.missing():
         raise SystemExit(f"nothing to compile with: {reason}; pip install triton")
-    found = rows(options.nodes)
-    print(f"A model of an H100, not a measurement; {options.nodes} graph nodes a step.\n")
+    nodes = dict.fromkeys(NODES, options.nodes) if options.nodes else NODES
+    found = rows(nodes)
+    said = ", ".join(f"{number} ({precision})" for precision, number in nodes.items())
+    print(f"A model of an H100, not a measurement; graph nodes a step: {said}.\n")
     columns = [name for name in found[0] if name != "parts us"]
     print("| " + " | ".join(columns) + " |")
     print("|---" * len(columns) + "|")
@@ -160,7 +164,7 @@ def main() -> None:
             {
                 "environment": describe(),
                 "note": "a model from compiled code, not a measurement",
-                "nodes": options.nodes,
+                "nodes": nodes,
                 "rows": found,
             },
         )

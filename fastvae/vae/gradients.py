@@ -6,6 +6,7 @@ way back; sums may differ in their last bits.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -287,6 +288,21 @@ def encoder_counts(
     return counts._replace(dense=seen)
 
 
+@functools.lru_cache(maxsize=64)
+def _categories(n_cat: int, device: torch.device) -> Tensor:
+    """All codes of a covariate (1, n_cat), made once for each device."""
+    return torch.arange(n_cat, device=device)[None]
+
+
+def _one_hot(codes: Codes, n_cat: int, dtype: torch.dtype) -> Tensor:
+    """One-hot rows (N, n_cat) by a single comparison, or the given ones."""
+    column = codes.column(n_cat)
+    if column.shape[1] == n_cat:
+        return column.to(dtype)
+    rows = torch.empty(len(column), n_cat, dtype=dtype, device=column.device)
+    return torch.eq(column, _categories(n_cat, column.device), out=rows)
+
+
 def _layers_of(decoder: Any) -> FCLayers:
     return cast(DecoderSCVI, decoder).px_decoder
 
@@ -299,7 +315,7 @@ def covariate_columns(
     `layers` has the numbers of categories, as ``n_cat_list``; codes beyond those are not told.
     """
     rows = [
-        one.one_hot(n_cat, dtype)
+        _one_hot(one, n_cat, dtype)
         for one, n_cat in zip(codes, layers.n_cat_list, strict=False)
         if n_cat > 1
     ]

@@ -141,7 +141,11 @@ class BlockedHeads(NamedTuple):
                 t.zero_()
         for block in self._blocks(x, p, heads, products):
             cells = slice(block.begin, block.end)
-            nll[cells], grads = self.sweep(grad[cells], block.x, block.parameters, wanted)
+            value, grads = self.sweep(grad[cells], block.x, block.parameters, wanted)
+            if value.shape == nll.shape and value.dtype == sums:  # all cells: no copy
+                nll = value
+            else:
+                nll[cells] = value
             by_scale, by_library, by_theta, by_zi = grads
             if "log_library" in found and by_library is not None:
                 found["log_library"][cells] = by_library

@@ -129,6 +129,46 @@ def _step(run: dict[str, Any], size: int = 16) -> static.StaticStep:
     return static.StaticStep(STORE, size, memory, sums, gradients, apply)
 
 
+LAUNCH_NOTHING = {
+    *("empty", "empty_like", "new_empty", "view", "reshape", "alias", "t", "slice", "select"),
+    *("detach", "unbind", "split", "promote_types"),
+    *("_record_function_enter_new", "_record_function_exit"),
+}
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("products", "number"),
+    [(None, 43), (torch.bfloat16, 53 + 6)],  # a CPU sums columns of bfloat16 in more pieces
+    ids=["float32", "bf16"],
+)
+def test_number_of_graph_nodes(
+    as_on_a_gpu: None,
+    monkeypatch: pytest.MonkeyPatch,
+    products: torch.dtype | None,
+    number: int,
+) -> None:
+    """Operations of torch, and kernels, which do not run here; `gpu_model` has the numbers."""
+    from triton.runtime.interpreter import InterpretedFunction
+
+    nodes: list[str] = []
+    monkeypatch.setattr(
+        InterpretedFunction, "run", lambda self, *_, **__: nodes.append(self.fn.__name__)
+    )
+    module = vae().train()
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01, fused=True)
+    with functional.use_backend("triton"):
+        stock, weight = StockGradients(module, products), torch.ones(())
+        step = _step({"stock": stock, "module": module, "optimizer": optimizer, "weight": weight})
+        step.step()  # makes what later ones use again
+        nodes.clear()
+        with Watch() as watch:
+            write_gradients(stock, step.gather(), weight, step.sums)
+            apply_gradients(module, optimizer, None)
+    nodes += [seen[0] for seen in watch.seen if seen[0] not in LAUNCH_NOTHING]
+    assert len(nodes) == number, nodes
+
+
 @interpreted
 @pytest.mark.parametrize("loss", ["zinb", "nb", "poisson"])
 @pytest.mark.parametrize("dispersion", ["gene", "gene-batch", "gene-cell"])
