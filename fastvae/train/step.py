@@ -140,14 +140,12 @@ def written_gradients(module: nn.Module, products: torch.dtype | None = None) ->
 def without_autograd(module: nn.Module, settings: TrainSettings) -> Gradients | None:
     """Return what a training step calls instead of autograd; None where autograd is needed.
 
-    With bf16 on a CPU the products of the decoder's heads alone are in bfloat16: for smaller
-    layers the conversions cost more than they save.
+    With bf16 the products of the decoder's heads alone are in bfloat16: for smaller layers the
+    conversions cost more than they save.
     """
-    half = settings.precision == "bf16"
-    device = device_of(module)
-    if settings.compile or device.type in APPLE or (half and device.type != "cpu"):
+    if settings.compile or device_of(module).type in APPLE:
         return None
-    return written_gradients(module, torch.bfloat16 if half else None)
+    return written_gradients(module, torch.bfloat16 if settings.precision == "bf16" else None)
 
 
 def apply_gradients(

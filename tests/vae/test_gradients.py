@@ -230,8 +230,8 @@ def test_other_models_are_left_to_autograd() -> None:
     assert without_autograd(softplus, TrainSettings(precision="bf16")) is None
 
 
-def test_bf16_rounds_the_heads_alone() -> None:
-    """On a CPU; the rest of the step is in float32, and so are sums and the likelihood."""
+def test_bf16_rounds_the_heads_alone(backend: str) -> None:
+    """The rest of the step is in float32, and so are sums and the likelihood."""
     x, mean, var, batch, y = minibatch(torch.float32, sparse=True)
     found = []
     for precision in ("float32", "bf16"):
