@@ -13,8 +13,10 @@ OURS = {"fastvae cpu", "fastvae torch"}
 
 
 def run_bench(*options):
-    # the interpreter, which other tests switch on, would be taken for a backend to time
-    variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    # the interpreter, which other tests switch on, would be taken for a backend to time, and
+    # nothing is timed where tests run side by side
+    others = ("TRITON_INTERPRET", "PYTEST_XDIST")
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(others)}
     variables["OMP_NUM_THREADS"] = "1"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--threads=1"]
     return subprocess.run(
