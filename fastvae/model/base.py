@@ -18,6 +18,7 @@ from ..vae.vae import VAE
 from .new_data import check_reading
 from .posterior import encode
 from .posterior.noise import minibatches_of_blocks
+from .provenance import provenance
 from .scvi_names import with_scvi_names
 from .setup import Setup
 
@@ -107,6 +108,10 @@ class State:
         """Move the network to `device`, where every answer is then computed."""
         self.module.to(resolve_device(device))
         return self
+
+    def _provenance(self) -> dict[str, Any]:
+        """Say where answers come from, for ``uns``."""
+        return provenance(self._setup, self.training, self.module.state_dict())
 
     def _check_trained(self) -> None:
         if not self.is_trained:

@@ -15,8 +15,8 @@ from ..plots.projection import umap_of
 from .base import EVALUATION_BATCH, State
 from .label_transfer import transferred_labels
 from .latent_file import KEY, UMAP_KEY, write_latent_file
-from .mapping import weights_digest
 from .new_data import READING, Reading
+from .provenance import weights_digest
 from .reference_cells import ReferenceCells, cells_of_model, joint_obs, reference_cells
 from .scvi_names import with_scvi_names
 from .selection import cell_rows
@@ -189,7 +189,8 @@ class JointAnswers(State):
         if umap and (found := umap_of(latent)) is not None:
             obsm[UMAP_KEY] = found.astype(np.float32)
         var = pd.DataFrame(index=pd.Index(self.gene_names, dtype=object))
-        write_latent_file(target, obsm, joint_obs(known.obs, own.obs, more), var)
+        obs = joint_obs(known.obs, own.obs, more)
+        write_latent_file(target, obsm, obs, var, self._provenance())
         return table
 
     def _known_cells(self, reference: Any) -> ReferenceCells:

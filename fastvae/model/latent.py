@@ -148,7 +148,7 @@ class LatentAnswers(State):
         obsm = {KEY: latent}
         if umap and (found := umap_of(latent)) is not None:
             obsm[UMAP_KEY] = found.astype(np.float32)
-        write_latent_file(target, obsm, frames.obs, frames.var)
+        write_latent_file(target, obsm, frames.obs, frames.var, self._provenance())
         return latent
 
     @with_scvi_names(READING)

@@ -17,6 +17,7 @@ from ..data.sources.stored_file import read_outline
 from ..data.storable import storable
 from ..errors import InputError, shortened
 from ..plots.projection import Projection, project, umap_projection
+from .provenance import KEY as ORIGIN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,8 +32,12 @@ KEY = "X_fastvae"
 UMAP_KEY = "X_umap"
 
 
-def write_latent_file(path: Path, obsm: dict[str, np.ndarray], obs: Any, var: Any) -> None:
+def write_latent_file(
+    path: Path, obsm: dict[str, np.ndarray], obs: Any, var: Any, about: dict[str, Any]
+) -> None:
     """Write `obsm`, such as the latent space, beside `obs` and `var`; there is no ``X``.
+
+    `about` says in ``uns["fastvae"]`` where it comes from: see `provenance`.
 
     Columns of obs and var that these files cannot hold are written as text. If they still cannot
     be written, the file has the latent space and the names without them.
@@ -40,7 +45,7 @@ def write_latent_file(path: Path, obsm: dict[str, np.ndarray], obs: Any, var: An
     from anndata import AnnData
 
     obs, var = storable(obs, "obs"), storable(var, "var")
-    extra = {"obsm": obsm, "uns": {"fastvae_version": __version__}}
+    extra = {"obsm": obsm, "uns": {"fastvae_version": __version__, ORIGIN: about}}
     reason = ""
     try:
         content = _h5ad(AnnData(obs=obs, var=var, **extra))

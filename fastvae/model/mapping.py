@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from ..data.stores.store import Store, warn_of_small_batches
 from ..errors import InputError, real_number
 from .freezing import check_mode
 from .new_data import Reading, fitting, slot_of
+from .provenance import weights_digest
 from .setup import Setup, batch_keys
 from .widening import extended_setup, recoded, widened
 
@@ -167,15 +167,6 @@ def _wanted(
         gene_ids=setup.gene_ids,
         may_lack=MayLack(setup.gene_names, fewest),
     )
-
-
-def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """Return the beginning of the SHA-256 of all weights, by name."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ..data.keys import checked_key, in_words, key_column
 from ..errors import InputError, file_path, shown
 from .base import State
 from .latent_file import KEY, LATENT, read_latent_file
-from .mapping import weights_digest
+from .provenance import weights_digest
 from .saving import read_config, read_weights
 
 if TYPE_CHECKING:

@@ -13,9 +13,11 @@ import torch
 from count_data import TENX
 from small_models import small_data
 
+import fastvae
 from fastvae import Model
 from fastvae.data import read
 from fastvae.errors import InputError
+from fastvae.model.provenance import weights_digest
 
 DATA = small_data()
 
@@ -141,6 +143,13 @@ def test_latent_file(model: Model, saved: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(latent, model.get_latent_representation())
     assert list(found.obs_names) == list(DATA.obs_names)
     assert list(found.var_names) == list(DATA.var_names)
+    about = found.uns["fastvae"]
+    assert about["version"] == fastvae.__version__
+    assert about["weights_sha256"] == weights_digest(model.module.state_dict())
+    assert (about["batch_key"], about["labels_key"]) == ("batch", "cell_type")
+    assert (about["seed"], about["epochs"], about["n_genes"]) == (0, 3, 30)
+    assert about["options"]["n_latent"] == 3
+    assert "layer" not in about
     assert found.obs["cell_type"].astype(str).tolist() == DATA.obs["cell_type"].astype(str).tolist()
     with pytest.raises(InputError, match="already exists"):
         model.write_latent(path)
@@ -194,3 +203,15 @@ def test_history_is_the_table_that_is_saved(saved: Path) -> None:
     found.loc[0, "train_loss"] = -1.0
     assert Model.load(saved).history["train_loss"][0] > 0
     assert Model(DATA).history.empty
+
+
+def test_several_columns_and_a_layer_are_in_the_provenance(tmp_path: Path) -> None:
+    adata = DATA.copy()
+    adata.layers["counts"] = adata.X.copy()
+    made = Model(adata, layer="counts", batch_key=["batch", "cell_type"], n_hidden=8)
+    made.is_trained = True
+    made.write_latent(tmp_path / "latent.h5ad")
+    about = anndata.read_h5ad(tmp_path / "latent.h5ad").uns["fastvae"]
+    assert list(about["batch_key"]) == ["batch", "cell_type"]
+    assert about["layer"] == "counts"
+    assert not {"seed", "epochs", "labels_key", "use_raw"} & set(about)
