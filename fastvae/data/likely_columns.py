@@ -57,7 +57,10 @@ def words_of(name: str) -> set[str]:
 
 def few_categories(column: pd.Series) -> bool:
     """Whether a column has few enough values, and none missing, to name batches or labels."""
-    values = column.dropna().unique()
+    try:
+        values = column.dropna().unique()
+    except TypeError:  # lists and other values that are no names
+        return False
     if len(values) < 2 or column.isna().any():
         return False
     if str(column.dtype).lower().startswith("float") and not all(
