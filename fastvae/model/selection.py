@@ -172,9 +172,12 @@ def gene_columns(genes: Any, names: Sequence[str]) -> np.ndarray | None:
     position = {name: column for column, name in enumerate(names)}
     missing = [name for name in wanted if name not in position]
     if missing:
+        # Only in another case: genes whose names are one letter apart are different genes.
+        by_case = {name.lower(): name for name in names}
+        meant = dict.fromkeys(by_case[name.lower()] for name in missing if name.lower() in by_case)
         raise InputError(
             f"genes asked for that the model was not trained on: {a_few(missing)}; "
-            "its genes are model.gene_names"
+            f"its genes are model.gene_names{f'; did you mean {a_few(meant)}?' if meant else ''}"
         )
     return np.array([position[name] for name in wanted], dtype=np.int64)
 

@@ -287,6 +287,7 @@ def test_library_prior_of_new_data_is_the_training_datas(learned: Model) -> None
             {"genes": ["GX1", "GX2"]},
             "genes asked for that the model was not trained on: 'GX1', 'GX2'",
         ),
+        ({"genes": ["GX1", "GENE_3"]}, "'GX1', 'GENE_3'; .*; did you mean 'gene_3'\\?$"),
         ({"genes": []}, "genes is empty"),
         ({"transform_batch": "batch_7"}, "transform_batch 'batch_7' is not a category of 'batch'"),
         ({"transform_batch": []}, "transform_batch is empty"),
