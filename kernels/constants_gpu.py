@@ -1,8 +1,8 @@
 """Constants of mathematics in the Triton kernels, and whether these run in Triton's interpreter.
 
 Kernels read them as attributes of this module. A constant of a kernel's own module, read by its
-name alone, is compared with its value at compilation at every launch, which takes the host 1.6
-microseconds each. Values that may be chosen stand in the kernels themselves: Triton's cache on
+name alone, is compared with its value at compilation at every launch, about half a microsecond of
+the host each. Values that may be chosen stand in the kernels themselves: Triton's cache on
 disk goes by the text of a kernel and not by the attributes that it reads.
 """
 
