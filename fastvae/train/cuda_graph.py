@@ -388,8 +388,6 @@ def csr_capacity(module: nn.Module, batches: Sequence[Minibatches], precision: s
         layers[0].out_features,
         capacity,
         encoders=len(layers),
-        row_sums=module.use_observed_lib_size,
-        log1p=module.log_variational,
         tf32=precision != "float32",
     )
     return capacity if fewer_bytes else None

@@ -10,18 +10,16 @@ def csr_pays(
     stored: int,
     *,
     encoders: int = 1,
-    row_sums: bool = True,
-    log1p: bool = True,
     tf32: bool = True,
 ) -> bool:
     """Whether a training step moves fewer bytes with CSR counts than with dense ones.
 
-    With x dense, the gather writes it, and row sums, log1p (twice), the likelihood (twice) and the
-    first layer of each encoder (twice) pass over it: ``4 N G`` bytes each time. With x as CSR,
-    those that cannot use nonzeros - both of the likelihood, the gradient of the first layer, and
-    its product where that is not summed from nonzeros - write a dense matrix and read it, ``8 N G``
-    bytes, from 8 bytes per entry; entries are written once, summed (4 bytes) and taken to log1p
-    (8). So CSR pays only where the first layer is summed from nonzeros (`nonzeros_pay`).
+    With x dense, the gather writes it and log(1 + x), with the totals; the likelihood reads it once
+    and the first layer of each encoder the logarithms twice: ``4 N G`` bytes each time. With x as
+    CSR, those that cannot use nonzeros - the likelihood, the gradient of the first layer, and its
+    product where that is not summed from nonzeros - write a dense matrix and read it, ``8 N G``
+    bytes, from 8 bytes per entry; the gather writes 12 bytes per entry. So CSR pays only where the
+    first layer is summed from nonzeros (`nonzeros_pay`).
 
     Parameters
     ----------
@@ -31,17 +29,13 @@ def csr_pays(
         Entries that there is memory for.
     encoders
         How many encoders see the counts: 1, or 2 with a learned library size.
-    row_sums
-        Whether the cells' totals are taken.
-    log1p
-        Whether the encoders see log(1 + x).
     tf32
         Whether matrix products may round their factors to TF32.
     """
     summed = nonzeros_pay(n, genes, hidden, stored, tf32=tf32)
-    dense = 4 * n * genes * (3 + 2 * encoders + row_sums + 2 * log1p)
-    laid_out = 2 + encoders * (1 if summed else 2)
-    per_entry = 8 + 4 * row_sums + 8 * log1p + 16 * (1 + encoders)
+    dense = 4 * n * genes * (3 + 2 * encoders)
+    laid_out = 1 + encoders * (1 if summed else 2)
+    per_entry = 12 + 8 * (1 + 2 * encoders)
     return 8 * n * genes * laid_out + per_entry * stored < dense
 
 

@@ -138,9 +138,11 @@ print((status("VmHWM") - before - gradients) / (4 * n * genes))
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux counts the peak")
 @pytest.mark.parametrize(
     ("kind", "most"),
-    [("gene", 0.3), ("cell", 0.3), ("bf16", 0.45)],  # bfloat16 products copy their factors
+    [("gene", 0.3), ("cell", 0.3), ("bf16", 0.2)],
 )
 def test_peak_memory_of_a_step(kind, most):
+    if kind == "bf16" and not native.library.fastvae_multiplies_bf16():
+        most = 0.5  # torch's products copy their factors
     warned = "-Wignore:Sparse CSR"
     run = subprocess.run(
         [sys.executable, warned, "-c", PEAK, kind], capture_output=True, text=True, check=True

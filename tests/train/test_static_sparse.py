@@ -155,7 +155,7 @@ def test_layout_goes_by_bytes_and_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     judged = dataclasses.replace(fused, csr_pays=verdict)
     monkeypatch.setitem(dispatch._imported, "triton", judged)
     capacity, given = capacity_of(batches()), (vae(), [batches()], "float32")
-    kinds = {"encoders": 1, "row_sums": True, "log1p": True, "tf32": False}
+    kinds = {"encoders": 1, "tf32": False}
     with functional.use_backend("triton"):
         pays = True
         assert csr_capacity(*given) == capacity
@@ -168,7 +168,7 @@ def test_layout_goes_by_bytes_and_memory(monkeypatch: pytest.MonkeyPatch) -> Non
         assert csr_capacity(*given) is None
         learned = vae(use_observed_lib_size=False)
         csr_capacity(learned, [batches()], "tf32")
-        assert asked.pop()[-1] == {**kinds, "encoders": 2, "row_sums": False, "tf32": True}
+        assert asked.pop()[-1] == {**kinds, "encoders": 2, "tf32": True}
     for backend in ("torch", "cpu"):
         with functional.use_backend(backend):
             assert csr_capacity(*given) is None
@@ -216,9 +216,9 @@ def test_counted_bytes() -> None:
     # one hidden unit: the layer is cheap from nonzeros, and bytes alone decide
     n, genes = 4096, 8000
     x, entry = 4 * n * genes, 8
-    dense = x + x + 2 * x + x + x + x + x  # gather, sums, log1p, layer, its gradient, likelihood
-    fixed = 3 * 2 * x  # the gradient of the layer and the likelihood, written and read
-    per_entry = entry + 4 + 8 + 4 * entry  # gather, sums, log1p, and each that reads them
+    dense = x + x + x + x + x  # gather, logarithms, layer, its gradient, likelihood
+    fixed = 2 * 2 * x  # the gradient of the layer and the likelihood, written and read
+    per_entry = entry + 4 + 3 * entry  # gather, logarithms, and each that reads them
     limit = (dense - fixed) / per_entry
     assert csr_pays(n, genes, 1, int(limit) - 1)
     assert not csr_pays(n, genes, 1, int(limit) + 1)
