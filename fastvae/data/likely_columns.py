@@ -76,7 +76,8 @@ def missing_batch_key(obs: pd.DataFrame) -> str | None:
     if not batches:
         return None
     name = batches[0]
-    others = f" (so do {', '.join(batches[1:4])})" if len(batches) > 1 else ""
+    verb = "does" if len(batches) == 2 else "do"
+    others = f" (so {verb} {', '.join(batches[1:4])})" if len(batches) > 1 else ""
     return (
         f"no batch_key= was given, so nothing is corrected for; obs[{name!r}] with "
         f"{obs[name].nunique()} values looks like batches{others}. batch_key={name!r} corrects "

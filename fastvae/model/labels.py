@@ -56,7 +56,7 @@ class SemiSupervision:
                 f"unlabeled_category={shown(unlabeled_category)} needs labels_key, the column of "
                 "obs with the label of each cell"
             )
-        return cls(name_of("unlabeled_category", unlabeled_category), linear)
+        return cls(name_of("unlabeled_category", unlabeled_category, "a name"), linear)
 
     def labels_among(self, categories: tuple[str, ...], key: Key) -> tuple[str, ...]:
         """Return the labels that can be learned: `categories` without the unlabelled one.

@@ -133,8 +133,8 @@ def gene_list(genes: Any) -> list[str]:
     return [name_of("genes", gene) for gene in listed("genes", genes, "names of genes")]
 
 
-def name_of(option: str, value: Any) -> str:
-    """Return a name as text.
+def name_of(option: str, value: Any, what: str = "names") -> str:
+    """Return a name as text; `what` says what the option has to be.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def name_of(option: str, value: Any) -> str:
             return category_name(value)
         except ValueError:  # a number of thousands of digits
             pass
-    raise InputError(f"{option} must be names, not {shown(value)}")
+    raise InputError(f"{option} must be {what}, not {shown(value)}")
 
 
 def is_name(value: Any) -> bool:

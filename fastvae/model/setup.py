@@ -19,7 +19,7 @@ from ..data.request import Source, Wanted
 from ..data.sources.slots import Slot
 from ..data.stores.store import Store
 from ..errors import InputError, real_number, shown, text, true_or_false, whole_number
-from ..vae.semi_supervised import SemiSupervisedVAE
+from ..vae.semi_supervised import SemiSupervisedVAE, check_options
 from ..vae.vae import VAE
 from .labels import SemiSupervision
 from .new_data import fitting, slot_of
@@ -155,6 +155,7 @@ class Setup:
         """Describe the data that a new model is made for."""
         labels = tuple(store.label_categories)
         if semi_supervision is not None and labels_key is not None:
+            check_options(asdict(options))
             labels = semi_supervision.labels_among(labels, labels_key)
         per_file = isinstance(frames, FileFrames) and frames.batch_per_file
         return cls(

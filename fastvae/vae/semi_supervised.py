@@ -6,6 +6,7 @@ Shapes: N cells, G genes, L = `n_latent`, C = `n_labels`.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -149,12 +150,7 @@ class SemiSupervisedVAE(VAE):
         self, n_input: int, *, n_labels: int, linear_classifier: bool = False, **options: Any
     ) -> None:
         at_least(2, n_labels=n_labels)
-        for name, refused in (("dispersion", "gene-label"), ("latent_distribution", "ln")):
-            if options.get(name) == refused:
-                raise InputError(
-                    f"{name}={refused!r} does not go with unlabeled_category, the training with "
-                    "labels of some cells; leave out one of them"
-                )
+        check_options(options)
         super().__init__(n_input, **options)
         n_latent, n_layers = self.n_latent, options.get("n_layers", 1)
         n_hidden, rate = options.get("n_hidden", 128), options.get("dropout_rate", 0.1)
@@ -282,6 +278,22 @@ class SemiSupervisedVAE(VAE):
                 for some in z.split(ROWS_AT_ONCE)
             ]
         return torch.cat(parts)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise where an option of `VAE` does not go with labels of some cells.
+
+    Raises
+    ------
+    InputError
+        ``dispersion="gene-label"``, or ``latent_distribution="ln"``.
+    """
+    for name, refused in (("dispersion", "gene-label"), ("latent_distribution", "ln")):
+        if options.get(name) == refused:
+            raise InputError(
+                f"{name}={refused!r} does not go with unlabeled_category, the training with "
+                "labels of some cells; leave out one of them"
+            )
 
 
 def normal_log_density(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:

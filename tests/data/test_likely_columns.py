@@ -63,7 +63,7 @@ def test_whole_numbers_name_batches() -> None:
 def test_the_warning_names_the_first_and_the_others() -> None:
     text = missing_batch_key(pd.DataFrame({"donor": SEVERAL, "lane": SEVERAL}))
     assert text is not None
-    assert "obs['donor'] with 3 values looks like batches (so do lane)" in text
+    assert "obs['donor'] with 3 values looks like batches (so does lane)" in text
     assert missing_batch_key(obs_with("phase")) is None
 
 

@@ -188,7 +188,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no column": ({"unlabeled_category": "?"}, "needs labels_key"),
     "no category": ({"labels_key": "known", "linear_classifier": True}, "needs unlabeled_category"),
     "one label": ({"labels_key": "one", "unlabeled_category": "?"}, "at least two"),
-    "a list": ({"labels_key": "known", "unlabeled_category": ["?"]}, "must be names"),
+    "a list": ({"labels_key": "known", "unlabeled_category": ["?"]}, "must be a name"),
     "dispersion": ({**LABELS, "dispersion": "gene-label"}, "leave out one"),
     "simplex": ({**LABELS, "latent_distribution": "ln"}, "leave out one"),
     "missing": ({"labels_key": "holes", "unlabeled_category": "?"}, "is missing for 2"),
@@ -202,7 +202,7 @@ def test_refused(name: str, data: Any) -> None:
     data.obs["one"] = np.where(np.arange(data.n_obs) % 2, "?", "a")
     data.obs["holes"] = data.obs["known"].where(np.arange(data.n_obs) > 1)
     with pytest.raises(InputError, match=message):
-        Model(data, **SMALL, **options).module  # noqa: B018
+        Model(data, **SMALL, **options)
 
 
 def test_labels_are_read_when_training_begins(data: Any) -> None:

@@ -1,4 +1,4 @@
-"""Bad inputs of label transfer, and of answers that go into files."""
+"""Bad inputs of labels, transferred and learned, and of answers that go into files."""
 
 from __future__ import annotations
 
@@ -43,6 +43,17 @@ def _mapped(folder: Path, labels: list[str] | None, freeze: bool | str, most: fl
     return Joint.checked(folder / "run", folder / "mapped", labels, freeze, most, 15)
 
 
+def _learning(labels: Any = "cell_type", unlabeled: Any = "?", **options: Any) -> Model:
+    return Model(
+        annotated(),
+        n_latent=2,
+        n_hidden=4,
+        labels_key=labels,
+        unlabeled_category=unlabeled,
+        **options,
+    )
+
+
 def _expression(folder: Path, name: str, **options: Any) -> None:
     (folder / "taken.h5ad").write_bytes(b"")
     _model().write_normalized_expression(folder / name, progress=False, **options)
@@ -76,6 +87,13 @@ CASES: list[tuple[str, Callable[[Path], Any]]] = [
     ("max_uncertainty=2", lambda d: _labelled(max_uncertainty=2)),
     ("--max-uncertainty without --labels", lambda d: _mapped(d, None, True, 0.3)),
     ("--labels with --freeze none", lambda d: _mapped(d, ["cell_type"], False, None)),
+    ("labels to learn without a column", lambda d: _learning(None)),
+    ("a linear classifier of no labels", lambda d: _learning(None, None, linear_classifier=True)),
+    ("labels to learn with gene-label", lambda d: _learning(dispersion="gene-label")),
+    ("labels to learn on a simplex", lambda d: _learning(latent_distribution="ln")),
+    ("labels to learn, and a value that is no name", lambda d: _learning(unlabeled=["?"])),
+    ("labels by a model that has learned none", lambda d: _model().predict()),
+    ("labels to learn from a model without a column", lambda d: _model().with_labels("?")),
     ("denoised expression of an unknown kind", lambda d: _expression(d, "out.csv")),
     ("denoised expression over a file that is there", lambda d: _expression(d, "taken.h5ad")),
     ("denoised expression of no gene", lambda d: _expression(d, "out.h5ad", genes=[])),
