@@ -47,10 +47,7 @@ def to_csr(matrix: Any, shape: tuple[int, int], where: str) -> sp.csr_matrix:
         layout = "sparse" if sp.issparse(matrix) else "rows"
         found = _shape_of(matrix, where)
     else:
-        raise InputError(
-            f"{where} is a {type(matrix).__name__}; expected a scipy sparse matrix or a numpy "
-            "array: load it into memory first (adata.to_memory())"
-        )
+        raise InputError(_no_matrix(matrix, where))
     if found != shape:
         raise InputError(
             f"{where} is {found[0]} x {found[1]}, but there are {shape[0]} cell names and "
@@ -316,6 +313,21 @@ def stored_layout(group: Any, where: str) -> tuple[str, tuple[int, int]]:
             "expected a CSR, CSC or dense matrix"
         )
     return layout, (int(shape[0]), int(shape[1]))
+
+
+def _no_matrix(matrix: Any, where: str) -> str:
+    """Return what is wrong with something that holds no counts yet, or none at all."""
+    kind = type(matrix)
+    if kind.__module__.partition(".")[0] == "dask":  # as read_lazy gives it
+        return (
+            f"{where} is a dask array, which is read when it is needed; give the path of its file "
+            "in place of the object (counts are streamed from disk where they do not fit into "
+            "memory), or load it first (adata.to_memory())"
+        )
+    return (
+        f"{where} is of type {kind.__name__}; expected a scipy sparse matrix or a numpy array: "
+        "load it into memory first (adata.to_memory())"
+    )
 
 
 def _shape_of(matrix: Any, where: str) -> tuple[int, int]:
