@@ -1,4 +1,4 @@
-// How the products of a dense layer are cut into pieces, and what is asked for ahead.
+// How the products of a dense layer are cut into pieces and joined, and what is asked for ahead.
 #pragma once
 
 #include "parallel.h"
@@ -52,6 +52,25 @@ void in_runs(int64_t pieces, int64_t threads, const Work& work) {
 
 inline float* piece_memory(int64_t numbers) {
     return static_cast<float*>(scratch(OF_PIECE, numbers * static_cast<int64_t>(sizeof(float))));
+}
+
+// The gradient by the bias of genes g .. g + genes, from their sums over the cells.
+inline void take_bias_sums(const FastvaeProduct& call, int64_t g, int64_t genes, const float* sums) {
+    if (!call.d_bias) return;
+    for (int64_t j = 0; j < genes; ++j)
+        call.d_bias[g + j] = call.add ? call.d_bias[g + j] + sums[j] : sums[j];
+}
+
+// The gradient by x, from what slabs of genes give, in their order.
+inline void take_slabs(const FastvaeProduct& call, const float* partial, int64_t slabs) {
+    const int64_t size = call.n * call.h;
+    parallel(call.n, call.threads, [&](int64_t n) {
+        for (int64_t i = n * call.h; i < (n + 1) * call.h; ++i) {
+            float total = call.add ? call.d_x[i] : 0.0f;
+            for (int64_t s = 0; s < slabs; ++s) total += partial[s * size + i];
+            call.d_x[i] = total;
+        }
+    });
 }
 
 }  // namespace

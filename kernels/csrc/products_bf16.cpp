@@ -260,9 +260,7 @@ void layer_weight_grad_bf16(const FastvaeProduct& call) {
                 strip({by_cell, 1, GENES, panel, pairs_of(steps)}, to, genes, p > 0 ? Soon{} : soon);
             }
         }
-        if (!call.d_bias) return;
-        for (int64_t j = 0; j < genes; ++j)
-            call.d_bias[g + j] = call.add ? call.d_bias[g + j] + sums[j] : sums[j];
+        take_bias_sums(call, g, genes, sums);
     });
 }
 
@@ -298,14 +296,7 @@ void layer_input_grad_bf16(const FastvaeProduct& call) {
             }
         }
     });
-    if (slabs == 1) return;
-    parallel(call.n, call.threads, [&](int64_t n) {
-        for (int64_t i = n * call.h; i < (n + 1) * call.h; ++i) {
-            float total = call.add ? call.d_x[i] : 0.0f;
-            for (int64_t s = 0; s < slabs; ++s) total += partial[s * size + i];
-            call.d_x[i] = total;
-        }
-    });
+    if (slabs > 1) take_slabs(call, partial, slabs);
 }
 
 }  // namespace FASTVAE_ISA
