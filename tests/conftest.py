@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,11 @@ def _hints_anew():
 
 # The tensors are tiny; on a busy machine threads would only wait for each other.
 torch.set_num_threads(1)
+
+# torch says once in a process that sparse CSR is in beta: here, so that no test depends on which
+# of them comes first.
+with warnings.catch_warnings(action="ignore"):
+    torch.eye(1, device="cpu").to_sparse_csr()
 
 
 PRECISIONS = [
