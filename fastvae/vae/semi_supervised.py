@@ -211,7 +211,8 @@ class SemiSupervisedVAE(VAE):
         columns = encoder_columns(self, covariates, x_)
         heads = self.z_encoder.moments(x_, *encoder_covariates(self, covariates), **columns)
         z, q_m, q_v, _ = functional.sample_and_kl(*heads, var_eps=VARIANCE_FLOOR)
-        library, kl_l = drawn_library(self, x, x_, covariates, (local_l_mean, local_l_var), logs)
+        local_l = local_l_mean, local_l_var
+        library, kl_l = drawn_library(self, x, x_, covariates, columns, local_l, logs)
         z = z.to(x_.dtype)
         nll = negative_log_likelihood(self, x, z, library.to(z.dtype), covariates)
         difference, kl = self.prior_terms(z, q_m, q_v)

@@ -195,7 +195,7 @@ def forward(
     columns = encoder_columns(model, covariates, x_)
     z, kl_z = _encode(model.z_encoder, x_, encoder_covariates(model, covariates), columns)
     local_l = local_l_mean, local_l_var
-    library, kl_l = drawn_library(model, x, x_, covariates, local_l, logs)
+    library, kl_l = drawn_library(model, x, x_, covariates, columns, local_l, logs)
     nll = negative_log_likelihood(model, x, z.to(x_.dtype), library.to(z.dtype), covariates)
     return (nll if kl_l is None else nll + kl_l), kl_z, 0.0
 
@@ -205,6 +205,7 @@ def drawn_library(
     x: Tensor,
     x_: Tensor,
     covariates: Covariates,
+    columns: dict[str, Tensor],
     local_l: tuple[Any, Any],
     logs: CountLogs | None = None,
 ) -> tuple[Tensor, Tensor | None]:
@@ -214,6 +215,8 @@ def drawn_library(
     ----------
     x, x_
         Counts, and what the encoders see of them.
+    columns
+        What `encoder_columns` gives.
     local_l
         Mean and variance of the prior of each cell.
     logs
@@ -222,7 +225,7 @@ def drawn_library(
     if model.use_observed_lib_size:
         return observed_log_library(model, x, covariates, logs), None
     told = encoder_categories(model, model.l_encoder, covariates)
-    return _encode(model.l_encoder, x_, told, encoder_columns(model, covariates, x_), local_l)
+    return _encode(model.l_encoder, x_, told, columns, local_l)
 
 
 def negative_log_likelihood(
